@@ -1,0 +1,1 @@
+"""Volumes and their lists, checked, decoded once, cropped and batched."""

@@ -1,0 +1,183 @@
+"""Datasets on disk: one HDF5 file per volume and the lists that name them.
+
+``ROOT/data/NAME.h5`` holds 'image' (W, H, D) and, where one exists, 'label' (W, H, D); axes are
+(x, y, z). ``ROOT/train.txt``, ``val.txt`` and ``test.txt`` hold one name per line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a volume lies in the patient, in ITK's convention (LPS, axes x, y, z)."""
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mm
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)  # row-major 3×3
+    known: bool = False  # whether the file states a spacing
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan: image float32 (W, H, D), label uint8 (W, H, D) or None."""
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray | None
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder and how its files are to be read.
+
+    Attributes:
+        root: the folder with ``data/`` and the lists.
+        image_key: name of the HDF5 dataset that holds the image.
+        binary_label: merge every label above 0 into class 1.
+    """
+
+    root: Path
+    image_key: str = "image"
+    binary_label: bool = False
+
+    def path(self, name: str) -> Path:
+        return self.root / "data" / f"{name}.h5"
+
+    def names(self, list_name: str) -> list[str]:
+        """Return the volume names of ``ROOT/list_name``, in order.
+
+        Raises:
+            InputError: if the list is missing, empty, repeats a name, or names something outside the folder.
+        """
+        path = self.root / list_name
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} is missing; write one volume name per line into it, or point --root_path at a "
+                "dataset folder (prepare_data.py makes one)"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as text ({error}); save it as UTF-8") from None
+        names = [line.split(",")[0].strip() for line in text.splitlines()]
+        names = [name for name in names if name]
+        if not names:
+            raise InputError(f"{path} names no volume; write one name per line into it")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(f"{path} names {', '.join(repeated)} more than once; keep one line of each")
+        outside = [name for name in names if "/" in name or "\\" in name or name in (".", "..")]
+        if outside:
+            raise InputError(
+                f"{path} names {', '.join(outside)}; a line must be the plain name of a file in {self.root / 'data'}"
+            )
+        return names
+
+    def load(self, name: str) -> Volume:
+        """Read one volume.
+
+        Raises:
+            InputError: if the file is missing, is not HDF5, lacks the image or holds something not 3-D.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            raise InputError(f"{path} is missing; put it there or take {name} out of the lists")
+        try:
+            with h5py.File(path, "r") as file:
+                image = self._read(file, self.image_key, path)
+                label = self._read(file, "label", path) if "label" in file else None
+                geometry = _read_geometry(file, path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read as HDF5 ({error}); write it again") from None
+        if label is not None:
+            if label.shape != image.shape:
+                raise InputError(
+                    f"{path}: image has shape {image.shape} and label {label.shape}; they must be the same"
+                )
+            label = _as_label(label, path)
+            if self.binary_label:
+                label = (label > 0).astype(np.uint8)
+        return Volume(name, np.ascontiguousarray(image, dtype=np.float32), label, geometry)
+
+    def _read(self, file: h5py.File, key: str, path: Path) -> np.ndarray:
+        if key not in file:
+            keys = ", ".join(sorted(file)) or "nothing"
+            raise InputError(f"{path} holds no '{key}' (it holds {keys}); --image_key names the image")
+        dataset = file[key]
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3:
+            shape = getattr(dataset, "shape", "a group")
+            raise InputError(f"{path}: '{key}' must be one 3-D array (x, y, z), it is {shape}")
+        if dataset.dtype.kind not in "iufb":
+            raise InputError(f"{path}: '{key}' must hold numbers, it holds {dataset.dtype}")
+        if 0 in dataset.shape:
+            raise InputError(f"{path}: '{key}' is empty (shape {dataset.shape})")
+        return dataset[()]
+
+
+def _as_label(label: np.ndarray, path: Path) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        whole = label.astype(np.uint8)
+    if not np.array_equal(whole, label):
+        raise InputError(f"{path}: label values must be whole numbers from 0 to 255")
+    return np.ascontiguousarray(whole)
+
+
+def _read_geometry(file: h5py.File, path: Path) -> Geometry:
+    known = "spacing" in file.attrs
+    values = {}
+    for key, default in (("spacing", Geometry.spacing), ("origin", Geometry.origin), ("direction", Geometry.direction)):
+        raw = np.asarray(file.attrs.get(key, default))
+        if raw.size != len(default) or raw.dtype.kind not in "iuf" or not np.isfinite(raw).all():
+            raise InputError(f"{path}: attribute '{key}' must be {len(default)} finite numbers")
+        values[key] = tuple(float(value) for value in raw.ravel())
+    if min(values["spacing"]) <= 0:
+        raise InputError(f"{path}: attribute 'spacing' must be positive, it is {values['spacing']}")
+    return Geometry(known=known, **values)
+
+
+def write_volume(
+    path: Path,
+    image: np.ndarray,
+    label: np.ndarray | None = None,
+    geometry: Geometry | None = None,
+    source: str | None = None,
+) -> None:
+    """Write one volume as HDF5, whole or not at all.
+
+    Args:
+        image: (W, H, D), stored as it is.
+        label: (W, H, D), stored as uint8; None where the scan has none.
+        geometry: written as the attributes spacing, origin and direction when ``geometry.known``.
+        source: where the scan came from, kept as an attribute.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with h5py.File(partial, "w") as file:
+        file.create_dataset("image", data=image, compression="gzip", compression_opts=4)
+        if label is not None:
+            file.create_dataset("label", data=label.astype(np.uint8), compression="gzip", compression_opts=4)
+        if geometry is not None and geometry.known:
+            file.attrs["spacing"] = geometry.spacing
+            file.attrs["origin"] = geometry.origin
+            file.attrs["direction"] = geometry.direction
+        if source is not None:
+            file.attrs["source"] = source
+    partial.replace(path)
+
+
+def content_hash(array: np.ndarray) -> str:
+    """Return a short hash of an array's values, shape and type."""
+    digest = hashlib.blake2b(digest_size=12)
+    digest.update(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

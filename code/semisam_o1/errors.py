@@ -1,0 +1,68 @@
+"""Errors that end a command with one clear sentence, and the exit codes they stand for."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+EXIT_FAILURE = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class InputError(Exception):
+    """Arguments or input that cannot be used: names the file or flag, what is wrong and what to do."""
+
+
+class RunError(Exception):
+    """A failure while running whose cause is known and explained."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved what it needs to go on."""
+
+
+def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main`` and turn what it raises into a message and an exit code.
+
+    Args:
+        main: takes the command line without the program's name (None: ``sys.argv``).
+        argv: the command line; ``--debug`` in it shows tracebacks.
+
+    Returns:
+        0 done, 1 a failure while running, 2 unusable arguments or input, 130 interrupted.
+    """
+    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    try:
+        main(argv)
+    except InputError as error:
+        return _explain(error, EXIT_BAD_INPUT, debug)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except RunError as error:
+        return _explain(error, EXIT_FAILURE, debug)
+    except Exception as error:
+        return _explain(_name_cause(error), EXIT_FAILURE, debug)
+    return 0
+
+
+def _explain(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _name_cause(error: Exception) -> Exception:
+    kind = type(error).__name__
+    if kind == "OutOfMemoryError" or "not enough memory" in str(error):
+        return RunError(
+            "out of memory; a smaller --patch_size or --batch_size, --cache ram or --cache none, "
+            f"or --precision bf16 needs less ({error})"
+        )
+    return RunError(f"{kind}: {error} (--debug shows where)")

@@ -1,0 +1,117 @@
+"""The 3-D U-Nets that are trained: ``unet_3D`` and its variant with a signed-distance head.
+
+Module names follow the published checkpoints (SSL4MIS's unet_3D, DTC's unet_3D_sdf), so that their
+state dicts load with ``strict=True``. Architecture: Çiçek et al., "3D U-Net", MICCAI 2016.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+WIDTHS = (16, 32, 64, 128, 256)
+
+
+def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    # Out of place: an in-place ReLU would overwrite what InstanceNorm keeps for its gradient.
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, 3, padding=1), nn.InstanceNorm3d(out_channels), nn.ReLU()
+    )
+
+
+class DoubleConvolution(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = _convolution(in_channels, out_channels)
+        self.conv2 = _convolution(out_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class UpConcat(nn.Module):
+    """Upsample the lower level by 2, concatenate it behind the skip connection, convolve twice."""
+
+    def __init__(self, skip_channels: int, lower_channels: int):
+        super().__init__()
+        self.conv = DoubleConvolution(skip_channels + lower_channels, skip_channels)
+        self.up = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
+
+    def forward(self, skip: Tensor, lower: Tensor) -> Tensor:
+        return self.conv(torch.cat([skip, self.up(lower)], dim=1))
+
+
+class UNet3D(nn.Module):
+    """(B, in_channels, W, H, D) → logits (B, num_classes, W, H, D) in float32.
+
+    W, H and D must be divisible by 16.
+
+    Args:
+        num_classes: background included.
+        dropout: probability after the bottom and after the last decoder block.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.3):
+        super().__init__()
+        w1, w2, w3, w4, w5 = WIDTHS
+        self.conv1 = DoubleConvolution(in_channels, w1)
+        self.conv2 = DoubleConvolution(w1, w2)
+        self.conv3 = DoubleConvolution(w2, w3)
+        self.conv4 = DoubleConvolution(w3, w4)
+        self.center = DoubleConvolution(w4, w5)
+        self.pool = nn.MaxPool3d(2)
+        self.up_concat4 = UpConcat(w4, w5)
+        self.up_concat3 = UpConcat(w3, w4)
+        self.up_concat2 = UpConcat(w2, w3)
+        self.up_concat1 = UpConcat(w1, w2)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
+        self.final = nn.Conv3d(w1, num_classes, 1)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Return the features (B, 16, W, H, D) that the output convolutions read."""
+        skip1 = self.conv1(x)
+        skip2 = self.conv2(self.pool(skip1))
+        skip3 = self.conv3(self.pool(skip2))
+        skip4 = self.conv4(self.pool(skip3))
+        bottom = self.dropout1(self.center(self.pool(skip4)))
+        up = self.up_concat4(skip4, bottom)
+        up = self.up_concat3(skip3, up)
+        up = self.up_concat2(skip2, up)
+        return self.dropout2(self.up_concat1(skip1, up))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.final(self.decode(x)).float()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the class logits alone, whatever else the network computes."""
+        return self(x)
+
+    def initialise(self, generator: torch.Generator) -> UNet3D:
+        """Draw fresh Kaiming-normal (fan-in) weights and uniform biases from ``generator`` (on the CPU)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", generator=generator)
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        return self
+
+
+class UNet3DSDF(UNet3D):
+    """The U-Net with a second head: returns (signed distance in (−1, 1), logits), each (B, num_classes, W, H, D).
+
+    Luo et al., "Semi-supervised Medical Image Segmentation through Dual-task Consistency", AAAI 2021.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.3):
+        super().__init__(num_classes, in_channels, dropout)
+        self.final2 = nn.Conv3d(WIDTHS[0], num_classes, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.decode(x)
+        return torch.tanh(self.final2(features).float()), self.final(features).float()
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self(x)[1]
