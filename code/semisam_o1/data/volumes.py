@@ -104,7 +104,7 @@ class Dataset:
                 raise InputError(
                     f"{path}: image has shape {image.shape} and label {label.shape}; they must be the same"
                 )
-            label = _as_label(label, path)
+            label = as_label(label, path)
             if self.binary_label:
                 label = (label > 0).astype(np.uint8)
         return Volume(name, np.ascontiguousarray(image, dtype=np.float32), label, geometry)
@@ -124,7 +124,7 @@ class Dataset:
         return dataset[()]
 
 
-def _as_label(label: np.ndarray, path: Path) -> np.ndarray:
+def as_label(label: np.ndarray, path: Path) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         whole = label.astype(np.uint8)
     if not np.array_equal(whole, label):

@@ -1,0 +1,173 @@
+"""Batches of randomly placed, randomly oriented patches: labelled items first, then pseudo-labelled ones.
+
+What iteration t sees is a function of (seed, t): no sampler state has to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..seeding import numpy_generator
+
+MARGIN = 3  # zeros around a volume that is not larger than the patch
+
+
+class Orientation(NamedTuple):
+    """One of the eight symmetries of the plane of the first two axes: swap them, then flip them."""
+
+    swap: bool
+    flip_first: bool
+    flip_second: bool
+
+
+_ALL = tuple(Orientation(s, a, b) for s in (False, True) for a in (False, True) for b in (False, True))
+ORIENTATIONS = {
+    "all": _ALL,
+    "rotations": tuple(o for o in _ALL if sum(o) % 2 == 0),
+    "flips": tuple(o for o in _ALL if not o.swap),
+    "none": _ALL[:1],
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of patches.
+
+    Attributes:
+        image: (B, 1, w, h, d) float32.
+        label: (B, w, h, d) uint8, true labels first, pseudo-labels after them.
+        labeled: how many of the items are labelled.
+        names: of the volumes that the items come from.
+    """
+
+    image: Tensor
+    label: Tensor
+    labeled: int
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(
+            self,
+            image=self.image.to(device, non_blocking=True),
+            label=self.label.to(device, non_blocking=True),
+        )
+
+
+class BatchStream(torch.utils.data.Dataset):
+    """The batches of one round, by iteration.
+
+    Args:
+        labeled, unlabeled: names of the volumes; each is visited equally often, in shuffled order.
+        image: name → (W, H, D) float32.
+        label: name → (W, H, D) uint8; a pseudo-label where the volume is unlabelled.
+        patch_size: (w, h, d).
+        labeled_bs, batch_size: labelled items and all items of a batch, over all ranks.
+        orientations: to draw from, uniformly.
+        length: number of iterations.
+        seed: any number of non-negative integers.
+        part: (rank, ranks): this rank gets every ``ranks``-th labelled and unlabelled item.
+    """
+
+    def __init__(
+        self,
+        labeled: Sequence[str],
+        unlabeled: Sequence[str],
+        image: Callable[[str], Tensor],
+        label: Callable[[str], Tensor],
+        *,
+        patch_size: Sequence[int],
+        labeled_bs: int,
+        batch_size: int,
+        length: int,
+        seed: Sequence[int],
+        orientations: Sequence[Orientation] = ORIENTATIONS["all"],
+        part: tuple[int, int] = (0, 1),
+    ):
+        self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
+        self.image, self.label = image, label
+        self.patch_size = tuple(patch_size)
+        self.labeled_bs, self.unlabeled_bs = labeled_bs, batch_size - labeled_bs
+        self.length, self.seed = length, tuple(seed)
+        self.orientations = tuple(orientations)
+        self.rank, self.ranks = part
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, t: int) -> Batch:
+        labeled = _draw(self.labeled, self.labeled_bs, t, (*self.seed, 0))
+        unlabeled = _draw(self.unlabeled, self.unlabeled_bs, t, (*self.seed, 1))
+        generator = numpy_generator(*self.seed, 2, t)
+        # Drawn for the whole batch, so that the number of ranks does not change it.
+        draws = [(name, generator.integers(len(self.orientations)), generator.random(3)) for name in labeled + unlabeled]
+        own = draws[: len(labeled)][self.rank :: self.ranks]
+        labeled_count = len(own)
+        own += draws[len(labeled) :][self.rank :: self.ranks]
+        patches = [self._patch(name, self.orientations[index], place) for name, index, place in own]
+        return Batch(
+            torch.stack([image for image, _ in patches])[:, None],
+            torch.stack([label for _, label in patches]),
+            labeled_count,
+            tuple(name for name, _, _ in own),
+        )
+
+    def _patch(self, name: str, orientation: Orientation, place: np.ndarray) -> tuple[Tensor, Tensor]:
+        image, label = self.image(name), self.label(name)
+        size = source_size(self.patch_size, orientation)
+        start = patch_start(image.shape, size, place)
+        return orient(crop(image, start, size), orientation), orient(crop(label, start, size), orientation)
+
+
+def patch_start(shape: Sequence[int], size: Sequence[int], place: np.ndarray) -> tuple[int, ...]:
+    """Return where a patch starts, from uniform numbers in [0, 1); negative where it starts in the padding.
+
+    A volume not larger than the patch counts as padded by half of what is missing and a margin of 3.
+    """
+    starts = []
+    for length, patch, u in zip(shape, size, place, strict=True):
+        padding = (patch - length) // 2 + MARGIN if length <= patch else 0
+        starts.append(int(u * (length + 2 * padding - patch + 1)) - padding)
+    return tuple(starts)
+
+
+def crop(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Return the box of ``size`` at ``start`` of a volume (W, H, D), zeros where it lies outside: a view if it can."""
+    inside = tuple(slice(max(a, 0), min(a + s, n)) for a, s, n in zip(start, size, volume.shape, strict=True))
+    part = volume[inside]
+    if part.shape == tuple(size):
+        return part
+    box = volume.new_zeros(tuple(size))
+    box[tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True))] = part
+    return box
+
+
+def source_size(patch_size: Sequence[int], orientation: Orientation) -> tuple[int, ...]:
+    """Return the size of the box that has ``patch_size`` once it is oriented."""
+    w, h, d = patch_size
+    return (h, w, d) if orientation.swap else (w, h, d)
+
+
+def orient(box: Tensor, orientation: Orientation) -> Tensor:
+    """Swap and flip the first two axes of a box (W, H, D)."""
+    if orientation.swap:
+        box = box.transpose(0, 1)
+    axes = [axis for axis, flip in enumerate(orientation[1:]) if flip]
+    return box.flip(axes) if axes else box
+
+
+def _draw(names: tuple[str, ...], count: int, t: int, seed: tuple[int, ...]) -> list[str]:
+    """Return the names at places t · count … of an endless sequence of shuffles."""
+    places = range(t * count, (t + 1) * count)
+    return [names[_shuffle(len(names), seed, place // len(names))[place % len(names)]] for place in places]
+
+
+@lru_cache(maxsize=16)
+def _shuffle(length: int, seed: tuple[int, ...], epoch: int) -> tuple[int, ...]:
+    return tuple(numpy_generator(*seed, epoch).permutation(length).tolist())

@@ -1,0 +1,120 @@
+"""One process or several: everything here works without a process group, as one rank of one."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Ranks wait for each other while one of them labels or tests; a dead rank is noticed by torchrun at once.
+TIMEOUT = datetime.timedelta(hours=2)
+
+
+def start(device_type: str) -> torch.device:
+    """Join the process group that torchrun describes (if any) and return this rank's device."""
+    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return torch.device(device_type)
+    device = torch.device(device_type)
+    if device_type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # gloo beside nccl: Python objects travel over the CPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    return device
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        from_main(None)
+
+
+def from_main(value: Result) -> Result:
+    """Return rank 0's ``value`` on every rank."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def any_rank(flag: bool) -> bool:
+    """Return whether ``flag`` is set on any rank."""
+    if not dist.is_initialized():
+        return flag
+    count = torch.tensor(int(flag))
+    dist.all_reduce(count)
+    return bool(count)
+
+
+def share_out(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    progress: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+) -> list[Result]:
+    """Return ``[work(item) for item in items]``, every rank having done its share."""
+    own = [work(item) for item in progress(items[rank() :: world_size()])]
+    if not dist.is_initialized():
+        return own
+    shares: list = [None] * world_size()
+    dist.all_gather_object(shares, own)
+    return [shares[i % world_size()][i // world_size()] for i in range(len(items))]
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over the ranks, with gradient.
+
+    Losses that divide sums by sums need it: with the gradients averaged afterwards, N ranks then
+    compute what one rank computes on the whole batch.
+    """
+    if not dist.is_initialized():
+        return value
+    return _Sum.apply(value)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace every gradient of a module by its mean over the ranks."""
+    if not dist.is_initialized():
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world_size()

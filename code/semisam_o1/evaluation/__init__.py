@@ -1,0 +1,1 @@
+"""How good a segmentation is, and what a person gets to see of it."""

@@ -1,0 +1,121 @@
+"""What all methods share: a supervised loss, the same loss on pseudo-labels, and a consistency term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Batch
+from ..distributed import rank, world_size
+from ..seeding import torch_generator
+from .losses import cross_entropy, dice_loss, one_hot
+from .schedules import consistency_weight, pseudo_weight
+
+
+class Term(NamedTuple):
+    """One term of the loss; the loss is the sum of weight · value."""
+
+    value: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a method needs to know about the run.
+
+    Attributes:
+        max_iterations: of the round.
+        noise: standard deviation of the noise on the teacher's input, clipped at twice that.
+        discriminator_lr, discriminator_dropout: DAN's.
+        seed: the noise of iteration t is drawn from (seed, t) alone.
+    """
+
+    num_classes: int = 2
+    max_iterations: int = 15000
+    consistency: float = 0.1
+    consistency_rampup: float = 200.0
+    ema_decay: float = 0.99
+    noise: float = 0.1
+    discriminator_lr: float = 1e-4
+    discriminator_dropout: float = 0.5
+    seed: int = 1337
+
+
+class Method:
+    """A semi-supervised method. It names loss terms; it never steps the student's optimiser."""
+
+    network: ClassVar[str] = "unet_3D"
+
+    def __init__(self, student: nn.Module, options: MethodOptions):
+        """Args:
+        student: the freshly initialised network, on its device.
+        """
+        self.options = options
+
+    def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Term]:
+        """Return the loss terms of one batch at iteration t by name.
+
+        Args:
+            student: callable as the network that ``network`` names.
+        """
+        logits = student(batch.image)
+        probabilities = logits.softmax(1)
+        target = one_hot(batch.label, self.options.num_classes)
+        terms = {}
+        for name, items, weight in self.streams(batch, t):
+            terms[f"{name}_ce"] = Term(cross_entropy(logits[items], batch.label[items]), 0.5 * weight)
+            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], target[items]), 0.5 * weight)
+        unlabeled = slice(batch.labeled, None)
+        value = self.consistency(probabilities[unlabeled], batch.image[unlabeled], t)
+        terms["consistency"] = Term(value, self.consistency_weight(t))
+        return terms
+
+    def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
+        """Return the consistency term of the unlabelled items.
+
+        Args:
+            probabilities: the student's softmax (B, C, W, H, D), with gradient.
+            image: (B, 1, W, H, D).
+        """
+        raise NotImplementedError
+
+    def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
+        """Move what the method owns after the student's step; return what is worth logging."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the method owns and that training changes."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+
+    def streams(self, batch: Batch, t: int) -> list[tuple[str, slice, float]]:
+        """Return (name, items, weight) of the labelled and the pseudo-labelled part of a batch."""
+        return [
+            ("supervised", slice(0, batch.labeled), 1.0),
+            ("pseudo", slice(batch.labeled, None), pseudo_weight(t, self.options.max_iterations)),
+        ]
+
+    def consistency_weight(self, t: int) -> float:
+        return consistency_weight(self.options.consistency, t, self.options.consistency_rampup)
+
+    def add_noise(self, image: Tensor, t: int, draws: int = 1) -> list[Tensor]:
+        """Return ``draws`` copies of the unlabelled images with fresh clipped Gaussian noise.
+
+        Every rank draws the noise of the whole batch and keeps its own part, so that the number of ranks
+        does not change what a volume sees.
+        """
+        std = self.options.noise
+        if std == 0:
+            return [image] * draws
+        generator = torch_generator(self.options.seed, t, device=image.device)
+        shape = (world_size(), *image.shape)
+        return [
+            image
+            + (torch.randn(shape, generator=generator, device=image.device)[rank()] * std).clamp(-2 * std, 2 * std)
+            for _ in range(draws)
+        ]

@@ -1,0 +1,63 @@
+"""DAN: a discriminator tells labelled from unlabelled scans by their segmentation; the student fools it.
+
+Zhang et al., "Deep Adversarial Networks for Biomedical Image Segmentation Utilizing Unannotated
+Images", MICCAI 2017
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.batches import Batch
+from ..distributed import average_gradients
+from ..networks.discriminator import Discriminator
+from ..seeding import derive_seed
+from .base import Method, MethodOptions
+
+UNLABELED, LABELED = 0, 1
+
+
+class DAN(Method):
+    def __init__(self, student: nn.Module, options: MethodOptions):
+        super().__init__(student, options)
+        device = next(student.parameters()).device
+        with torch.random.fork_rng(devices=[]):  # PyTorch's default weights, from this run's seed
+            torch.manual_seed(derive_seed(options.seed))
+            discriminator = Discriminator(options.num_classes, dropout=options.discriminator_dropout)
+        self.discriminator = discriminator.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), lr=options.discriminator_lr, betas=(0.9, 0.99)
+        )
+
+    def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
+        # The verdict's gradient passes through the discriminator to the student and leaves nothing in it.
+        self.discriminator.requires_grad_(False).eval()
+        verdict = self.discriminator(probabilities, image)
+        return F.cross_entropy(verdict, torch.full((len(image),), LABELED, device=image.device))
+
+    def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
+        with torch.no_grad():
+            student.eval()
+            probabilities = student(batch.image).softmax(1)
+            student.train()
+        self.discriminator.requires_grad_(True).train()
+        verdict = self.discriminator(probabilities, batch.image)
+        truth = torch.full((len(batch.image),), UNLABELED, device=batch.image.device)
+        truth[: batch.labeled] = LABELED
+        loss = F.cross_entropy(verdict, truth)
+        self.optimizer.zero_grad()
+        loss.backward()
+        average_gradients(self.discriminator)
+        self.optimizer.step()
+        return {"discriminator": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,40 @@
+"""DTC: a segmentation and the signed distance of its border, predicted side by side, agree.
+
+Luo et al., "Semi-supervised Medical Image Segmentation through Dual-task Consistency", AAAI 2021,
+https://arxiv.org/abs/2009.04448. Here every foreground class has a distance map of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Batch
+from ..data.distances import signed_distances
+from .base import Method, Term
+from .losses import cross_entropy, dice_loss, one_hot, squared_difference
+
+STEEPNESS = 1500  # of the sigmoid that turns a distance into a mask
+CE_SCALE = 0.01
+
+
+class DTC(Method):
+    network = "unet_3D_sdf"
+
+    def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Term]:
+        distance, logits = student(batch.image)
+        distance = distance[:, 1:]  # the background's channel means nothing
+        implied = torch.sigmoid(-STEEPNESS * distance)
+        probabilities = logits.softmax(1)[:, 1:]
+        truth = one_hot(batch.label, self.options.num_classes)[:, 1:]
+        true_distance = signed_distances(batch.label, self.options.num_classes)
+        terms = {}
+        for name, items, weight in self.streams(batch, t):
+            ce = cross_entropy(logits[items], batch.label[items])
+            terms[f"{name}_ce"] = Term(ce, 0.5 * CE_SCALE * weight)
+            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], truth[items]), 0.5 * weight)
+            terms[f"{name}_distance"] = Term((distance[items] - true_distance[items]).abs().mean(), weight)
+            terms[f"{name}_implied_dice"] = Term(dice_loss(implied[items], truth[items]), weight)
+        agreement: Tensor = squared_difference(implied, probabilities).mean()
+        terms["consistency"] = Term(agreement, self.consistency_weight(t))
+        return terms

@@ -1,0 +1,31 @@
+"""UA-MT: Mean Teacher, where the teacher is sure of itself.
+
+Yu et al., "Uncertainty-Aware Self-ensembling Model for Semi-supervised 3D Left Atrium Segmentation",
+MICCAI 2019, https://arxiv.org/abs/1907.07034
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..distributed import sum_over_ranks
+from .losses import squared_difference
+from .mean_teacher import MeanTeacher
+from .schedules import entropy_threshold
+
+PASSES = 8  # Monte-Carlo passes of the teacher
+
+
+class UAMT(MeanTeacher):
+    def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
+        noisy, *draws = self.add_noise(image, t, 1 + PASSES)
+        target = self.teach(noisy)
+        mean = torch.zeros_like(target)
+        for draw in draws:
+            mean += self.teach(draw) / PASSES
+        entropy = -(mean * torch.log(mean + 1e-6)).sum(1, keepdim=True)
+        sure = (entropy < entropy_threshold(t, self.options.max_iterations)).float()
+        difference = (sure * squared_difference(probabilities, target)).sum()
+        difference, kept = sum_over_ranks(torch.stack([difference, sure.sum()]))
+        return difference / (2 * kept + 1e-16)

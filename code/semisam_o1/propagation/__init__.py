@@ -1,0 +1,1 @@
+"""Round 0: the template's label spread over the cohort."""

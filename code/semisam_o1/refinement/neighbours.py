@@ -1,0 +1,70 @@
+"""Volumes the model is unsure of take their labels by vote of their nearest certain neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..data.geometry import resize_nearest
+
+
+def uncertain_volumes(uncertainty: Mapping[str, float], quantile: float) -> list[str]:
+    """Return the unlabelled volumes whose uncertainty reaches the given quantile of them all."""
+    if not uncertainty:
+        return []
+    threshold = np.quantile(list(uncertainty.values()), quantile)
+    return [name for name, value in uncertainty.items() if value >= threshold]
+
+
+def refine(
+    labels: Mapping[str, np.ndarray],
+    uncertainty: Mapping[str, float],
+    features: Mapping[str, np.ndarray],
+    num_classes: int,
+    k: int,
+    quantile: float,
+) -> dict[str, np.ndarray]:
+    """Return the new labels of the uncertain volumes; empty if none is uncertain or fewer than k are certain.
+
+    Args:
+        labels: uint8 (W, H, D) per volume, the labelled ones' own labels included.
+        uncertainty: mean entropy in nats of every *unlabelled* volume; the labelled ones are certain.
+        features: global feature of unit length per volume.
+        num_classes: background included.
+        k: neighbours that vote, weighted by the cosine of the global features (negative ones count 0).
+        quantile: volumes at or above this quantile of the uncertainty are uncertain.
+    """
+    uncertain = set(uncertain_volumes(uncertainty, quantile))
+    certain = [name for name in labels if name not in uncertain]
+    if not uncertain or len(certain) < k:
+        return {}
+    bank = np.stack([features[name] for name in certain])
+    refined = {}
+    for name in labels:
+        if name in uncertain:
+            similarity = bank @ features[name]
+            nearest = np.argsort(-similarity, kind="stable")[:k]
+            voters = [labels[certain[i]] for i in nearest]
+            refined[name] = vote(labels[name], voters, np.maximum(similarity[nearest], 0), num_classes)
+    return refined
+
+
+def vote(
+    label: np.ndarray, voters: Sequence[np.ndarray], weights: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Return, voxel by voxel, the class with the largest weighted vote; ``label`` itself if all weights are 0.
+
+    Args:
+        label: uint8 (W, H, D), the prediction that is voted on.
+        voters: uint8 label maps, resized to ``label``'s shape by nearest neighbour.
+        weights: one non-negative weight per voter.
+    """
+    if not np.any(weights > 0):
+        return label
+    ballots = np.zeros((num_classes, *label.shape), np.float32)
+    for voter, weight in zip(voters, weights, strict=True):
+        voter = resize_nearest(voter, label.shape)
+        for c in range(num_classes):
+            ballots[c] += weight * (voter == c)
+    return ballots.argmax(0).astype(np.uint8)

@@ -1,0 +1,125 @@
+"""The real command: what it prints, what it writes and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semisam_o1.data.volumes import Dataset, Geometry, write_volume
+from semisam_o1.evaluation.export import write_nifti
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = ROOT / "code" / "prepare_data.py"
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Six scans (5, 6, 7), of which p0 … p3 have a label."""
+    rng = np.random.default_rng(0)
+    geometry = Geometry((0.5, 0.5, 2.0), (1.0, 2.0, 3.0), known=True)
+    for index in range(6):
+        image = rng.random((5, 6, 7)).astype(np.float32)
+        write_nifti(tmp_path / "images" / f"p{index}.nii.gz", image, geometry)
+        if index < 4:
+            write_nifti(tmp_path / "labels" / f"p{index}.nii.gz", (image > 0.5).astype(np.uint8), geometry)
+    return tmp_path
+
+
+def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
+    done = run("nifti", "--images", "images", "--labels", "labels", "--template", "p2", "out", cwd=cohort)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "out: 6 scans (6 written, 0 kept), 4 with a label",
+        "lists written: train.txt 4, val.txt 1, test.txt 1",
+        "size: 5 × 6 × 7 voxels",
+        "spacing: 0.5 × 0.5 × 2 mm",
+        "label values: 0, 1",
+        "next:",
+        f"  python code/train_SemiSAM_O1.py --root_path {cohort / 'out'} --exp SemiSAM_O1/out",
+    ]
+    train = Dataset(cohort / "out").names("train.txt")
+    assert train[0] == "p2"
+    assert train[2:] == ["p4", "p5"]
+    assert sorted(path.name for path in (cohort / "out").iterdir()) == [
+        "data",
+        "test.txt",
+        "train.txt",
+        "val.txt",
+    ]
+
+
+def test_nifti_lists_and_split_come_from_the_command_line(cohort: Path) -> None:
+    (cohort / "a.txt").write_text("p1\np5\n")
+    (cohort / "b.txt").write_text("p0\n")
+    pair = ("nifti", "--images", "images", "--labels", "labels")
+    done = run(*pair, "--train", "a.txt", "--test", "b.txt", "one", cwd=cohort)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "lists written: train.txt 2, test.txt 1\nnot written, no scan is left for it: val.txt" in done.stdout
+    )
+    assert Dataset(cohort / "one").names("train.txt") == ["p1", "p5"]
+    done = run(*pair, "--template", "p0", "--split", 0.5, 0, 0.5, "--seed", 5, "two", cwd=cohort)
+    assert "train.txt 3, test.txt 3" in done.stdout, done.stderr
+
+
+def test_scans_without_any_label_lead_to_suggest_template(cohort: Path) -> None:
+    done = run("nifti", "--images", "images", "out", cwd=cohort)
+    assert done.returncode == 0, done.stderr
+    assert f"python code/suggest_template.py --root_path {cohort / 'out'}" in done.stdout
+
+
+def test_la_copy_gets_lists_of_the_scans_it_has(tmp_path: Path) -> None:
+    names = (ROOT / "data" / "LA" / "train.txt").read_text().split()[:2]
+    image = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    for name in names:
+        write_volume(tmp_path / "public" / name / "mri_norm2.h5", image, image > 30)
+    done = run("la", "public", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "lists written: train.txt 2" in done.stdout
+    assert "missing of val.txt, 5 of 5" in done.stdout
+    assert Dataset(tmp_path / "out").names("train.txt") == names
+    np.testing.assert_array_equal(Dataset(tmp_path / "out").load(names[1]).image, image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("la", "nowhere", "out"), "error: nowhere is not a folder"),
+        (("nifti", "--images", "nowhere", "out"), "error: --images nowhere is not a folder"),
+        (("nifti", "--images", "images", "--template", "p0", "out"), "give --labels"),
+        (("nifti", "--images", "images", "--labels", "labels", "out"), "error: --template is missing"),
+        (
+            ("nifti", "--images", "images", "--labels", "labels", "--template", "p5", "out"),
+            "error: the template p5 cannot be used: labels holds no label of that name; nothing was written",
+        ),
+        (("nifti", "--images", "images", "--val", "x", "out"), "--val and --test need --train"),
+        (
+            ("nifti", "--images", "images", "--split", "1", "0", "0", "--train", "x", "out"),
+            "use one of the two",
+        ),
+    ],
+)
+def test_unusable_arguments_end_with_2_and_one_sentence(
+    cohort: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = run(*arguments, cwd=cohort)
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (cohort / "out").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run("la", "nowhere", "out", "--debug", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
