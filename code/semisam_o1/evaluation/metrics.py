@@ -55,15 +55,18 @@ def segmentation_metrics(
 
 
 def dice_per_class(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> list[float]:
-    """Return the Dice of every foreground class of two label maps; 1 where a class is absent from both."""
-    counts = np.bincount(
-        truth.ravel().astype(np.int64) * num_classes + prediction.ravel(), minlength=num_classes**2
-    ).reshape(num_classes, num_classes)
-    scores = []
-    for c in range(1, num_classes):
-        size = int(counts[c].sum() + counts[:, c].sum())
-        scores.append(2 * int(counts[c, c]) / size if size else 1.0)
-    return scores
+    """Return the Dice of every foreground class of two label maps (W, H, D); 1 where a class is in neither."""
+    pairs = truth.ravel().astype(np.int64) * num_classes + prediction.ravel()
+    counts = np.bincount(pairs, minlength=num_classes**2)
+    return dice_from_confusion(counts.reshape(num_classes, num_classes))
+
+
+def dice_from_confusion(counts: np.ndarray) -> list[float]:
+    """Return the Dice of every foreground class from voxel counts by (true class, predicted class)."""
+    sizes = counts.sum(axis=0) + counts.sum(axis=1)
+    return [
+        2 * int(counts[c, c]) / int(sizes[c]) if sizes[c] else BOTH_EMPTY["dice"] for c in range(1, len(counts))
+    ]
 
 
 def _extent(used: np.ndarray) -> slice:

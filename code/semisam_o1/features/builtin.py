@@ -101,8 +101,16 @@ class BuiltinFeatures:
     def __init__(self, cell: int = 4) -> None:
         self.cell = cell
 
+    @property
+    def key(self) -> str:
+        return f"{self.name}-cell{self.cell}-v{self.version}"
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return the spatial feature of a volume (W, H, D): (C, gw, gh, gd) float32, grid ceil(shape / cell)."""
+        """Return the spatial feature of a volume (W, H, D).
+
+        Returns:
+            (C, gw, gh, gd) float32; the grid is ceil(shape / cell).
+        """
         grid = [-(-size // self.cell) for size in image.shape]
         return cell_means(voxel_features(image), grid)
 

@@ -22,6 +22,7 @@ MAX_VOXELS = 500_000  # of a volume on the working grid, and of all templates' v
 MIN_REDUCED_AXIS = 32  # voxels; shorter axes are not reduced
 SPARSE_QUERIES = 8_000  # voxels that align a volume
 MIN_QUERIES = 100  # fewer do not hold a polynomial
+FOREGROUND_PULL = 2.0  # how much more the fit heeds matches in the foreground
 RIDGE = 1e-3  # of the fit, beside a mean square of 1
 
 
@@ -41,12 +42,12 @@ class AlignmentStep:
 
 
 ALIGNMENT = (
-    AlignmentStep(1, 2.0, 2.0),
-    AlignmentStep(1, 2.0, 2.0),
-    AlignmentStep(1, 2.0, 2.5),
-    AlignmentStep(1, 1.5, 2.5),
-    AlignmentStep(3, 1.0, 3.0),
-    AlignmentStep(3, 1.0, 3.0),
+    AlignmentStep(degree=1, gain=2.0, weight=1.6),
+    AlignmentStep(degree=1, gain=2.0, weight=1.6),
+    AlignmentStep(degree=1, gain=2.0, weight=2.0),
+    AlignmentStep(degree=1, gain=1.5, weight=2.0),
+    AlignmentStep(degree=3, gain=1.0, weight=2.4),
+    AlignmentStep(degree=3, gain=1.0, weight=2.4),
 )
 
 
@@ -62,6 +63,9 @@ class AtlasPropagation:
         neighbours: how many template voxels vote for a voxel.
         coordinate_weight: of the coordinates beside the features in the last search.
         alignment: the steps that align a volume before it; none compares the volumes as they lie.
+
+    Raises:
+        ValueError: if a label is not below ``num_classes``.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class AtlasPropagation:
         templates: Sequence[tuple[np.ndarray, np.ndarray]],
         num_classes: int,
         neighbours: int = 15,
-        coordinate_weight: float = 3.5,
+        coordinate_weight: float = 3.0,
         alignment: Sequence[AlignmentStep] = ALIGNMENT,
     ) -> None:
         self.num_classes = num_classes
@@ -80,9 +84,7 @@ class AtlasPropagation:
         self._frame_shape = image.shape
         self._factor = _reduction_factor(image.shape)
         self._radius = _mean_radius(label)
-        self._bounds = _foreground_bounds(label, self._centred_places(image.shape))
-        self._references: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._trees: dict[float, cKDTree] = {}
+        self._templates: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for image, label in templates:
             self._add_template(image, label)
 
@@ -111,14 +113,23 @@ class AtlasPropagation:
         return self.probabilities(image).argmax(axis=0).astype(np.uint8)
 
     def _add_template(self, image: np.ndarray, label: np.ndarray) -> None:
+        """Align a template with those before it and pool the voxels near any structure."""
+        if label.max() >= self.num_classes:
+            raise ValueError(f"a template's label holds {label.max()}, with {self.num_classes} classes")
         features, places = self._describe(image)
-        if self._references:
+        if self._templates:
             places = self._align(features, places)
-        grid = places.shape[1:]
-        votes = np.stack([cell_means(label == index, grid) for index in range(self.num_classes)])
-        inside = self._near_foreground(places, margin=2.0)
-        self._references.append((features[:, inside], places[:, inside], votes[:, inside]))
-        self._trees.clear()
+        votes = np.stack([cell_means(label == index, places.shape[1:]) for index in range(self.num_classes)])
+        self._templates.append(tuple(array.reshape(len(array), -1) for array in (features, places, votes)))
+        pooled = [np.concatenate(parts, axis=1) for parts in zip(*self._templates, strict=True)]
+        foreground = pooled[2][0] < 1
+        structures = pooled[1][:, foreground if foreground.any() else slice(None)]
+        self._bounds = structures.min(axis=1), structures.max(axis=1)
+        # Twice the margin of the voxels to be labelled: matches lie on all sides of those too.
+        near = np.flatnonzero(self._near_foreground(pooled[1], margin=2.0))
+        near = near[:: -(-len(near) // MAX_VOXELS)]
+        self._features, self._places, self._votes = (part[:, near] for part in pooled)
+        self._trees: dict[float, cKDTree] = {}
 
     def _describe(self, image: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return a volume's features (F, w, h, d) and places (3, w, h, d) on the working grid."""
@@ -145,17 +156,20 @@ class AtlasPropagation:
         start = places
         for step in self.alignment:
             inside = np.flatnonzero(self._near_foreground(places, margin=1.0))
-            # Spread evenly in memory order but by a stride prime to the axes, so that no axis is sampled in lockstep.
-            chosen = inside[np.linspace(0, len(inside) - 1, min(len(inside), SPARSE_QUERIES)).astype(np.int64)]
+            picks = np.linspace(0, len(inside) - 1, min(len(inside), SPARSE_QUERIES))
+            chosen = inside[picks.astype(np.int64)]
             if len(chosen) < MIN_QUERIES:
                 break
             flat = [array.reshape(len(array), -1)[:, chosen] for array in (features, start, places)]
-            _, matched = self._match(flat[0], flat[2], step.weight)
+            votes, matched = self._match(flat[0], flat[2], step.weight)
             target = flat[2] + step.gain * (matched - flat[2])
-            places = start + _fit_polynomials(flat[1], target - flat[1], start, step.degree)
+            heed = 1 + FOREGROUND_PULL * (1 - votes[0])
+            places = start + _fit_polynomials(flat[1], target - flat[1], heed, start, step.degree)
         return places
 
-    def _match(self, features: np.ndarray, places: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
+    def _match(
+        self, features: np.ndarray, places: np.ndarray, weight: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean votes (num_classes, n) and places (3, n) of the nearest template voxels.
 
         Args:
@@ -163,15 +177,14 @@ class AtlasPropagation:
             places: (3, n).
             weight: of the places beside the features.
         """
-        parts = [np.concatenate(part, axis=1) for part in zip(*self._references, strict=True)]
-        stride = -(-parts[0].shape[1] // MAX_VOXELS)
-        known_features, known_places, known_votes = (part[:, :: max(stride, 1)] for part in parts)
         if weight not in self._trees:
-            self._trees[weight] = cKDTree(_joined(known_features, known_places, weight))
-        count = min(self.neighbours, known_places.shape[1])
+            self._trees[weight] = cKDTree(_joined(self._features, self._places, weight))
+        count = min(self.neighbours, self._places.shape[1])
         # The approximation costs no measurable Dice and saves four fifths of the time.
-        _, nearest = self._trees[weight].query(_joined(features, places, weight), k=range(1, count + 1), eps=1.0)
-        return _mean_columns(known_votes, nearest), _mean_columns(known_places, nearest)
+        _, nearest = self._trees[weight].query(
+            _joined(features, places, weight), k=range(1, count + 1), eps=1.0
+        )
+        return _mean_columns(self._votes, nearest), _mean_columns(self._places, nearest)
 
 
 def _joined(features: np.ndarray, places: np.ndarray, weight: float) -> np.ndarray:
@@ -186,13 +199,17 @@ def _mean_columns(values: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     return total / nearest.shape[1]
 
 
-def _fit_polynomials(known: np.ndarray, values: np.ndarray, wanted: np.ndarray, degree: int) -> np.ndarray:
-    """Fit polynomials of the place to values (V, n) known at places (3, n); return them at (3, w, h, d)."""
+def _fit_polynomials(
+    known: np.ndarray, values: np.ndarray, heed: np.ndarray, wanted: np.ndarray, degree: int
+) -> np.ndarray:
+    """Fit polynomials to values (V, n) at places (3, n) by weights heed (n,); return them at (3, w, h, d)."""
     centre = known.mean(axis=1, keepdims=True)
     basis = _monomials(known - centre, degree)
-    normal = basis @ basis.T + RIDGE * basis.shape[1] * np.eye(len(basis))
-    weights = np.linalg.solve(normal, basis @ values.T)
-    at_wanted = _monomials(wanted.reshape(3, -1) - centre, degree)
+    normal = (heed * basis) @ basis.T + RIDGE * basis.shape[1] * np.eye(len(basis))
+    weights = np.linalg.solve(normal, (heed * basis) @ values.T)
+    # Polynomials run away outside the places that they were fitted to: go on with the value at the border.
+    lower, upper = known.min(axis=1, keepdims=True), known.max(axis=1, keepdims=True)
+    at_wanted = _monomials(np.clip(wanted.reshape(3, -1), lower, upper) - centre, degree)
     return (weights.T @ at_wanted).reshape(len(values), *wanted.shape[1:])
 
 
@@ -216,12 +233,6 @@ def _mean_radius(label: np.ndarray) -> float:
     """Return the classes' mean root-mean-square distance per axis from their centres, in voxels."""
     spreads = [np.argwhere(label == index).var(axis=0).mean() for index in np.unique(label[label > 0])]
     return max(float(np.sqrt(spreads).mean()), 1.0) if spreads else max(label.shape) / 4
-
-
-def _foreground_bounds(label: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and the greatest place (3,) of the foreground, of the whole volume where it has none."""
-    inside = places[:, label > 0] if label.any() else places.reshape(3, -1)
-    return inside.min(axis=1), inside.max(axis=1)
 
 
 def _interpolate(probabilities: np.ndarray, shape: Sequence[int]) -> np.ndarray:

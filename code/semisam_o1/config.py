@@ -1,0 +1,264 @@
+"""The settings of a training and of a test run: one frozen dataclass each, and the parsers made from them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from . import PROJECT_ROOT
+from .data.batches import ORIENTATIONS
+from .data.volumes import Dataset
+from .errors import InputError
+from .methods import METHODS
+from .networks import NETWORKS
+
+Config = TypeVar("Config")
+
+
+def option(default: Any, help: str, **keywords: Any) -> Any:
+    """Declare a dataclass field that is also a command-line flag; ``keywords`` go to argparse."""
+    return field(default=default, metadata={"help": help, **keywords})
+
+
+def on_off(text: str) -> bool:
+    """Read a switch: on, off, and what else people write for them."""
+    switches = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0": False, "false": False, "no": False}
+    if text.lower() not in switches:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return switches[text.lower()]
+
+
+SWITCH: dict[str, Any] = {"type": on_off, "nargs": "?", "const": True, "metavar": "on|off"}
+THREE: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("W", "H", "D")}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that ``train_SemiSAM_O1.py`` can be told."""
+
+    root_path: Path = option(PROJECT_ROOT / "data" / "LA", "the dataset folder", type=Path)
+    exp: str = option("SemiSAM_O1/LA", "name of the experiment, a folder below model/")
+    backbone: str = option("uamt", "semi-supervised method", choices=tuple(METHODS))
+    model: str = option("unet_3D", "network (dtc always uses unet_3D_sdf)", choices=tuple(NETWORKS))
+    max_iterations: int = option(15000, "iterations per round", type=int)
+    num_rounds: int = option(3, "rounds of training and relabelling", type=int)
+    labeled_num: int = option(1, "how many of the first names of train.txt are labelled", type=int)
+    labeled_bs: int = option(1, "labelled items per batch", type=int)
+    batch_size: int = option(2, "items per batch, over all processes", type=int)
+    patch_size: tuple[int, int, int] = option((128, 128, 128), "voxels, each divisible by 16", **THREE)
+    num_classes: int = option(2, "classes, background included", type=int)
+    base_lr: float = option(0.01, "learning rate at the start of a round", type=float)
+    DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", type=float)
+    ema_decay: float = option(0.99, "decay of the teacher's weights", type=float)
+    consistency: float = option(0.1, "weight of the consistency term", type=float)
+    consistency_rampup: float = option(200.0, "its ramp-up, in units of 150 iterations", type=float)
+    knn_k: int = option(5, "neighbours that vote on an uncertain volume", type=int)
+    uncertainty_quantile: float = option(0.9, "volumes at or above this quantile are uncertain", type=float)
+    sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", type=Path)
+    propagation: str = option(
+        "prototype", "how round 0 spreads the template's label", choices=("prototype", "atlas")
+    )
+    features: str | None = option(
+        None,
+        "features for prototypes and neighbours: sam, or builtin (default: sam; builtin with "
+        "--propagation atlas when the checkpoint is absent)",
+        choices=("sam", "builtin"),
+    )
+    image_key: str = option("image", "HDF5 dataset that holds the image")
+    binary_label: bool = option(False, "merge all labels above 0 into class 1", **SWITCH)
+    orientations: str = option(
+        "all", "orientations a patch is shown in: all eight of the first two axes, or fewer", choices=tuple(ORIENTATIONS)
+    )
+    seed: int = option(1337, "of everything that is random", type=int)
+    deterministic: int = option(1, "1: the same run every time; 0: faster convolutions on a GPU", type=int, choices=(0, 1))
+    device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
+    precision: str = option(
+        "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
+    )
+    cache: str = option(
+        "auto", "where decoded volumes live; auto chooses by size and free memory", choices=("auto", "gpu", "ram", "none")
+    )
+    num_workers: int = option(0, "processes that read patches, with --cache none", type=int)
+    val_interval: int = option(200, "iterations between validations", type=int)
+    val_stride: int = option(
+        96, "voxels between windows in validation and relabelling (at most the patch)", type=int
+    )
+    save_interval: int = option(3000, "iterations between kept checkpoints", type=int)
+    log_images: int = option(500, "iterations between TensorBoard slice overlays; 0: none", type=int)
+    labels_for_diagnosis: bool = option(
+        True, "score pseudo-labels where an unlabelled volume has a label (never trained on)", **SWITCH
+    )
+    resume: bool = option(False, "go on from the newest state in the run folder", **SWITCH)
+    overwrite: bool = option(False, "delete what the run folder holds and start anew", **SWITCH)
+    debug: bool = option(False, "show tracebacks", **SWITCH)
+
+    def __post_init__(self) -> None:
+        _set(self, root_path=Path(self.root_path), patch_size=tuple(self.patch_size), sam_ckpt=find_checkpoint(self.sam_ckpt))
+        if self.backbone == "dtc":
+            _set(self, model=METHODS["dtc"].network)
+        if self.features is None:
+            builtin = self.propagation == "atlas" and not self.sam_ckpt.is_file()
+            _set(self, features="builtin" if builtin else "sam")
+        self._check()
+
+    def _check(self) -> None:
+        faults = _patch_faults(self.patch_size)
+        for name in ("max_iterations", "num_rounds", "labeled_num", "labeled_bs", "knn_k", "val_interval",
+                     "val_stride", "save_interval"):  # fmt: skip
+            if getattr(self, name) < 1:
+                faults.append(f"--{name} must be at least 1, it is {getattr(self, name)}")
+        for name in ("consistency", "consistency_rampup", "num_workers", "log_images", "seed"):
+            if not getattr(self, name) >= 0:
+                faults.append(f"--{name} must not be negative, it is {getattr(self, name)}")
+        for name in ("base_lr", "DAN_lr"):
+            if not getattr(self, name) > 0:
+                faults.append(f"--{name} must be positive, it is {getattr(self, name)}")
+        for name in ("ema_decay", "uncertainty_quantile"):
+            if not 0 <= getattr(self, name) <= 1:
+                faults.append(f"--{name} must lie between 0 and 1, it is {getattr(self, name)}")
+        if not 2 <= self.num_classes <= 255:
+            faults.append(f"--num_classes must lie between 2 and 255 (background included), it is {self.num_classes}")
+        if self.binary_label and self.num_classes != 2:
+            faults.append(f"--binary_label leaves 2 classes, --num_classes is {self.num_classes}")
+        if self.batch_size <= self.labeled_bs:
+            faults.append(
+                f"--batch_size {self.batch_size} leaves no unlabelled item beside --labeled_bs {self.labeled_bs}; "
+                "it must be larger"
+            )
+        if self.model == "unet_3D_sdf" and self.backbone != "dtc":
+            faults.append(f"--model unet_3D_sdf is trained by --backbone dtc, not by {self.backbone}")
+        if self.resume and self.overwrite:
+            faults.append("--resume goes on with a run and --overwrite deletes it; use one of the two")
+        _raise(faults)
+
+    @property
+    def dataset(self) -> Dataset:
+        return Dataset(self.root_path, self.image_key, self.binary_label)
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """Everything that ``test_baseline.py`` can be told; None stands for what the run was trained with."""
+
+    __test__ = False  # not a test case, whatever its name looks like to pytest
+
+    root_path: Path = option(None, "the dataset folder", type=Path, required=True)
+    exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
+    backbone: str | None = option(
+        None, "which run of the experiment, where several backbones were trained", choices=tuple(METHODS)
+    )
+    model: str | None = option(None, "network (default: what was trained, else unet_3D)", choices=tuple(NETWORKS))
+    num_classes: int | None = option(None, "background included (default: as trained, else 2)", type=int)
+    patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)", **THREE)
+    stride_xy: int | None = option(None, "voxels between windows in the first two axes (default: 64)", type=int)
+    stride_z: int | None = option(None, "the same in the third axis (default: 64)", type=int)
+    ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
+    test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
+    labeled_num: int | None = option(None, "tests model/{exp}_{labeled_num} or that run of the experiment", type=int)
+    save_pred: Path | None = option(None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR")
+    image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
+    binary_label: bool | None = option(None, "merge all labels above 0 into class 1", **SWITCH)
+    device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
+    precision: str = option(
+        "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
+    )
+    debug: bool = option(False, "show tracebacks", **SWITCH)
+
+    def __post_init__(self) -> None:
+        _set(self, root_path=Path(self.root_path))
+
+    def resolve(self, trained: dict[str, Any]) -> TestConfig:
+        """Fill what was left open from the arguments of the training run (may be empty), else the defaults.
+
+        Raises:
+            InputError: if the result makes no sense.
+        """
+        defaults = {
+            "model": "unet_3D", "num_classes": 2, "patch_size": (128, 128, 128), "image_key": "image",
+            "binary_label": False,
+        }  # fmt: skip
+        values = {}
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            values[name] = trained.get(name, default) if value is None else value
+        patch = values["patch_size"] = tuple(values["patch_size"])
+        faults = _patch_faults(patch)
+        if values["num_classes"] < 2:
+            faults.append(f"--num_classes must be at least 2, it is {values['num_classes']}")
+        for name, limit in (("stride_xy", min(patch[:2])), ("stride_z", patch[2])):
+            stride = getattr(self, name)
+            values[name] = min(64, limit) if stride is None else stride
+            if not 1 <= values[name] <= max(limit, 1):
+                faults.append(f"--{name} must lie between 1 and the patch ({limit}), it is {stride}")
+        _raise(faults)
+        return dataclasses.replace(self, **values)
+
+    @property
+    def dataset(self) -> Dataset:
+        return Dataset(self.root_path, self.image_key or "image", bool(self.binary_label))
+
+
+def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:
+    """Read a command line into a configuration.
+
+    Raises:
+        InputError: if values contradict each other; argparse itself exits with 2 on what it cannot read.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for item in dataclasses.fields(config):
+        keywords = dict(item.metadata)
+        if item.default is None or keywords.get("required"):
+            keywords.setdefault("default", argparse.SUPPRESS)  # the help text says what stands in for it
+        parser.add_argument(f"--{item.name}", **{"default": item.default, **keywords})
+    return config(**vars(parser.parse_args(argv)))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Look a relative path up from the working directory, then from the project's root."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() or path.exists() else PROJECT_ROOT / path
+
+
+def resolve_device(device: str) -> str:
+    """Return 'cuda' or 'cpu'.
+
+    Raises:
+        InputError: if cuda is asked for and not to be had.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or install a CUDA build")
+    return "cuda" if device == "cuda" or (device == "auto" and available) else "cpu"
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Return 'bf16' or 'fp32'; auto takes bf16 where the device multiplies it natively."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return "bf16" if native else "fp32"
+
+
+def _patch_faults(patch: Sequence[int]) -> list[str]:
+    if all(side > 0 and side % 16 == 0 for side in patch):
+        return []
+    return [f"--patch_size must be positive and divisible by 16 on every axis, it is {' '.join(map(str, patch))}"]
+
+
+def _set(config: Any, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+
+
+def _raise(faults: list[str]) -> None:
+    if faults:
+        raise InputError("; ".join(faults))

@@ -1,0 +1,108 @@
+"""Tables: test metrics per case, class and overall, as text, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .metrics import METRICS
+
+HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95": "95HD", "asd": "ASD"}
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """Metrics of one case and foreground class.
+
+    Attributes:
+        voxels: metrics with distances in voxels.
+        millimetres: hd95 and asd in millimetres, None where the file does not know its spacing.
+        empty: whether prediction or truth has no voxel of the class, so that a convention stood in.
+    """
+
+    name: str
+    label: int
+    voxels: dict[str, float]
+    millimetres: dict[str, float] | None
+    empty: bool
+
+
+def summarise(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
+    """Return mean and standard deviation over cases, per class and overall (cases' means over classes)."""
+    classes = sorted({case.label for case in cases})
+    by_class = {str(c): _statistics([_row(case) for case in cases if case.label == c]) for c in classes}
+    names = list(dict.fromkeys(case.name for case in cases))
+    rows = [
+        {key: float(np.mean(values)) for key, values in _columns([_row(c) for c in cases if c.name == name]).items()}
+        for name in names
+    ]
+    return {
+        "cases": len(names),
+        "empty": sum(case.empty for case in cases),
+        "classes": by_class,
+        "overall": _statistics(rows),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return the printed table: mean ± standard deviation over cases, per class and overall."""
+    in_mm = "hd95_mm" in summary["overall"]
+    headings = ["class", *(HEADINGS[m] + " [voxel]" * (m in ("hd95", "asd")) for m in METRICS)]
+    headings += ["95HD [mm]", "ASD [mm]"] if in_mm else []
+    keys = [*METRICS, *(["hd95_mm", "asd_mm"] if in_mm else [])]
+    rows = [headings]
+    for label, statistics in [*summary["classes"].items(), ("all", summary["overall"])]:
+        cells = [
+            f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys
+        ]
+        rows.append([label, *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    note = f"{summary['cases']} cases"
+    if summary["empty"]:
+        note += (
+            f"; {summary['empty']} pairs of case and class have an empty prediction or label and count by convention "
+            "(both empty 1, 1, 0, 0; one empty 0, 0, 200, 100)"
+        )
+    return "\n".join([*lines, note])
+
+
+def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
+    """Write a row per case and class."""
+    fields = ["name", "class", *METRICS, "hd95_mm", "asd_mm", "empty"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        for case in cases:
+            writer.writerow({"name": case.name, "class": case.label, **_row(case), "empty": int(case.empty)})
+
+
+def write_json(path: Path, cases: Sequence[CaseMetrics], summary: dict[str, Any], context: dict[str, Any]) -> None:
+    """Write the summary, every case and what was tested."""
+    rows = [{"name": case.name, "class": case.label, **_row(case), "empty": case.empty} for case in cases]
+    content = {**context, "summary": summary, "per_case": rows}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _row(case: CaseMetrics) -> dict[str, float]:
+    row = dict(case.voxels)
+    if case.millimetres is not None:
+        row |= {f"{key}_mm": value for key, value in case.millimetres.items()}
+    return row
+
+
+def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return {key: [row[key] for row in rows if key in row] for key in keys}
+
+
+def _statistics(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        key: {"mean": float(np.mean(values)), "std": float(np.std(values))} for key, values in _columns(rows).items()
+    }

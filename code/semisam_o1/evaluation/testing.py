@@ -1,0 +1,89 @@
+"""Test a trained model: predict every volume of a list, compare, write tables and predictions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..config import TestConfig, resolve_device, resolve_precision
+from ..data.check import check_testing
+from ..data.volumes import Volume
+from ..errors import InputError
+from ..networks import build_network
+from ..run_folder import find_trained
+from ..training.checkpoint import load_weights
+from .export import write_nifti
+from .inference import Predictor
+from .metrics import segmentation_metrics
+from .report import CaseMetrics, summarise, table, write_csv, write_json
+
+
+def test(config: TestConfig) -> dict:
+    """Test one checkpoint and return the summary that was printed and written.
+
+    Raises:
+        InputError: if the checkpoint or the data cannot be used.
+    """
+    trained = find_trained(config.exp, config.model, config.ckpt, config.backbone, config.labeled_num)
+    config = config.resolve({**trained.arguments, "model": trained.model})
+    dataset = config.dataset
+    device = torch.device(resolve_device(config.device))
+    precision = resolve_precision(config.precision, device.type)
+    if config.save_pred is not None and config.save_pred.exists() and not config.save_pred.is_dir():
+        raise InputError(f"--save_pred {config.save_pred} is a file; name a folder")
+    network = build_network(config.model, config.num_classes)
+    load_weights(network, trained.checkpoint)
+    names = check_testing(dataset, config.test_list, config.num_classes)
+    print(
+        f"testing {trained.checkpoint} on {len(names)} volumes of {dataset.root / config.test_list}: "
+        f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
+        f"{precision} on {device.type}"
+    )
+    predictor = Predictor(
+        network.to(device), config.patch_size, (config.stride_xy, config.stride_xy, config.stride_z), precision
+    )
+    cases: list[CaseMetrics] = []
+    for name in tqdm(names, desc="testing", unit="volume", leave=False, disable=not sys.stderr.isatty()):
+        volume = dataset.load(name)
+        prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
+        cases += compare(volume, prediction, config.num_classes)
+        if config.save_pred is not None:
+            save_prediction(config.save_pred, volume, prediction)
+    summary = summarise(cases)
+    print(table(summary))
+    write_csv(trained.folder / "test_metrics.csv", cases)
+    context = {
+        "checkpoint": str(trained.checkpoint), "root_path": str(dataset.root), "test_list": config.test_list,
+        "patch_size": config.patch_size, "stride": [config.stride_xy, config.stride_xy, config.stride_z],
+        "precision": precision, "device": device.type,
+    }  # fmt: skip
+    write_json(trained.folder / "test_metrics.json", cases, summary, context)
+    print(f"written: {trained.folder / 'test_metrics.csv'} and test_metrics.json")
+    if config.save_pred is not None:
+        print(f"predictions, images and labels: {config.save_pred}")
+    return summary
+
+
+def compare(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[CaseMetrics]:
+    """Return the metrics of every foreground class of one case; ``prediction`` is (W, H, D)."""
+    cases = []
+    for c in range(1, num_classes):
+        predicted, true = prediction == c, volume.label == c
+        millimetres = None
+        if volume.geometry.known:
+            in_mm = segmentation_metrics(predicted, true, volume.geometry.spacing)
+            millimetres = {key: in_mm[key] for key in ("hd95", "asd")}
+        empty = not (predicted.any() and true.any())
+        cases.append(CaseMetrics(volume.name, c, segmentation_metrics(predicted, true), millimetres, empty))
+    return cases
+
+
+def save_prediction(folder: Path, volume: Volume, prediction: np.ndarray) -> None:
+    """Write prediction, image and label as NIfTI with the geometry that the volume knows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, array in (("pred", prediction), ("img", volume.image), ("lab", volume.label)):
+        write_nifti(folder / f"{volume.name}_{suffix}.nii.gz", array, volume.geometry)

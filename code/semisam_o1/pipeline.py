@@ -1,0 +1,431 @@
+"""The whole method: features, round 0, then rounds of training, relabelling and refinement."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import PROJECT_ROOT, __version__, distributed
+from .config import TrainConfig, resolve_device, resolve_precision
+from .data.batches import ORIENTATIONS, BatchStream
+from .data.cache import ArrayCache
+from .data.check import Cohort, check_training
+from .data.store import LastRead, VolumeStore, choose_cache
+from .errors import InputError
+from .evaluation.inference import Predictor, mean_dice
+from .evaluation.metrics import dice_per_class
+from .features.extract import VolumeFeatures, extract_features, make_feature_set
+from .methods import METHODS, MethodOptions
+from .networks import build_network
+from .propagation import PROPAGATIONS, Templates
+from .refinement.neighbours import refine
+from .refinement.pseudo_label import (
+    PseudoLabels,
+    label_map,
+    load_pseudo_labels,
+    load_record,
+    mean_entropy,
+    save_pseudo_labels,
+)
+from .run_folder import RunFolder
+from .seeding import derive_seed, torch_generator
+from .training import checkpoint
+from .training.stopping import StopRequest
+from .training.tracking import Tracker
+from .training.trainer import Best, RoundSettings, RoundTrainer
+
+# What may differ between a run and its continuation without changing what comes out of it.
+HARMLESS = frozenset({"device", "cache", "num_workers", "num_rounds", "log_images", "resume", "overwrite", "debug"})
+
+
+def train(config: TrainConfig) -> None:
+    """Run the method from one labelled volume to trained models and final labels.
+
+    Raises:
+        InputError: if the arguments or the dataset cannot be used; nothing has been computed then.
+        Interrupted: if a stop was asked for; the state is saved.
+    """
+    folder = RunFolder.of(config.exp, config.backbone, config.labeled_num, config.model)
+    folder.check(config.resume, config.overwrite)
+    device = distributed.start(resolve_device(config.device))
+    _check_processes(config)
+    cohort = check_training(config.dataset, config.labeled_num, config.num_classes)
+    feature_set = make_feature_set(config.features, config.sam_ckpt, device)
+    precision = resolve_precision(config.precision, device.type)
+    if config.resume:
+        _check_same_run(config, folder)
+    if distributed.is_main():
+        folder.create(config.overwrite)
+        _write_arguments(config, folder, device, precision)
+    distributed.barrier()
+    done = _finished_rounds(folder)
+    state = checkpoint.load_state(folder.state)
+    with StopRequest() as stop, Tracker(folder, since=_first_new_step(config, done, state)) as tracker:
+        run = Run(config, folder, device, precision, cohort, tracker, stop)
+        features = run.extract(feature_set)
+        if done is None:
+            run.propagate(features)
+        for round_ in range(1 if done is None else done + 1, config.num_rounds + 1):
+            stop.check()
+            started = time.monotonic()
+            best = run.train_round(round_, state)
+            pseudo = run.relabel(best)
+            run.refine(pseudo, features)
+            run.finish_round(round_, best, pseudo, time.monotonic() - started)
+        run.summarise()
+
+
+@dataclasses.dataclass
+class Run:
+    """One run, stage by stage."""
+
+    config: TrainConfig
+    folder: RunFolder
+    device: torch.device
+    precision: str
+    cohort: Cohort
+    tracker: Tracker
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        """Load the volumes and make PyTorch repeatable."""
+        torch.backends.cudnn.deterministic = bool(self.config.deterministic)
+        torch.backends.cudnn.benchmark = not self.config.deterministic
+        place, reason = choose_cache(self.config.cache, self.device, self.cohort.nbytes)
+        self.tracker.say(
+            f"{len(self.cohort.labeled)} labelled, {len(self.cohort.unlabeled)} unlabelled, "
+            f"{len(self.cohort.validation)} validation volumes; {self.config.backbone} with {self.config.model} in "
+            f"{self.precision} on {self.device}; volumes kept: {place} ({reason}); run folder {self.folder.path}"
+        )
+        self.store = VolumeStore(
+            self.config.dataset, [*self.cohort.train, *self.cohort.validation], place, self.device,
+            self.tracker.bar("reading"),
+        )  # fmt: skip
+
+    def extract(self, feature_set: Any) -> dict[str, VolumeFeatures]:
+        """Return the features of all training volumes, computed or found on disk."""
+        started = time.monotonic()
+        features, computed = extract_features(
+            self.cohort.train,
+            self.image,
+            lambda name: self.cohort.info[name].hash,
+            feature_set,
+            ArrayCache(self.config.root_path / "features", self.folder.cache),
+            self._stoppable(self.tracker.bar("features")),
+        )
+        how = f"{computed} computed in {time.monotonic() - started:.1f} s" if computed else "nothing extracted"
+        self.tracker.say(f"features ({feature_set.key}): {len(features) - computed} found on disk, {how}")
+        return features
+
+    def propagate(self, features: dict[str, VolumeFeatures]) -> None:
+        """Round 0: spread the labels of the labelled volumes."""
+        started = time.monotonic()
+        templates = Templates(
+            self.cohort.labeled, self.image, self.true_label, lambda name: self.cohort.info[name].shape, features,
+            self.config.num_classes,
+        )  # fmt: skip
+        label = PROPAGATIONS[self.config.propagation](templates)
+        names = self.cohort.unlabeled
+        labels = distributed.share_out(label, names, self._stoppable(self.tracker.bar("round 0")))
+        pseudo = PseudoLabels(self._with_templates(dict(zip(names, labels, strict=True))))
+        self.write_labels(0, pseudo, {"seconds": time.monotonic() - started})
+
+    def train_round(self, round_: int, state: dict[str, Any] | None) -> Best:
+        """Train a network from scratch on the labels of the round before, or go on with ``state``."""
+        config = self.config
+        seed = derive_seed(config.seed, round_)
+        student = build_network(config.model, config.num_classes)
+        student = student.initialise(torch_generator(seed)).to(self.device)
+        method = METHODS[config.backbone](
+            student,
+            MethodOptions(
+                num_classes=config.num_classes,
+                max_iterations=config.max_iterations,
+                consistency=config.consistency,
+                consistency_rampup=config.consistency_rampup,
+                ema_decay=config.ema_decay,
+                discriminator_lr=config.DAN_lr,
+                seed=seed,
+            ),
+        )
+        settings = RoundSettings(
+            round_=round_,
+            max_iterations=config.max_iterations,
+            base_lr=config.base_lr,
+            precision=self.precision,
+            val_interval=config.val_interval,
+            save_interval=config.save_interval,
+            log_images=config.log_images,
+            num_workers=None if self.store.in_memory else config.num_workers,
+            seed=seed,
+        )
+        batches = self._batches(round_, seed)
+        trainer = RoundTrainer(
+            student, method, batches, settings, self.validate, self.folder, self.tracker, self.stop
+        )
+        if state is not None and state.get("round") == round_:
+            trainer.load_state_dict(state)
+            self.tracker.say(f"round {round_} goes on after iteration {trainer.iteration}")
+        return trainer.run()
+
+    def validate(self, network: nn.Module) -> list[float]:
+        """Return the validation Dice of every foreground class."""
+        return mean_dice(
+            self._predictor(network), self.cohort.validation, self.store.image, self.store.label,
+            self.config.num_classes,
+        )  # fmt: skip
+
+    def relabel(self, best: Best) -> PseudoLabels:
+        """Label the unlabelled volumes with the best model of the round."""
+        network = build_network(self.config.model, self.config.num_classes)
+        network.load_state_dict(best.weights)
+        predict = self._predictor(network.to(self.device))
+
+        def label(name: str) -> tuple[np.ndarray, float]:
+            probabilities = predict(self.store.image(name))
+            return label_map(probabilities).cpu().numpy(), mean_entropy(probabilities)
+
+        names = self.cohort.unlabeled
+        results = distributed.share_out(label, names, self._stoppable(self.tracker.bar("relabelling")))
+        labels = {name: result[0] for name, result in zip(names, results, strict=True)}
+        uncertainty = {name: result[1] for name, result in zip(names, results, strict=True)}
+        return PseudoLabels(self._with_templates(labels), uncertainty)
+
+    def refine(self, pseudo: PseudoLabels, features: dict[str, VolumeFeatures]) -> None:
+        """Let the nearest certain neighbours vote on the uncertain volumes, in place."""
+        refined = refine(
+            pseudo.labels,
+            pseudo.uncertainty,
+            {name: feature.whole for name, feature in features.items()},
+            self.config.num_classes,
+            self.config.knn_k,
+            self.config.uncertainty_quantile,
+        )
+        pseudo.labels.update(refined)
+        pseudo.refined = list(refined)
+
+    def finish_round(self, round_: int, best: Best, pseudo: PseudoLabels, seconds: float) -> None:
+        """Keep the round's model and labels; the best round's model becomes the run's."""
+        if distributed.is_main():
+            checkpoint.save(best.weights, self.folder.round_best(round_))
+            earlier = [record.get("validation_dice", -1.0) for record in self.records()]
+            if best.dice > max(earlier, default=-1.0):
+                checkpoint.save(best.weights, self.folder.best_model)
+        record = {"seconds": seconds, "validation_dice": best.dice, "best_iteration": best.iteration}
+        self.write_labels(round_, pseudo, record)
+
+    def write_labels(self, round_: int, pseudo: PseudoLabels, record: dict[str, Any]) -> None:
+        """Score (where true labels are known), write and log the labels of a round: this ends it."""
+        if not distributed.is_main():
+            distributed.barrier()
+            return
+        names = self.cohort.unlabeled
+        per_class: list[list[float]] = []
+        if self.config.labels_for_diagnosis:
+            for name in names:
+                if self.cohort.info[name].has_label:
+                    scores = dice_per_class(pseudo.labels[name], self.true_label(name), self.config.num_classes)
+                    per_class.append(scores)
+                    pseudo.dice[name] = float(np.mean(scores))
+        foreground = [float((pseudo.labels[name] > 0).mean()) for name in names]
+        record = {
+            "round": round_,
+            "foreground_ratio": float(np.mean(foreground)),
+            "uncertainty": float(np.mean(list(pseudo.uncertainty.values()))) if pseudo.uncertainty else None,
+            "refined": pseudo.refined,
+            "refined_share": len(pseudo.refined) / len(names),
+            "pseudo_dice": float(np.mean(list(pseudo.dice.values()))) if pseudo.dice else None,
+            "pseudo_dice_per_class": np.mean(per_class, axis=0).tolist() if per_class else None,
+            **record,
+        }
+        save_pseudo_labels(self.folder.pseudo_labels(round_), pseudo, record)
+        _write_json(self.folder.tracking, self.records())
+        keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
+        figures = {f"pseudo_labels/{key}": record[key] for key in keys if record[key] is not None}
+        for c, score in enumerate(record["pseudo_dice_per_class"] or [], start=1):
+            figures[f"pseudo_labels/dice_class{c}"] = score
+        # The last step of the round, so that a resumed run, which drops later steps, keeps it.
+        self.tracker.log(max(round_ * self.config.max_iterations - 1, 0), figures, round=round_)
+        self.tracker.say(describe(record))
+        distributed.barrier()
+
+    def summarise(self) -> None:
+        """Write the summary and the figures, and say how to test."""
+        if not distributed.is_main():
+            return
+        from .evaluation.figures import draw_curves, draw_rounds  # matplotlib takes a second to import
+
+        records = self.records()
+        best = max((r for r in records if "validation_dice" in r), key=lambda r: r["validation_dice"])
+        lines = [describe(record) for record in records]
+        lines.append(f"best: round {best['round']}, validation Dice {best['validation_dice']:.4f}: {self.folder.best_model}")
+        self.folder.summary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        draw_curves(self.folder.metrics, self.folder.figures / "curves.png")
+        rounds = [load_pseudo_labels(self.folder.pseudo_labels(record["round"])) for record in records]
+        shown = self.cohort.unlabeled[:: max(1, len(self.cohort.unlabeled) // 4)][:4]
+        diagnosis = self.config.labels_for_diagnosis
+        rows = [
+            (name, self.image(name), self.true_label(name) if diagnosis and self.cohort.info[name].has_label else None,
+             [labels.labels[name] for labels in rounds])
+            for name in shown
+        ]  # fmt: skip
+        draw_rounds(rows, [f"round {record['round']}" for record in records], self.folder.figures / "pseudo_labels.png")
+        self.tracker.say(lines[-1])
+        self.tracker.say(
+            f"next: python {PROJECT_ROOT / 'code' / 'test_baseline.py'} --root_path {self.config.root_path} "
+            f"--exp {self.config.exp} --backbone {self.config.backbone}"
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the figures of every finished round, from 0."""
+        records = []
+        while (record := load_record(self.folder.pseudo_labels(len(records)))) is not None:
+            records.append(record)
+        return records
+
+    def image(self, name: str) -> np.ndarray:
+        return self.store.image(name).cpu().numpy()
+
+    def true_label(self, name: str) -> np.ndarray:
+        return self.store.label(name).cpu().numpy()
+
+    def _batches(self, round_: int, seed: int) -> BatchStream:
+        path = self.folder.pseudo_labels(round_ - 1)
+        if self.store.in_memory:
+            labels = {name: torch.from_numpy(label) for name, label in load_pseudo_labels(path).labels.items()}
+            held = {name: labels[name].to(self.store.device) for name in self.cohort.train}
+            image, label = self.store.image, held.__getitem__
+        else:
+            reader = LastRead(self.config.dataset, str(path), self.cohort.labeled)
+            image, label = reader.image, reader.label
+        return BatchStream(
+            self.cohort.labeled,
+            self.cohort.unlabeled,
+            image,
+            label,
+            patch_size=self.config.patch_size,
+            labeled_bs=self.config.labeled_bs,
+            batch_size=self.config.batch_size,
+            length=self.config.max_iterations,
+            seed=(seed,),
+            orientations=ORIENTATIONS[self.config.orientations],
+            part=(distributed.rank(), distributed.world_size()),
+        )
+
+    def _predictor(self, network: nn.Module) -> Predictor:
+        return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)
+
+    def _with_templates(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: self.true_label(name) for name in self.cohort.labeled} | labels
+
+    def _stoppable(self, bar: Any) -> Any:
+        def wrap(items: Any) -> Any:
+            for item in bar(items):
+                self.stop.check()
+                yield item
+
+        return wrap
+
+
+def describe(record: dict[str, Any]) -> str:
+    """Return one line about a finished round."""
+    parts = [f"foreground {100 * record['foreground_ratio']:.2f} %"]
+    if record["pseudo_dice"] is not None:
+        per_class = record["pseudo_dice_per_class"]
+        classes = f" ({' '.join(f'{d:.4f}' for d in per_class)})" if len(per_class) > 1 else ""
+        parts.append(f"pseudo-label Dice {record['pseudo_dice']:.4f}{classes}")
+    if record["uncertainty"] is not None:
+        parts.append(f"uncertainty {record['uncertainty']:.4f} nats, {len(record['refined'])} volumes refined")
+    if "validation_dice" in record:
+        parts.append(f"validation Dice {record['validation_dice']:.4f} at iteration {record['best_iteration']}")
+    return f"round {record['round']}: {', '.join(parts)}, {record['seconds']:.0f} s"
+
+
+def _check_processes(config: TrainConfig) -> None:
+    ranks = distributed.world_size()
+    unlabeled = config.batch_size - config.labeled_bs
+    if config.labeled_bs % ranks or unlabeled % ranks:
+        raise InputError(
+            f"{ranks} processes share every batch: --labeled_bs ({config.labeled_bs}) and the unlabelled items "
+            f"({unlabeled}) must both be divisible by {ranks}"
+        )
+
+
+def _finished_rounds(folder: RunFolder) -> int | None:
+    """Return the last round whose labels are on disk, None before round 0."""
+    done = None
+    while load_record(folder.pseudo_labels(0 if done is None else done + 1)) is not None:
+        done = 0 if done is None else done + 1
+    return done
+
+
+def _first_new_step(config: TrainConfig, done: int | None, state: dict[str, Any] | None) -> int:
+    """Return the step, counted over all rounds, from which a run logs anew."""
+    if done is None:
+        return 0
+    in_round = state["iteration"] if state is not None and state.get("round") == done + 1 else 0
+    return done * config.max_iterations + in_round
+
+
+def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:
+    """Refuse to go on with a run that was started with other arguments."""
+    try:
+        before = json.loads(folder.args.read_text(encoding="utf-8"))["arguments"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder.args} cannot be read ({error}); start anew with --overwrite") from None
+    now = _plain(config)
+    changed = [
+        f"--{name} was {before[name]} and is {value}"
+        for name, value in now.items()
+        if name not in HARMLESS and name in before and before[name] != value
+    ]
+    if changed:
+        raise InputError(
+            f"the run in {folder.path} was started with other arguments ({'; '.join(changed)}); give the same ones to "
+            "go on, or start anew with --overwrite or another --exp"
+        )
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    return {name: str(v) if hasattr(v, "parts") else list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _write_arguments(config: TrainConfig, folder: RunFolder, device: torch.device, precision: str) -> None:
+    content = {
+        "arguments": _plain(config),
+        "precision": precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "processes": distributed.world_size(),
+        "versions": {"semisam_o1": __version__, "torch": torch.__version__, "numpy": np.__version__,
+                     "python": platform.python_version()},
+        "git": _git_revision(),
+    }  # fmt: skip
+    _write_json(folder.args, content)
+
+
+def _git_revision() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _write_json(path: Any, content: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,180 @@
+"""Every name inside a run folder, and how a run is found again. Training and testing share it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import PROJECT_ROOT
+from .errors import InputError
+from .methods import METHODS
+
+MODEL_ROOT = PROJECT_ROOT / "model"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``model/{exp}_{BACKBONE}_{L}label_1/{model}/``; an absolute ``exp`` lies where it says."""
+
+    path: Path
+    model: str
+
+    @classmethod
+    def of(cls, exp: str, backbone: str, labeled_num: int, model: str) -> RunFolder:
+        return cls(MODEL_ROOT / f"{exp}_{backbone.upper()}_{labeled_num}label_1" / model, model)
+
+    @property
+    def args(self) -> Path:
+        return self.path / "args.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.pth"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "results_summary.txt"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "round_tracking.json"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def cache(self) -> Path:
+        """Where features go when the dataset folder cannot be written."""
+        return self.path / "cache"
+
+    @property
+    def best_model(self) -> Path:
+        return self.path / f"{self.model}_best_model.pth"
+
+    def pseudo_labels(self, round_: int) -> Path:
+        return self.path / "pseudo_labels" / f"round{round_}.h5"
+
+    def round_best(self, round_: int) -> Path:
+        return self.path / f"round{round_}_best.pth"
+
+    def improvement(self, round_: int, iteration: int, dice: float) -> Path:
+        return self.path / f"round{round_}_iter{iteration}_dice{dice:.4f}.pth"
+
+    def periodic(self, round_: int, iteration: int) -> Path:
+        return self.path / f"round{round_}_iter{iteration}.pth"
+
+    def check(self, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds a run, unless it goes on or may be replaced.
+
+        Raises:
+            InputError: naming the folder and the flags that decide.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; move it away or choose another --exp")
+        if not (resume or overwrite) and self.path.is_dir() and any(self.path.iterdir()):
+            raise InputError(
+                f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite) or choose "
+                "another --exp"
+            )
+
+    def create(self, overwrite: bool = False) -> None:
+        if overwrite and self.path.is_dir():
+            shutil.rmtree(self.path)
+        for folder in (self.path, self.pseudo_labels(0).parent, self.figures):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A checkpoint to test and what is known of its training (empty where nothing is)."""
+
+    folder: Path
+    checkpoint: Path
+    model: str
+    arguments: dict[str, Any]
+
+
+def find_trained(
+    exp: str,
+    model: str | None = None,
+    ckpt: str | None = None,
+    backbone: str | None = None,
+    labeled_num: int | None = None,
+) -> TrainedModel:
+    """Find the checkpoint that ``test_baseline.py`` is to test.
+
+    ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), or the
+    experiment name that training was given. In the latter case ``backbone`` and ``labeled_num`` choose.
+
+    Raises:
+        InputError: listing what there is, if there is no such checkpoint or more than one.
+    """
+    literal = MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)
+    folders = [literal, *_runs_of(exp, backbone, labeled_num)]
+    names = [model] if model else ["unet_3D", *(m.network for m in METHODS.values() if m.network != "unet_3D")]
+    found = [
+        (folder / name, folder / name / (ckpt or f"{name}_best_model.pth"), name)
+        for folder in folders
+        for name in names
+        if (folder / name / (ckpt or f"{name}_best_model.pth")).is_file()
+    ]
+    if len(found) > 1 and found[0][0].parent == literal:
+        found = found[:1]
+    if len(found) > 1:
+        listing = "\n".join(f"  {path}" for _, path, _ in found)
+        raise InputError(f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}")
+    if not found:
+        raise InputError(_nothing_found(exp, names, ckpt, literal, folders))
+    folder, checkpoint, name = found[0]
+    return TrainedModel(folder, checkpoint, name, _arguments(folder / "args.json"))
+
+
+def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
+    parent, stem = (MODEL_ROOT / exp).parent, (MODEL_ROOT / exp).name
+    backbones = [backbone] if backbone else list(METHODS)
+    pattern = re.compile(
+        rf"{re.escape(stem)}_({'|'.join(b.upper() for b in backbones)})_{labeled_num or r'[0-9]+'}label_1"
+    )
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and pattern.fullmatch(path.name))
+
+
+def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, folders: list[Path]) -> str:
+    wanted = ckpt or " or ".join(f"{name}_best_model.pth" for name in names)
+    for folder in folders:
+        checkpoints = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.pth"))
+        if checkpoints:
+            listing = "\n".join(f"  {name}" for name in checkpoints)
+            return f"no {wanted} in {folder}; --ckpt and --model choose among the files there:\n{listing}"
+    parent = literal.parent
+    siblings = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    there = f"it holds {', '.join(siblings)}" if siblings else "it holds no run"
+    return f"--exp {exp}: no trained model at {literal} nor any run of that name in {parent} ({there}); train it first"
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it and give the settings as flags") from None
+    return content.get("arguments", {}) if isinstance(content, dict) else {}

@@ -1,0 +1,278 @@
+"""The one training loop: a network from scratch on the current pseudo-labels, with any method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .. import distributed
+from ..data.batches import Batch, BatchStream
+from ..errors import Interrupted, RunError
+from ..methods import Method, Term
+from ..methods.schedules import learning_rate
+from ..run_folder import RunFolder
+from ..seeding import derive_seed
+from . import checkpoint
+from .stopping import StopRequest
+from .tracking import Tracker, overlay
+
+LOG_INTERVAL = 20  # iterations whose losses leave the device together
+STATE_SECONDS = 60  # between saved states, at the least: a state is worth more than the time to write it
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """What the loop needs to know about one round.
+
+    Attributes:
+        round_: from 1.
+        precision: 'fp32' or 'bf16' (autocast; losses stay in float32).
+        val_interval, save_interval, log_images: in iterations.
+        num_workers: processes that read patches; None where volumes are in memory.
+    """
+
+    round_: int
+    max_iterations: int
+    base_lr: float
+    precision: str
+    val_interval: int
+    save_interval: int
+    log_images: int
+    num_workers: int | None
+    seed: int
+
+    def step(self, iteration: int) -> int:
+        """Return the iteration counted over all rounds."""
+        return (self.round_ - 1) * self.max_iterations + iteration
+
+
+@dataclass
+class Best:
+    """The best model of a round by validation Dice; the last one if validation never rose above 0."""
+
+    dice: float
+    iteration: int
+    weights: dict[str, Tensor]
+
+
+class RoundTrainer:
+    """Trains one round; its whole state can be saved and taken up again.
+
+    Args:
+        student: freshly initialised, on its device.
+        method: built on that student.
+        batches: of this rank, by iteration.
+        validate: network → Dice of every foreground class, on every rank the same.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        method: Method,
+        batches: BatchStream,
+        settings: RoundSettings,
+        validate: Callable[[nn.Module], list[float]],
+        folder: RunFolder,
+        tracker: Tracker,
+        stop: StopRequest,
+    ):
+        self.student, self.method, self.batches, self.settings = student, method, batches, settings
+        self.validate, self.folder, self.tracker, self.stop = validate, folder, tracker, stop
+        self.device = next(student.parameters()).device
+        self.parallel = nn.parallel.DistributedDataParallel(student) if distributed.world_size() > 1 else student
+        self.optimizer = torch.optim.SGD(
+            student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4
+        )
+        self.iteration = 0  # iterations that are done
+        self.best: Best | None = None
+        self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
+        self._weights: dict[str, float] = {}
+        self._saved = time.monotonic()
+        self._clock = (time.monotonic(), 0)
+
+    def run(self) -> Best:
+        """Train to the last iteration and return the best model.
+
+        Raises:
+            Interrupted: after saving the state, if a stop was asked for.
+            RunError: if a loss is not finite.
+        """
+        settings = self.settings
+        self.student.train()
+        self._clock = (time.monotonic(), self.iteration)
+        bar = self.tracker.bar(f"round {settings.round_}", settings.max_iterations - self.iteration, "iteration")
+        for batch in bar(self._batches()):
+            self._train_step(batch)
+            done = self.iteration
+            if done % LOG_INTERVAL == 0 or done == settings.max_iterations:
+                self._flush()
+            if settings.log_images and done % settings.log_images == 0:
+                self._log_images(batch)
+            if done % settings.val_interval == 0 or done == settings.max_iterations:
+                self._validate()
+            if done % settings.save_interval == 0 and distributed.is_main():
+                checkpoint.save(self.student.state_dict(), self.folder.periodic(settings.round_, done))
+            self._stop_if_asked()
+        if self.best is None or self.best.dice <= 0:
+            self.best = Best(0.0, self.iteration, _copy(self.student.state_dict()))
+        self.save_state()
+        return self.best
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches that are still to come, on the student's device."""
+        todo = range(self.iteration, self.settings.max_iterations)
+        if self.settings.num_workers is None:
+            source = (self.batches[t] for t in todo)
+        else:
+            source = DataLoader(
+                self.batches,
+                batch_size=None,
+                sampler=todo,
+                num_workers=self.settings.num_workers,
+                persistent_workers=self.settings.num_workers > 0,
+                multiprocessing_context="spawn" if self.settings.num_workers else None,
+            )
+        for batch in source:
+            yield batch.to(self.device)
+
+    def _train_step(self, batch: Batch) -> None:
+        t, settings = self.iteration, self.settings
+        # Dropout reads the global generator: seeded anew, iteration t is the same however it was reached.
+        torch.manual_seed(derive_seed(settings.seed, settings.round_, t, distributed.rank()))
+        with autocast(self.device, settings.precision):
+            terms = self.method.losses(self.parallel, batch, t)
+        loss = total(terms)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings.base_lr, t, settings.max_iterations)
+        with autocast(self.device, settings.precision):
+            extra = self.method.after_step(self.student, batch, t)
+        values = {"total": loss.detach(), **{name: term.value.detach() for name, term in terms.items()}, **extra}
+        self._pending.append((t, batch.names, values))
+        self._weights = {name: term.weight for name, term in terms.items()}
+        self.iteration = t + 1
+
+    def _flush(self) -> None:
+        """Bring the losses of the last iterations to the host at once, check and log them."""
+        if not self._pending:
+            return
+        names = list(self._pending[0][2])
+        table = torch.stack([torch.stack([values[n] for n in names]) for _, _, values in self._pending]).cpu()
+        settings = self.settings
+        now, before = time.monotonic(), self._clock
+        rate = (self.iteration - before[1]) / max(now - before[0], 1e-9)
+        self._clock = (now, self.iteration)
+        for (t, volumes, _), row in zip(self._pending, table.tolist(), strict=True):
+            bad = [name for name, value in zip(names, row, strict=True) if value - value != 0]
+            if bad:
+                raise RunError(
+                    f"round {settings.round_}, iteration {t}: the loss {bad[0]} is not finite; the batch came from "
+                    f"{', '.join(volumes)}. Look at those volumes, lower --base_lr or use --precision fp32, then --resume"
+                )
+            logged = {f"loss/{name}": value for name, value in zip(names, row, strict=True)}
+            if t == self._pending[-1][0]:
+                logged |= {f"weight/{name}": weight for name, weight in self._weights.items()}
+                logged["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+                logged["train/iterations_per_second"] = rate
+            self.tracker.log(settings.step(t), logged, round=settings.round_, iteration=t)
+        self._pending.clear()
+
+    def _validate(self) -> None:
+        settings = self.settings
+        self._flush()
+        started = time.monotonic()
+        self.student.eval()
+        scores = self.validate(self.student)
+        self.student.train()
+        mean = sum(scores) / len(scores)
+        logged = {f"validation/dice_class{c}": score for c, score in enumerate(scores, start=1)}
+        self.tracker.log(
+            settings.step(self.iteration - 1), logged | {"validation/dice": mean},
+            round=settings.round_, iteration=self.iteration - 1,
+        )  # fmt: skip
+        better = self.best is None or mean > self.best.dice
+        if better:
+            self.best = Best(mean, self.iteration, _copy(self.student.state_dict()))
+            if distributed.is_main() and mean > 0:
+                checkpoint.save(self.best.weights, self.folder.improvement(settings.round_, self.iteration, mean))
+                checkpoint.save(self.best.weights, self.folder.round_best(settings.round_))
+        classes = " ".join(f"{score:.4f}" for score in scores) if len(scores) > 1 else ""
+        self.tracker.say(
+            f"round {settings.round_} iteration {self.iteration}/{settings.max_iterations}: validation Dice {mean:.4f}"
+            + (f" ({classes})" if classes else "")
+            + (" best so far" if better else f" (best {self.best.dice:.4f} at {self.best.iteration})")
+        )
+        if time.monotonic() - self._saved > STATE_SECONDS:
+            self.save_state()
+        # Validation is not training time.
+        self._clock = (self._clock[0] + time.monotonic() - started, self._clock[1])
+
+    @torch.no_grad()
+    def _log_images(self, batch: Batch) -> None:
+        self.student.eval()
+        with autocast(self.device, self.settings.precision):
+            prediction = self.student.logits(batch.image).argmax(1).cpu().numpy()
+        self.student.train()
+        for item, kind in ((0, "labelled"), (batch.labeled, "pseudo-labelled")):
+            label = batch.label[item].cpu().numpy()
+            z = int((label > 0).sum(axis=(0, 1)).argmax())
+            slices = (batch.image[item, 0].cpu().numpy()[..., z], label[..., z], prediction[item][..., z])
+            pixels = overlay(*(part.T for part in slices))
+            self.tracker.image(self.settings.step(self.iteration - 1), f"patches/{kind}", pixels)
+
+    def _stop_if_asked(self) -> None:
+        # Ranks agree now and then only: asking costs them a wait for each other.
+        if distributed.world_size() > 1 and self.iteration % LOG_INTERVAL:
+            return
+        if distributed.any_rank(self.stop.requested) and self.iteration < self.settings.max_iterations:
+            self._flush()
+            self.save_state()
+            raise Interrupted(
+                f"stopped in round {self.settings.round_} after iteration {self.iteration}, the state is saved; "
+                "the same command with --resume goes on"
+            )
+
+    def save_state(self) -> None:
+        if distributed.is_main():
+            checkpoint.save_state(self.state_dict(), self.folder.state)
+        self._saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on; random numbers are functions of the iteration."""
+        best = self.best and {"dice": self.best.dice, "iteration": self.best.iteration, "weights": self.best.weights}
+        return {
+            "round": self.settings.round_,
+            "iteration": self.iteration,
+            "student": self.student.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.iteration = state["iteration"]
+        self.student.load_state_dict(state["student"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = Best(**state["best"]) if state["best"] else None
+
+
+def total(terms: dict[str, Term]) -> Tensor:
+    """Return the loss: the sum of weight · value."""
+    return sum(term.weight * term.value for term in terms.values())
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", copy=True) for key, value in weights.items()}

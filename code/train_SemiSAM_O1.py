@@ -1,0 +1,23 @@
+#!/usr/bin/env python3
+"""Segment a cohort of 3-D scans from one labelled volume."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from semisam_o1 import distributed
+from semisam_o1.config import TrainConfig, parse
+from semisam_o1.errors import run_command
+from semisam_o1.pipeline import train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        train(parse(TrainConfig, argv, __doc__))
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from golden_inputs import filled, golden
+
+from semisam_o1.methods import dan
+from semisam_o1.networks import unet3d
+from semisam_o1.networks.discriminator import Discriminator
+
+
+@pytest.fixture(scope="session")
+def filled_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A SAM-Med3D-turbo checkpoint (384 MB) with every key of the released one and the recorded weights."""
+    path = tmp_path_factory.mktemp("checkpoint") / "sam_med3d_turbo.pth"
+    shapes = golden("sam_med3d_state_dict.json")
+    torch.save({"model_state_dict": {key: filled(key, shape) for key, shape in shapes.items()}}, path)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """Run a test with four PyTorch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build every U-Net and discriminator with few channels, where the architecture matters and not its size."""
+    monkeypatch.setattr(unet3d, "WIDTHS", (4, 4, 6, 6, 8))
+    monkeypatch.setattr(dan, "Discriminator", partial(Discriminator, width=8))
