@@ -25,6 +25,12 @@ def filled_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     path.unlink()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Let PyTorch use one thread: threads on a busy machine mostly wait for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def four_threads() -> Iterator[None]:
     """Run a test with four PyTorch threads."""
@@ -36,6 +42,6 @@ def four_threads() -> Iterator[None]:
 
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build every U-Net and discriminator with few channels, where the architecture matters and not its size."""
+    """Build every U-Net and discriminator with few channels."""
     monkeypatch.setattr(unet3d, "WIDTHS", (4, 4, 6, 6, 8))
     monkeypatch.setattr(dan, "Discriminator", partial(Discriminator, width=8))

@@ -77,4 +77,6 @@ def train_step(method: Method, student: nn.Module, optimizer: torch.optim.Optimi
     sum(term.value * term.weight for term in terms.values()).backward()
     optimizer.step()
     logged = method.after_step(student, batch, t)
-    return {name: term.value.item() for name, term in terms.items()} | {k: v.item() for k, v in logged.items()}
+    return {name: term.value.item() for name, term in terms.items()} | {
+        k: v.item() for k, v in logged.items()
+    }

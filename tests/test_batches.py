@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from semisam_o1.data.batches import MARGIN, ORIENTATIONS, BatchStream, crop, orient, patch_start, source_size
+from semisam_o1.data.batches import ORIENTATIONS, BatchStream, crop, orient, patch_start, source_size
 
 PATCH = (4, 6, 5)
-SHAPES = {"t0": (5, 7, 6), "t1": (3, 6, 9), "u0": (8, 4, 5), "u1": (6, 6, 6), "u2": (4, 9, 3), "u3": (5, 5, 5)}
+SHAPES = {
+    "t0": (5, 7, 6),
+    "t1": (3, 6, 9),
+    "u0": (8, 4, 5),
+    "u1": (6, 6, 6),
+    "u2": (4, 9, 3),
+    "u3": (5, 5, 5),
+}
 
 
 def image(name: str) -> torch.Tensor:
@@ -79,12 +86,14 @@ def test_all_orientations_are_drawn_alike() -> None:
     [
         (10, 4, 0, 6),  # inside the volume
         (5, 4, 0, 1),
-        (4, 4, -MARGIN, MARGIN),  # padded by the margin
-        (3, 4, -MARGIN, MARGIN - 1),  # and by half of what is missing, rounded down
-        (2, 4, -MARGIN - 1, MARGIN - 1),
+        (4, 4, -3, 3),  # padded by the margin of 3
+        (3, 4, -3, 2),  # and by half of what is missing, rounded down
+        (2, 4, -4, 2),
     ],
 )
-def test_starts_reach_both_ends_evenly_and_nothing_else(length: int, patch: int, first: int, last: int) -> None:
+def test_starts_reach_both_ends_evenly_and_nothing_else(
+    length: int, patch: int, first: int, last: int
+) -> None:
     numbers = [*np.linspace(0, 1, 7000, endpoint=False), np.nextafter(1, 0)]
     starts = Counter(patch_start((length, 9, 9), (patch, 9, 9), (u, 0.5, 0.5))[0] for u in numbers)
     assert sorted(starts) == list(range(first, last + 1))

@@ -18,9 +18,7 @@ def test_state_dict_has_the_published_keys_and_shapes() -> None:
 def test_verdict_matches_the_recorded_one() -> None:
     discriminator = fill(Discriminator(2)).eval()
     with torch.no_grad():
-        verdict = discriminator(
-            volume((2, 2, 96, 96, 96), 22).softmax(dim=1), volume((2, 1, 96, 96, 96), 23)
-        )
+        verdict = discriminator(volume((2, 2, 96, 96, 96), 22).softmax(dim=1), volume((2, 1, 96, 96, 96), 23))
     recorded = torch.from_numpy(golden("networks.npz")["discriminator_96"])
     torch.testing.assert_close(verdict, recorded, atol=1e-4, rtol=0)
 

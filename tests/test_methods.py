@@ -33,9 +33,7 @@ def test_four_steps_match_the_recorded_trajectory(name: str) -> None:
     recorded = golden("trajectory.npz")
     student = fill(build_network("unet_3D", 2, dropout=0.0))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    method = make_method(
-        name, student, max_iterations=4, consistency=10, noise=0, discriminator_dropout=0
-    )
+    method = make_method(name, student, max_iterations=4, consistency=10, noise=0, discriminator_dropout=0)
     if name == "dan":
         fill(method.discriminator)
     losses = []

@@ -143,7 +143,9 @@ class Payload:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))]
+)
 def test_code_in_a_checkpoint_is_not_run(save, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     content = {"model_state_dict": cheap_model(), "extra": Payload(marker)}

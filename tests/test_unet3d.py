@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden_inputs import fill, golden, shapes, volume
+from torch import nn
 
 from semisam_o1.networks import build_network
 
@@ -39,13 +40,23 @@ def test_logits_are_the_class_scores_alone(name: str) -> None:
     assert torch.equal(logits, whole if name == "unet_3D" else whole[1])
 
 
-def test_dropout_acts_in_training_alone() -> None:
-    network = build_network("unet_3D", 2)
+@pytest.mark.parametrize("name", ["unet_3D", "unet_3D_sdf"])
+def test_dropout_acts_after_the_bottom_and_the_last_block_in_training_alone(name: str) -> None:
+    network = build_network(name, 2)
+    places = []
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            assert module.p == 0.3
+            module.register_forward_hook(lambda module, args, output: places.append((args[0], output)))
     x = volume((1, 1, 16, 16, 32), 2)
     with torch.no_grad():
-        assert not torch.equal(network(x), network(x))
+        network(x)
+        assert [tuple(before.shape[1:]) for before, _ in places] == [(256, 1, 1, 2), (16, 16, 16, 32)]
+        # Half of what follows a ReLU is 0 anyway: look at the rest.
+        dropped = [(after[before > 0] == 0).float().mean().item() for before, after in places]
+        assert dropped == pytest.approx([0.3, 0.3], abs=0.15)
         network.eval()
-        assert torch.equal(network(x), network(x))
+        assert torch.equal(network.logits(x), network.logits(x))
 
 
 def test_initialisation_is_kaiming_normal_and_depends_on_the_generator_alone() -> None:

@@ -249,9 +249,12 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def _patch_faults(patch: Sequence[int]) -> list[str]:
-    if all(side > 0 and side % 16 == 0 for side in patch):
-        return []
-    return [f"--patch_size must be positive and divisible by 16 on every axis, it is {' '.join(map(str, patch))}"]
+    sides = " ".join(map(str, patch))
+    if not all(side > 0 and side % 16 == 0 for side in patch):
+        return [f"--patch_size must be positive and divisible by 16 on every axis, it is {sides}"]
+    if max(patch) == 16:
+        return [f"--patch_size {sides} leaves one voxel at the bottom of the network; one axis must have 32 or more"]
+    return []
 
 
 def _set(config: Any, **values: Any) -> None:

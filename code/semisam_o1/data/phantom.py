@@ -33,7 +33,7 @@ TEMPLATE_SPREAD = 0.4  # whoever labels a single scan picks a typical one
 TILT = (5.0, 5.0, 9.0)  # degrees about x, y, z; this and the following are standard deviations
 SHIFT = 1.8  # voxels
 GROWTH, STRETCH = 0.05, 0.04  # log of the size, and of each axis by itself
-WARP, WARP_LENGTH = 1.6, 6.5  # voxels, of the displacement and of its smoothness
+WARP, WARP_LENGTH = 1.8, 6.0  # voxels, of the displacement and of its smoothness
 WANDER = 1.3  # voxels by which a structure lies elsewhere than in the average subject
 SWELL = 0.1  # log of a structure's radii
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -113,9 +114,6 @@ class Method:
         if std == 0:
             return [image] * draws
         generator = torch_generator(self.options.seed, t, device=image.device)
-        shape = (world_size(), *image.shape)
-        return [
-            image
-            + (torch.randn(shape, generator=generator, device=image.device)[rank()] * std).clamp(-2 * std, 2 * std)
-            for _ in range(draws)
-        ]
+        shape = (len(image), world_size(), *image.shape[1:])  # this rank has every world_size()-th item
+        draw = partial(torch.randn, shape, generator=generator, device=image.device)
+        return [image + (draw()[:, rank()] * std).clamp(-2 * std, 2 * std) for _ in range(draws)]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .small import guard_small
+
 
 class Discriminator(nn.Module):
     """(softmax (B, C, W, H, D), image (B, 1, W, H, D)) → logits (B, 2): unlabelled, labelled.
@@ -30,6 +32,6 @@ class Discriminator(nn.Module):
         x = self.conv0(probabilities) + self.conv1(image)
         x = self.dropout(F.leaky_relu(x, 0.2))
         for convolution in (self.conv2, self.conv3):
-            x = self.dropout(F.leaky_relu(convolution(x), 0.2))
-        x = F.leaky_relu(self.conv4(x), 0.2)
+            x = self.dropout(F.leaky_relu(guard_small(convolution, x), 0.2))
+        x = F.leaky_relu(guard_small(self.conv4, x), 0.2)
         return self.classifier(x.mean(dim=(2, 3, 4))).float()

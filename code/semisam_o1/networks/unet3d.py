@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .small import guard_small
+
 WIDTHS = (16, 32, 64, 128, 256)
 
 
@@ -28,7 +30,7 @@ class DoubleConvolution(nn.Module):
         self.conv2 = _convolution(out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x))
+        return guard_small(lambda x: self.conv2(self.conv1(x)), x)
 
 
 class UpConcat(nn.Module):

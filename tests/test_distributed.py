@@ -1,0 +1,176 @@
+"""Two processes compute what one computes; one process needs no group."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from golden_inputs import volume
+from method_helpers import make_batch, make_method, small_student
+from torch import Tensor, nn
+
+from semisam_o1 import distributed
+from semisam_o1.data.batches import Batch
+from semisam_o1.methods.losses import dice_loss, one_hot
+
+RANKS = 2
+
+
+def seven_squares() -> list[int]:
+    return distributed.share_out(lambda number: number**2, range(7))
+
+
+def share(batch: Batch, rank: int, ranks: int) -> Batch:
+    """Return the part of a batch that one rank gets from ``BatchStream``."""
+    items = list(range(len(batch.label)))
+    own = items[: batch.labeled][rank::ranks] + items[batch.labeled :][rank::ranks]
+    return Batch(
+        batch.image[own], batch.label[own], batch.labeled // ranks, tuple(batch.names[i] for i in own)
+    )
+
+
+def dice_gradient(rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+    """Return the Dice loss and its gradient, from one rank's share of four items."""
+    batch = share(make_batch(3, labeled=0, unlabeled=4), rank, ranks)
+    network = small_student("mt", 3)
+    loss = dice_loss(network(batch.image).softmax(1), one_hot(batch.label, 3))
+    loss.backward()
+    distributed.average_gradients(network)
+    return loss.detach(), network[0].weight.grad
+
+
+def method_gradient(name: str, rank: int, ranks: int, noise: float) -> Tensor:
+    """Return the student's gradient of a method's whole loss on two labelled and four unlabelled items."""
+    batch = share(make_batch(labeled=2, unlabeled=4), rank, ranks)
+    student = small_student(name)
+    method = make_method(name, student, noise=noise, consistency=1e3, discriminator_dropout=0.0)
+    if name in ("mt", "uamt"):
+        with torch.no_grad():
+            method.teacher[0].weight.mul_(3)
+    terms = method.losses(student, batch, 5)
+    sum(term.value * term.weight for term in terms.values()).backward()
+    distributed.average_gradients(student)
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+
+METHODS = [("mt", 0.0), ("uamt", 0.0), ("dan", 0.0), ("dtc", 0.0), ("mt", 0.1), ("uamt", 0.1)]
+
+
+def compute(rank: int, ranks: int) -> dict:
+    """Return everything that is compared between one process and two."""
+    parts = torch.tensor([rank + 1.0, 10.0 * rank], requires_grad=True)
+    total = distributed.sum_over_ranks(parts)
+    (total * torch.tensor([1.0, 2.0])).sum().backward()
+    frozen = nn.Linear(1, 1)
+    distributed.average_gradients(frozen)
+    distributed.barrier()
+    return {
+        "place": (distributed.rank(), distributed.world_size(), distributed.is_main()),
+        "squares": seven_squares(),
+        "few": distributed.share_out(str, [5]),
+        "sum": total.tolist(),
+        "sum gradient": parts.grad.tolist(),
+        "from main": distributed.from_main({"rank": rank}),
+        "any": (distributed.any_rank(rank == 1), distributed.any_rank(False), distributed.any_rank(True)),
+        "dice": dice_gradient(rank, ranks),
+        "methods": [method_gradient(name, rank, ranks, noise) for name, noise in METHODS],
+        "without gradient": frozen.weight.grad is None,
+    }
+
+
+def run_rank(rank: int, port: int, folder: str) -> None:
+    import os
+
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(RANKS),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    device = distributed.start("cpu")
+    result = compute(rank, RANKS)
+    torch.save(result | {"device": str(device)}, Path(folder) / f"{rank}.pt")
+    distributed.stop()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of two processes computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run_rank, (port, str(folder)), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict:
+    """What one process without a group computes."""
+    return compute(0, 1)
+
+
+def test_one_process_is_rank_0_of_1(alone: dict) -> None:
+    assert alone["place"] == (0, 1, True)
+    assert alone["sum"] == [1, 0]
+    assert alone["sum gradient"] == [1, 2]
+    assert alone["from main"] == {"rank": 0}
+    assert alone["any"] == (False, False, True)
+    assert alone["squares"] == [0, 1, 4, 9, 16, 25, 36]
+
+
+def test_start_without_torchrun_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert distributed.start("cpu") == torch.device("cpu")
+    assert distributed.world_size() == 1
+    distributed.stop()
+
+
+def test_ranks_know_their_place(two_ranks: list[dict]) -> None:
+    assert [result["place"] for result in two_ranks] == [(0, 2, True), (1, 2, False)]
+    assert [result["device"] for result in two_ranks] == ["cpu", "cpu"]
+
+
+def test_shared_work_comes_back_in_order(two_ranks: list[dict]) -> None:
+    for result in two_ranks:
+        assert result["squares"] == [0, 1, 4, 9, 16, 25, 36]
+        assert result["few"] == ["5"]
+
+
+def test_sum_and_its_gradient(two_ranks: list[dict]) -> None:
+    for result in two_ranks:
+        assert result["sum"] == [3, 10]
+        assert result["sum gradient"] == [2, 4]  # every rank's loss depends on every part
+
+
+def test_values_and_flags_reach_every_rank(two_ranks: list[dict]) -> None:
+    for result in two_ranks:
+        assert result["from main"] == {"rank": 0}
+        assert result["any"] == (True, False, True)
+
+
+def test_dice_of_two_ranks_is_that_of_the_whole_batch(two_ranks: list[dict], alone: dict) -> None:
+    for result in two_ranks:
+        for value, expected in zip(result["dice"], alone["dice"], strict=True):
+            torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", range(len(METHODS)), ids=[f"{name}-{noise}" for name, noise in METHODS])
+def test_methods_on_two_ranks_have_the_gradient_of_one(case: int, two_ranks: list[dict], alone: dict) -> None:
+    expected = alone["methods"][case]
+    assert expected.abs().max() > 1e-3
+    for result in two_ranks:
+        torch.testing.assert_close(result["methods"][case], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_that_are_missing_stay_missing(two_ranks: list[dict]) -> None:
+    assert all(result["without gradient"] for result in two_ranks)
+
+
+def test_sum_keeps_the_value_without_a_group() -> None:
+    value = volume((3,), 1)
+    assert distributed.sum_over_ranks(value) is value
