@@ -20,15 +20,15 @@ SMALL = (34, 30, 26)
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, COMMAND, "--data_only", *map(str, arguments)], capture_output=True, text=True, check=False
     )
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The cohort of make demo: 16, 3 and 6 subjects of seed 7."""
+    """A smaller cohort of make demo's seed: 16, 3 and 6 subjects."""
     root = tmp_path_factory.mktemp("demo")
-    make_cohort(root, seed=7)
+    make_cohort(root, seed=7, train=16)
     return Dataset(root)
 
 

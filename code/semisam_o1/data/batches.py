@@ -139,7 +139,9 @@ def patch_start(shape: Sequence[int], size: Sequence[int], place: np.ndarray) ->
 
 def crop(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """Return the box of ``size`` at ``start`` of a volume (W, H, D), zeros where it lies outside: a view if it can."""
-    inside = tuple(slice(max(a, 0), min(a + s, n)) for a, s, n in zip(start, size, volume.shape, strict=True))
+    inside = tuple(
+        slice(min(max(a, 0), n), max(min(a + s, n), 0)) for a, s, n in zip(start, size, volume.shape, strict=True)
+    )
     part = volume[inside]
     if part.shape == tuple(size):
         return part

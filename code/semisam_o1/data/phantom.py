@@ -20,22 +20,19 @@ from ..errors import InputError
 from ..seeding import numpy_generator
 from .volumes import Dataset, Geometry, Volume, write_volume
 
-SHAPE = (
-    56,
-    48,
-    40,
-)  # voxels of the average scan; the anatomy below is drawn in these voxels, from its centre
+SHAPE = (56, 48, 40)  # voxels of the average scan; the anatomy below is drawn in these, from its centre
 SHAPE_RANGE = 3  # voxels by which an axis of a scan may differ; less than would make two axes equal
 SPACING = (1.5, 1.5, 1.5)  # mm
 SPLITS = ("train", "val", "test")
 TEMPLATE_SPREAD = 0.4  # whoever labels a single scan picks a typical one
 
 TILT = (5.0, 5.0, 9.0)  # degrees about x, y, z; this and the following are standard deviations
-SHIFT = 1.8  # voxels
+SHIFT = 3.0  # voxels
 GROWTH, STRETCH = 0.05, 0.04  # log of the size, and of each axis by itself
-WARP, WARP_LENGTH = 1.8, 6.0  # voxels, of the displacement and of its smoothness
+WARP, WARP_LENGTH = 2.4, 5.0  # voxels, of the displacement and of its smoothness
 WANDER = 1.3  # voxels by which a structure lies elsewhere than in the average subject
 SWELL = 0.1  # log of a structure's radii
+NOISE = (0.02, 0.035)  # of a scan, where tissue is about 0 to 1
 
 
 def make_subject(
@@ -57,7 +54,7 @@ def make_subject(
 
 
 def make_cohort(
-    root: Path, *, seed: int, train: int = 16, val: int = 3, test: int = 6, shape: Sequence[int] = SHAPE
+    root: Path, *, seed: int, train: int = 29, val: int = 3, test: int = 6, shape: Sequence[int] = SHAPE
 ) -> None:
     """Write a dataset folder of subjects and its lists; the template is the first of train.txt.
 
@@ -85,7 +82,7 @@ def make_cohort(
 
 
 def holds_cohort(
-    root: Path, *, seed: int, train: int = 16, val: int = 3, test: int = 6, shape: Sequence[int] = SHAPE
+    root: Path, *, seed: int, train: int = 29, val: int = 3, test: int = 6, shape: Sequence[int] = SHAPE
 ) -> bool:
     """Return whether a folder's lists and files are what ``make_cohort`` would write there."""
     dataset, sizes = Dataset(root), (train, val, test)
@@ -183,15 +180,15 @@ def _draw_anatomy(
         (_ellipsoid(places, near(-9, -1, -20), about(16, 13, 8.5)), 0.66),  # liver
         (_tube(places, path((-1, 15, -30), (0, 14, 0), (0, 15, 30)), about(4.0)[0]), 0.68),  # spine
         (_ellipsoid(places, heart, about(13.5, 11, 11.5)), 0.42),  # heart muscle
-        (_ellipsoid(places, near(4, 7, -12), about(7.5, 5.0, 5.0)), 0.73),  # lower chamber
-        (_ellipsoid(places, near(-4, -4, -6), about(6.5, 6.5, 8.0)), 0.73),  # second chamber
-        (_tube(places, path((-7, 1, -8), (-7, 0, 6), (-6, -1, 24)), about(2.7)[0]), 0.74),  # veins
-        (_tube(places, path((-5, 9, -25), (-6, 10, 0), (-4, 9, 25)), about(1.8)[0]), 0.72),
-        (_tube(places, np.vstack([top, top + path((-2, -1, 8), (-4, -2, 16))]), about(1.8)[0]), 0.72),
-        (_tube(places, np.vstack([top, top + path((3, 1, 8), (6, 0, 16))]), about(1.6)[0]), 0.72),
+        (_ellipsoid(places, near(4, 7, -12), about(7.5, 5.0, 5.0)), 0.64),  # lower chamber
+        (_ellipsoid(places, near(-4, -4, -6), about(6.5, 6.5, 8.0)), 0.64),  # second chamber
+        (_tube(places, path((-7, 1, -8), (-7, 0, 6), (-6, -1, 24)), about(2.7)[0]), 0.62),  # veins
+        (_tube(places, path((-5, 9, -25), (-6, 10, 0), (-4, 9, 25)), about(1.8)[0]), 0.62),
+        (_tube(places, np.vstack([top, top + path((-2, -1, 8), (-4, -2, 16))]), about(1.8)[0]), 0.62),
+        (_tube(places, np.vstack([top, top + path((3, 1, 8), (6, 0, 16))]), about(1.6)[0]), 0.62),
         (chamber_distance - about(1.6)[0], 0.42),  # the chamber's wall, open where the vessel leaves
-        (arch_distance, 0.68),
-        (chamber_distance, 0.73),
+        (arch_distance, 0.72),
+        (chamber_distance, 0.80),
     ]
     image = np.full(places.shape[1:], 0.05, np.float32)
     for distance, brightness in structures:
@@ -240,7 +237,7 @@ def _scan(tissue: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     image = gaussian_filter(tissue * (1 + texture), generator.uniform(0.5, 0.8))
     image = np.clip(image, 0, None) ** generator.uniform(0.75, 1.3)
     image = image * np.exp(generator.uniform(0.05, 0.15) * _smooth_noise(tissue.shape, 14, generator))
-    level = generator.uniform(0.04, 0.07)
+    level = generator.uniform(*NOISE)
     real, imaginary = level * generator.standard_normal((2, *tissue.shape), dtype=np.float32)
     image = np.hypot(image + real, imaginary)  # the magnitude of a complex signal, hence Rician
     return ((image - image.mean()) / image.std()).astype(np.float32)

@@ -13,7 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-CLASS_COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4", "#f032e6", "#bfef45")
+from ..data.volumes import Volume
+
+# Told apart with any colour vision, after Okabe and Ito, "Color Universal Design", 2008.
+CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 
 
 def draw_curves(metrics: Path, path: Path) -> None:
@@ -44,7 +47,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
         if len(keys) > 1:
             mean = [row["validation/dice"] for _, row in scores]
             bottom.plot([step for step, _ in scores], mean, ".-", color="black", label="mean")
-        bottom.legend(loc="lower right", frameon=False)
+        bottom.legend(loc="best", frameon=False)
     bottom.set(xlabel="iteration, over all rounds", ylabel="validation Dice", ylim=(0, 1))
     _save(figure, path)
 
@@ -71,13 +74,32 @@ def draw_rounds(
     _save(figure, path)
 
 
+def draw_case(volume: Volume, round0: np.ndarray, prediction: np.ndarray, path: Path) -> None:
+    """Draw one test case: image, true label, round-0 label and final prediction, in two planes.
+
+    Args:
+        round0, prediction: label maps (W, H, D) of the volume.
+    """
+    figure, axes = plt.subplots(2, 4, figsize=(11, 5.6), constrained_layout=True)
+    columns = [("image", None), ("true label", volume.label), ("round 0", round0), ("trained", prediction)]
+    for row, plane in zip(axes, ((0, 1, 2), (0, 2, 1)), strict=True):
+        k = busiest_slice(volume.label.transpose(plane))
+        for axis, (title, label) in zip(row, columns, strict=True):
+            shown = None if label is None else label.transpose(plane)[..., k]
+            show_slice(axis, volume.image.transpose(plane)[..., k], shown, title, upright=plane[1] == 2)
+    figure.suptitle(volume.name)
+    _save(figure, path)
+
+
 def busiest_slice(label: np.ndarray) -> int:
     """Return the index along the third axis that shows the most foreground."""
     return int((label > 0).sum(axis=(0, 1)).argmax())
 
 
-def show_slice(axis: Axes, image: np.ndarray, label: np.ndarray | None, title: str) -> None:
-    """Show one slice (W, H) in grey with every class of its label outlined."""
+def show_slice(
+    axis: Axes, image: np.ndarray, label: np.ndarray | None, title: str, upright: bool = False
+) -> None:
+    """Show one slice (W, H) in grey with every class of its label outlined; ``upright`` puts its end on top."""
     low, high = np.percentile(image, (1, 99))
     axis.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
     if label is not None:
@@ -85,6 +107,8 @@ def show_slice(axis: Axes, image: np.ndarray, label: np.ndarray | None, title: s
             if (label == c).any():
                 colour = CLASS_COLOURS[(c - 1) % len(CLASS_COLOURS)]
                 axis.contour((label == c).T, levels=[0.5], colors=[colour], linewidths=1.2)
+    if upright:
+        axis.invert_yaxis()
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
 

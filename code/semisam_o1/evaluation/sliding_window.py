@@ -77,4 +77,4 @@ def sliding_window(
 
 
 def _per_axis(value: int | Sequence[int]) -> tuple[int, int, int]:
-    return (value,) * 3 if isinstance(value, int) else tuple(int(v) for v in value)
+    return (int(value),) * 3 if np.ndim(value) == 0 else tuple(int(v) for v in value)
