@@ -32,9 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--exp", default="demo", help="name of the run, a folder below model/ (default: demo)")
     parser.add_argument("--seed", type=int, default=7, help="of the subjects (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, default=2, metavar="N", help="rounds of training (default: %(default)s)"
-    )
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds of training (default: %(default)s)")
     parser.add_argument(
         "--iterations", type=int, default=200, metavar="N", help="iterations per round (default: %(default)s)"
     )
@@ -87,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         overwrite=arguments.overwrite,
     )
     train(config)
-    tested = TestConfig(
-        root_path=arguments.destination, exp=arguments.exp, backbone="mt", stride_xy=24, stride_z=16
-    )
+    tested = TestConfig(root_path=arguments.destination, exp=arguments.exp, backbone="mt", stride_xy=24, stride_z=16)
     summary = test(tested)
     print(compare_with_round0(Dataset(arguments.destination), tested, summary))
     print(f"the whole demo took {(time.monotonic() - started) / 60:.1f} minutes")

@@ -36,21 +36,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
 
     nifti = commands.add_parser("nifti", parents=[common], help=f"your own scans ({', '.join(SUFFIXES)})")
-    nifti.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder with one file per scan"
-    )
+    nifti.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with one file per scan")
     nifti.add_argument("--labels", type=Path, metavar="DIR", help="folder with labels of the same names")
-    nifti.add_argument(
-        "--template", metavar="NAME", help="the scan whose label is spread: first in train.txt"
-    )
+    nifti.add_argument("--template", metavar="NAME", help="the scan whose label is spread: first in train.txt")
     nifti.add_argument(
         "--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"),
         help="parts of all scans, drawn by chance (default: {} {} {})".format(*FRACTIONS),
     )  # fmt: skip
     for name in ("train", "val", "test"):
-        nifti.add_argument(
-            f"--{name}", type=Path, metavar="FILE", help=f"names of {name}.txt, instead of --split"
-        )
+        nifti.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"names of {name}.txt, instead of --split")
     nifti.add_argument("--seed", type=int, default=1337, help="of the drawn split (default: %(default)s)")
     nifti.add_argument("destination", type=Path, metavar="DST", help="dataset folder to write")
 

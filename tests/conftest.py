@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_inputs import filled, golden
 
+from golden_inputs import filled, golden
 from semisam_o1.methods import dan
 from semisam_o1.networks import unet3d
 from semisam_o1.networks.discriminator import Discriminator

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from golden_inputs import volume
 from torch import Tensor, nn
 
+from golden_inputs import volume
 from semisam_o1.data.batches import Batch
 from semisam_o1.methods import METHODS, Method, MethodOptions
 
@@ -77,6 +77,4 @@ def train_step(method: Method, student: nn.Module, optimizer: torch.optim.Optimi
     sum(term.value * term.weight for term in terms.values()).backward()
     optimizer.step()
     logged = method.after_step(student, batch, t)
-    return {name: term.value.item() for name, term in terms.items()} | {
-        k: v.item() for k, v in logged.items()
-    }
+    return {name: term.value.item() for name, term in terms.items()} | {k: v.item() for k, v in logged.items()}

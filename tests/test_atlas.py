@@ -12,9 +12,7 @@ def scan(
     shape: tuple[int, int, int] = (26, 30, 22), shift: tuple[int, int, int] = (0, 0, 0), seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A bright and a dark ball in smooth noise: image, label with classes 1 and 2."""
-    x, y, z = (
-        axis - size / 2 - move for axis, size, move in zip(np.indices(shape), shape, shift, strict=True)
-    )
+    x, y, z = (axis - size / 2 - move for axis, size, move in zip(np.indices(shape), shape, shift, strict=True))
     label = np.zeros(shape, np.uint8)
     label[x**2 + (y + 5) ** 2 + z**2 < 25] = 1
     label[x**2 + (y - 5) ** 2 + z**2 < 16] = 2
@@ -78,9 +76,7 @@ def test_two_templates_of_different_sizes():
 
 
 def test_a_second_template_brings_its_own_class():
-    templates = [
-        (image, np.where(label == i, i, 0)) for i, (image, label) in ((1, scan()), (2, scan(seed=2)))
-    ]
+    templates = [(image, np.where(label == i, i, 0)) for i, (image, label) in ((1, scan()), (2, scan(seed=2)))]
     image, label = scan(seed=5)
     probabilities = AtlasPropagation(templates, num_classes=3).probabilities(image)
     for index in (1, 2):  # the other template's voxels vote against it

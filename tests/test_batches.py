@@ -91,9 +91,7 @@ def test_all_orientations_are_drawn_alike() -> None:
         (2, 4, -4, 2),
     ],
 )
-def test_starts_reach_both_ends_evenly_and_nothing_else(
-    length: int, patch: int, first: int, last: int
-) -> None:
+def test_starts_reach_both_ends_evenly_and_nothing_else(length: int, patch: int, first: int, last: int) -> None:
     numbers = [*np.linspace(0, 1, 7000, endpoint=False), np.nextafter(1, 0)]
     starts = Counter(patch_start((length, 9, 9), (patch, 9, 9), (u, 0.5, 0.5))[0] for u in numbers)
     assert sorted(starts) == list(range(first, last + 1))

@@ -64,9 +64,7 @@ def test_nifti_lists_and_split_come_from_the_command_line(cohort: Path) -> None:
     pair = ("nifti", "--images", "images", "--labels", "labels")
     done = run(*pair, "--train", "a.txt", "--test", "b.txt", "one", cwd=cohort)
     assert done.returncode == 0, done.stderr
-    assert (
-        "lists written: train.txt 2, test.txt 1\nnot written, no scan is left for it: val.txt" in done.stdout
-    )
+    assert "lists written: train.txt 2, test.txt 1\nnot written, no scan is left for it: val.txt" in done.stdout
     assert Dataset(cohort / "one").names("train.txt") == ["p1", "p5"]
     done = run(*pair, "--template", "p0", "--split", 0.5, 0, 0.5, "--seed", 5, "two", cwd=cohort)
     assert "train.txt 3, test.txt 3" in done.stdout, done.stderr

@@ -172,9 +172,7 @@ def test_split_puts_the_template_first_and_unlabelled_scans_last_in_train_only()
         (20, 5, (16, 1, 3)),
     ],
 )
-def test_split_of_few_scans_keeps_one_to_train_on(
-    count: int, labelled: int, expected: tuple[int, int, int]
-) -> None:
+def test_split_of_few_scans_keeps_one_to_train_on(count: int, labelled: int, expected: tuple[int, int, int]) -> None:
     names = [f"s{index:02d}" for index in range(count)]
     lists = split(names, set(names[:labelled]), names[0], (0.7, 0.1, 0.2), seed=0)
     assert tuple(len(listed) for listed in lists.values()) == expected
@@ -212,10 +210,7 @@ def test_all_faults_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
         prepare_nifti(images, labels, "s4", tmp_path / "out")
     message = str(caught.value)
     assert message.startswith("4 faults, nothing was written:")
-    assert (
-        f"{images / 's1.nii.gz'} has the size 6 × 7 × 8 and its label {labels / 's1.nii.gz'} 6 × 7 × 9"
-        in message
-    )
+    assert f"{images / 's1.nii.gz'} has the size 6 × 7 × 8 and its label {labels / 's1.nii.gz'} 6 × 7 × 9" in message
     assert "s2.nii.gz differ in spacing or direction" in message
     assert f"{images / 's3.nii.gz'} cannot be read" in message
     assert "the template s4 cannot be used" in message
@@ -339,9 +334,7 @@ def test_la_values_are_unchanged_and_lists_are_restricted(tmp_path: Path, standa
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_la_lists_of_the_project_stay_whole(tmp_path: Path, standard: Path, overwrite: bool) -> None:
-    report = " ".join(
-        prepare_la(public_copy(tmp_path / "public", "AD"), standard, overwrite=overwrite).split()
-    )
+    report = " ".join(prepare_la(public_copy(tmp_path / "public", "AD"), standard, overwrite=overwrite).split())
     assert Dataset(standard).names("train.txt") == ["A", "B", "C"]
     assert "missing of train.txt, 2 of 3: B, C" in report
     assert "name scans that are not there" in report
@@ -354,9 +347,7 @@ def test_la_faults_are_listed_and_nothing_is_written(tmp_path: Path, standard: P
     source = public_copy(tmp_path / "public", "ABD")
     (source / "A" / "mri_norm2.h5").write_text("no HDF5")
     write_volume(source / "D" / "mri_norm2.h5", np.zeros(SHAPE, np.float32))
-    with pytest.raises(
-        InputError, match=r"(?s)2 faults.*A/mri_norm2.h5 cannot be read.*D/mri_norm2.h5 is constant"
-    ):
+    with pytest.raises(InputError, match=r"(?s)2 faults.*A/mri_norm2.h5 cannot be read.*D/mri_norm2.h5 is constant"):
         prepare_la(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=r"holds no NAME/mri_norm2\.h5"):
@@ -385,7 +376,5 @@ def test_hippocampus_scans_make_the_development_split(tmp_path: Path) -> None:
     for name in (names[0], names[23]):
         volume, truth = dataset.load(name), nib.load(labels / f"{name}.nii.gz")
         np.testing.assert_array_equal(volume.label, np.asarray(truth.dataobj))
-        affine = (
-            np.diag([-1, -1, 1]) @ np.reshape(volume.geometry.direction, (3, 3)) * volume.geometry.spacing
-        )
+        affine = np.diag([-1, -1, 1]) @ np.reshape(volume.geometry.direction, (3, 3)) * volume.geometry.spacing
         np.testing.assert_allclose(affine, truth.affine[:3, :3], atol=1e-5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_helpers import ITERATIONS, make_batch, make_method, small_student
 from torch.nn import functional as F
+
+from method_helpers import ITERATIONS, make_batch, make_method, small_student
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

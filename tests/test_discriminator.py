@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_inputs import fill, golden, shapes, volume
 
+from golden_inputs import fill, golden, shapes, volume
 from semisam_o1.networks.discriminator import Discriminator
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_inputs import golden
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from golden_inputs import golden
 from semisam_o1.data.distances import signed_distance, signed_distances
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_inputs import volume
-from method_helpers import make_batch, make_method, small_student
 from torch import Tensor, nn
 
+from golden_inputs import volume
+from method_helpers import make_batch, make_method, small_student
 from semisam_o1 import distributed
 from semisam_o1.data.batches import Batch
 from semisam_o1.methods.losses import dice_loss, one_hot
@@ -26,9 +26,7 @@ def share(batch: Batch, rank: int, ranks: int) -> Batch:
     """Return the part of a batch that one rank gets from ``BatchStream``."""
     items = list(range(len(batch.label)))
     own = items[: batch.labeled][rank::ranks] + items[batch.labeled :][rank::ranks]
-    return Batch(
-        batch.image[own], batch.label[own], batch.labeled // ranks, tuple(batch.names[i] for i in own)
-    )
+    return Batch(batch.image[own], batch.label[own], batch.labeled // ranks, tuple(batch.names[i] for i in own))
 
 
 def dice_gradient(rank: int, ranks: int) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_inputs import golden, volume
 
+from golden_inputs import golden, volume
 from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot, squared_difference
 
 SHAPE = (2, 3, 8, 10, 6)

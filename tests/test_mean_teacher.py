@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from golden_inputs import volume
 from method_helpers import ITERATIONS, make_batch, make_method, small_student, train_step
 

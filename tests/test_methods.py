@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
+
 from golden_inputs import fill, golden, volume
 from method_helpers import (
     ITERATIONS,
@@ -18,7 +19,6 @@ from method_helpers import (
     small_student,
     train_step,
 )
-
 from semisam_o1.data.batches import Batch
 from semisam_o1.methods import METHODS
 from semisam_o1.methods.schedules import learning_rate
@@ -67,9 +67,7 @@ def test_four_steps_match_the_recorded_trajectory(name: str) -> None:
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("classes", "labeled", "unlabeled"), [(2, 1, 1), (3, 2, 1), (4, 1, 3)])
-def test_every_term_reaches_its_own_items_alone(
-    name: str, classes: int, labeled: int, unlabeled: int
-) -> None:
+def test_every_term_reaches_its_own_items_alone(name: str, classes: int, labeled: int, unlabeled: int) -> None:
     batch = make_batch(classes, labeled, unlabeled)
     outputs = make_outputs(name, classes, labeled + unlabeled)
     method = make_method(name, small_student(name, classes), classes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from golden_inputs import golden
 from medpy.metric import binary
 
+from golden_inputs import golden
 from semisam_o1.evaluation.metrics import BOTH_EMPTY, METRICS, ONE_EMPTY, dice_per_class, segmentation_metrics
 
 SHAPE = (11, 8, 9)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from golden_inputs import golden
 
+from golden_inputs import golden
 from semisam_o1.refinement.neighbours import refine, uncertain_volumes, vote
 
 
 @pytest.mark.parametrize("case", ["a", "b", "few_certain"])
 def test_refined_labels_match_the_recorded_ones(case: str) -> None:
     recorded = {
-        key.removeprefix(f"{case}/"): value
-        for key, value in golden("knn.npz").items()
-        if key.startswith(case + "/")
+        key.removeprefix(f"{case}/"): value for key, value in golden("knn.npz").items() if key.startswith(case + "/")
     }
     names = [f"v{i}" for i in range(10)]
     labels = {name: recorded[f"raw/{name}"] for name in names}
-    uncertainty = {
-        name: float(recorded[f"uncertainty/{name}"]) for name in names[int(recorded["labeled_num"]) :]
-    }
+    uncertainty = {name: float(recorded[f"uncertainty/{name}"]) for name in names[int(recorded["labeled_num"]) :]}
     features = dict(zip(names, recorded["global"], strict=True))
     numbers = (int(recorded["num_classes"]), int(recorded["k"]), float(recorded["quantile"]))
     refined = refine(labels, uncertainty, features, *numbers)

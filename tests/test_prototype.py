@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from golden_inputs import golden
 
+from golden_inputs import golden
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 
 COHORTS = ("binary", "multi", "two_templates")

@@ -18,9 +18,7 @@ def test_entropy_of_uniform_probabilities_is_the_logarithm_of_the_classes(classe
 def test_entropy_of_certainty_is_0_and_means_are_taken_over_voxels() -> None:
     certain = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
     assert mean_entropy(certain) == 0
-    assert mean_entropy(torch.cat([certain, torch.full((2, 1, 1, 1), 0.5)], dim=3)) == pytest.approx(
-        math.log(2) / 2
-    )
+    assert mean_entropy(torch.cat([certain, torch.full((2, 1, 1, 1), 0.5)], dim=3)) == pytest.approx(math.log(2) / 2)
 
 
 def test_label_is_the_most_probable_class_and_ties_go_to_the_lower() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_inputs import fill, golden, volume
 from torch import Tensor
 from torch.nn import functional as F
 
+from golden_inputs import fill, golden, volume
 from semisam_o1.errors import InputError
 from semisam_o1.features.sam_med3d import PREFIX, Attention, ImageEncoder, load_encoder
 
@@ -143,9 +143,7 @@ class Payload:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize(
-    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))]
-)
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
 def test_code_in_a_checkpoint_is_not_run(save, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     content = {"model_state_dict": cheap_model(), "extra": Payload(marker)}

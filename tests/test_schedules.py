@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from golden_inputs import golden
 
+from golden_inputs import golden
 from semisam_o1.methods import schedules
 
 T = 15000

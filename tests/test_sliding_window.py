@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_inputs import fill, golden, volume
 from torch import Tensor, nn
 
+from golden_inputs import fill, golden, volume
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_label import label_map, mean_entropy
@@ -22,9 +22,7 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("case", range(4))
 def test_label_maps_match_the_recorded_ones(case: int, network: nn.Module) -> None:
-    recorded = {
-        key: golden("inference.npz")[f"{case}/{key}"] for key in ("shape", "seed", "stride", "label_map")
-    }
+    recorded = {key: golden("inference.npz")[f"{case}/{key}"] for key in ("shape", "seed", "stride", "label_map")}
     scan = volume(recorded["shape"], int(recorded["seed"]))
     probabilities = sliding_window(scan, lambda x: network(x).softmax(1), 32, int(recorded["stride"]), 4)
     assert (label_map(probabilities).numpy() != recorded["label_map"]).mean() <= 1e-4
@@ -35,9 +33,7 @@ def test_pseudo_labels_and_uncertainty_match_the_recorded_ones(name: str, networ
     recorded = golden("inference.npz")
     scan = volume(recorded[f"pseudo_shape/{name}"], int(recorded[f"pseudo_seed/{name}"]))
     stride = int(recorded["pseudo_stride"])
-    probabilities = sliding_window(
-        scan, lambda x: network(x).softmax(1), recorded["patch_size"].tolist(), stride
-    )
+    probabilities = sliding_window(scan, lambda x: network(x).softmax(1), recorded["patch_size"].tolist(), stride)
     assert (label_map(probabilities).numpy() != recorded[f"pseudo/{name}"]).mean() <= 1e-4
     assert mean_entropy(probabilities) == pytest.approx(float(recorded[f"uncertainty/{name}"]), abs=1e-5)
 

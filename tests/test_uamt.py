@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from method_helpers import ITERATIONS, make_batch, make_method, small_student
 from torch import nn
 
+from method_helpers import ITERATIONS, make_batch, make_method, small_student
 from semisam_o1.methods.uamt import PASSES
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_inputs import fill, golden, shapes, volume
 from torch import nn
 
+from golden_inputs import fill, golden, shapes, volume
 from semisam_o1.networks import build_network
 
 
@@ -60,9 +60,7 @@ def test_dropout_acts_after_the_bottom_and_the_last_block_in_training_alone(name
 
 
 def test_initialisation_is_kaiming_normal_and_depends_on_the_generator_alone() -> None:
-    networks = [
-        build_network("unet_3D", 2).initialise(torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
-    ]
+    networks = [build_network("unet_3D", 2).initialise(torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
     first, same, other = (torch.cat([p.flatten() for p in network.parameters()]) for network in networks)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)

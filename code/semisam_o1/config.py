@@ -28,7 +28,16 @@ def option(default: Any, help: str, **keywords: Any) -> Any:
 
 def on_off(text: str) -> bool:
     """Read a switch: on, off, and what else people write for them."""
-    switches = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0": False, "false": False, "no": False}
+    switches = {
+        "on": True,
+        "1": True,
+        "true": True,
+        "yes": True,
+        "off": False,
+        "0": False,
+        "false": False,
+        "no": False,
+    }
     if text.lower() not in switches:
         raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
     return switches[text.lower()]
@@ -61,9 +70,7 @@ class TrainConfig:
     knn_k: int = option(5, "neighbours that vote on an uncertain volume", type=int)
     uncertainty_quantile: float = option(0.9, "volumes at or above this quantile are uncertain", type=float)
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", type=Path)
-    propagation: str = option(
-        "prototype", "how round 0 spreads the template's label", choices=("prototype", "atlas")
-    )
+    propagation: str = option("prototype", "how round 0 spreads the template's label", choices=("prototype", "atlas"))
     features: str | None = option(
         None,
         "features for prototypes and neighbours: sam, or builtin (default: sam; builtin with "
@@ -73,22 +80,28 @@ class TrainConfig:
     image_key: str = option("image", "HDF5 dataset that holds the image")
     binary_label: bool = option(False, "merge all labels above 0 into class 1", **SWITCH)
     orientations: str = option(
-        "all", "orientations a patch is shown in: all eight of the first two axes, or fewer", choices=tuple(ORIENTATIONS)
+        "all",
+        "orientations a patch is shown in: all eight of the first two axes, or fewer",
+        choices=tuple(ORIENTATIONS),
     )
     seed: int = option(1337, "of everything that is random", type=int)
-    deterministic: int = option(1, "1: the same run every time; 0: faster convolutions on a GPU", type=int, choices=(0, 1))
+    deterministic: int = option(
+        1, "1: the same run every time; 0: faster convolutions on a GPU", type=int, choices=(0, 1)
+    )
     device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
     precision: str = option(
-        "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
+        "auto",
+        "auto: bf16 where the device computes it natively, else fp32",
+        choices=("auto", "fp32", "bf16"),
     )
     cache: str = option(
-        "auto", "where decoded volumes live; auto chooses by size and free memory", choices=("auto", "gpu", "ram", "none")
+        "auto",
+        "where decoded volumes live; auto chooses by size and free memory",
+        choices=("auto", "gpu", "ram", "none"),
     )
     num_workers: int = option(0, "processes that read patches, with --cache none", type=int)
     val_interval: int = option(200, "iterations between validations", type=int)
-    val_stride: int = option(
-        96, "voxels between windows in validation and relabelling (at most the patch)", type=int
-    )
+    val_stride: int = option(96, "voxels between windows in validation and relabelling (at most the patch)", type=int)
     save_interval: int = option(3000, "iterations between kept checkpoints", type=int)
     log_images: int = option(500, "iterations between TensorBoard slice overlays; 0: none", type=int)
     labels_for_diagnosis: bool = option(
@@ -99,7 +112,12 @@ class TrainConfig:
     debug: bool = option(False, "show tracebacks", **SWITCH)
 
     def __post_init__(self) -> None:
-        _set(self, root_path=Path(self.root_path), patch_size=tuple(self.patch_size), sam_ckpt=find_checkpoint(self.sam_ckpt))
+        _set(
+            self,
+            root_path=Path(self.root_path),
+            patch_size=tuple(self.patch_size),
+            sam_ckpt=find_checkpoint(self.sam_ckpt),
+        )
         if self.backbone == "dtc":
             _set(self, model=METHODS["dtc"].network)
         if self.features is None:
@@ -161,12 +179,16 @@ class TestConfig:
     ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
     test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
     labeled_num: int | None = option(None, "tests model/{exp}_{labeled_num} or that run of the experiment", type=int)
-    save_pred: Path | None = option(None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR")
+    save_pred: Path | None = option(
+        None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR"
+    )
     image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
     binary_label: bool | None = option(None, "merge all labels above 0 into class 1", **SWITCH)
     device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
     precision: str = option(
-        "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
+        "auto",
+        "auto: bf16 where the device computes it natively, else fp32",
+        choices=("auto", "fp32", "bf16"),
     )
     debug: bool = option(False, "show tracebacks", **SWITCH)
 

@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> None:
     with StopRequest() as stop, Tracker(folder, since=_first_new_step(config, done, state)) as tracker:
         run = Run(config, folder, device, precision, cohort, tracker, stop)
         features = run.extract(feature_set)
+        del feature_set  # the encoder's memory is better spent on training
         if done is None:
             run.propagate(features)
         for round_ in range(1 if done is None else done + 1, config.num_rounds + 1):
@@ -168,9 +169,7 @@ class Run:
             seed=seed,
         )
         batches = self._batches(round_, seed)
-        trainer = RoundTrainer(
-            student, method, batches, settings, self.validate, self.folder, self.tracker, self.stop
-        )
+        trainer = RoundTrainer(student, method, batches, settings, self.validate, self.folder, self.tracker, self.stop)
         if state is not None and state.get("round") == round_:
             trainer.load_state_dict(state)
             self.tracker.say(f"round {round_} goes on after iteration {trainer.iteration}")
@@ -266,7 +265,9 @@ class Run:
         records = self.records()
         best = max((r for r in records if "validation_dice" in r), key=lambda r: r["validation_dice"])
         lines = [describe(record) for record in records]
-        lines.append(f"best: round {best['round']}, validation Dice {best['validation_dice']:.4f}: {self.folder.best_model}")
+        lines.append(
+            f"best: round {best['round']}, validation Dice {best['validation_dice']:.4f}: {self.folder.best_model}"
+        )
         self.folder.summary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw_curves(self.folder.metrics, self.folder.figures / "curves.png")
         rounds = [load_pseudo_labels(self.folder.pseudo_labels(record["round"])) for record in records]
@@ -277,7 +278,11 @@ class Run:
              [labels.labels[name] for labels in rounds])
             for name in shown
         ]  # fmt: skip
-        draw_rounds(rows, [f"round {record['round']}" for record in records], self.folder.figures / "pseudo_labels.png")
+        draw_rounds(
+            rows,
+            [f"round {record['round']}" for record in records],
+            self.folder.figures / "pseudo_labels.png",
+        )
         self.tracker.say(lines[-1])
         self.tracker.say(
             f"next: python {PROJECT_ROOT / 'code' / 'test_baseline.py'} --root_path {self.config.root_path} "
@@ -398,7 +403,9 @@ def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
-    return {name: str(v) if hasattr(v, "parts") else list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    return {
+        name: str(v) if hasattr(v, "parts") else list(v) if isinstance(v, tuple) else v for name, v in values.items()
+    }
 
 
 def _write_arguments(config: TrainConfig, folder: RunFolder, device: torch.device, precision: str) -> None:

@@ -139,7 +139,9 @@ def find_trained(
         found = found[:1]
     if len(found) > 1:
         listing = "\n".join(f"  {path}" for _, path, _ in found)
-        raise InputError(f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}")
+        raise InputError(
+            f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}"
+        )
     if not found:
         raise InputError(_nothing_found(exp, names, ckpt, literal, folders))
     folder, checkpoint, name = found[0]

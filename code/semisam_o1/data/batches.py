@@ -106,7 +106,9 @@ class BatchStream(torch.utils.data.Dataset):
         unlabeled = _draw(self.unlabeled, self.unlabeled_bs, t, (*self.seed, 1))
         generator = numpy_generator(*self.seed, 2, t)
         # Drawn for the whole batch, so that the number of ranks does not change it.
-        draws = [(name, generator.integers(len(self.orientations)), generator.random(3)) for name in labeled + unlabeled]
+        draws = [
+            (name, generator.integers(len(self.orientations)), generator.random(3)) for name in labeled + unlabeled
+        ]
         own = draws[: len(labeled)][self.rank :: self.ranks]
         labeled_count = len(own)
         own += draws[len(labeled) :][self.rank :: self.ranks]

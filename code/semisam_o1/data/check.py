@@ -71,11 +71,13 @@ def check_training(
     validation = _list(dataset, "val.txt", faults)
     both = sorted(set(train) & set(validation))
     if both:
-        faults.append(f"{dataset.root / 'val.txt'} names {', '.join(both)}, which train.txt trains on; take them out of one")
+        faults.append(
+            f"{dataset.root / 'val.txt'} names {', '.join(both)}, which train.txt trains on; take them out of one"
+        )
     if train and len(train) <= labeled_num:
         faults.append(
-            f"{dataset.root / 'train.txt'} names {len(train)} volumes and --labeled_num is {labeled_num}: no unlabelled "
-            "volume is left"
+            f"{dataset.root / 'train.txt'} names {len(train)} volumes and --labeled_num is {labeled_num}: no "
+            "unlabelled volume is left"
         )
     labeled = train[:labeled_num]
     reports = check_volumes(dataset, [*train, *validation], num_classes, {*labeled, *validation}, progress)
@@ -137,9 +139,7 @@ def _check_volume(dataset: Dataset, name: str, num_classes: int, must_have_label
     faults = []
     finite = np.isfinite(volume.image)
     if not finite.all():
-        faults.append(
-            f"{path}: the image holds {int((~finite).sum())} values that are NaN or infinite; replace them"
-        )
+        faults.append(f"{path}: the image holds {int((~finite).sum())} values that are NaN or infinite; replace them")
     elif volume.image.min() == volume.image.max():
         faults.append(f"{path}: every voxel of the image is {volume.image.flat[0]:g}; export the scan again")
     classes: frozenset[int] = frozenset()

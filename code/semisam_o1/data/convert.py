@@ -104,9 +104,7 @@ def _open(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
         raise InputError(f"{path} cannot be read as an image ({_cause(error)}); export it again") from None
     size, kind = reader.GetSize(), sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if len(size) < 3 or math.prod(size[3:]) != 1:
-        raise InputError(
-            f"{path} must be one 3-D image, its size is {_times(size)}; write one 3-D file of it"
-        )
+        raise InputError(f"{path} must be one 3-D image, its size is {_times(size)}; write one 3-D file of it")
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path} must hold one number per voxel, it holds {kind}; write one channel of it")
     return reader, _geometry_of(reader, path)
@@ -208,25 +206,19 @@ def prepare_la(source: Path, destination: Path = STANDARD_LA, *, overwrite: bool
         raise InputError(f"{source} is not a folder; SRC is the one that holds NAME/mri_norm2.h5")
     names = sorted(path.parent.name for path in source.glob("*/mri_norm2.h5"))
     if not names:
-        raise InputError(
-            f"{source} holds no NAME/mri_norm2.h5; point SRC at the folder that holds the scans' folders"
-        )
+        raise InputError(f"{source} holds no NAME/mri_norm2.h5; point SRC at the folder that holds the scans' folders")
     dataset = Dataset(destination)
     present = [name for name in LISTS if (destination / name).exists()]
     ours = destination.resolve() == STANDARD_LA
     keep = bool(present) and (ours or not overwrite)
-    wanted = {
-        name: (dataset if keep else Dataset(STANDARD_LA)).names(name) for name in (present if keep else LISTS)
-    }
+    wanted = {name: (dataset if keep else Dataset(STANDARD_LA)).names(name) for name in (present if keep else LISTS)}
     available = {*names, *(path.stem for path in (destination / "data").glob("*.h5"))}
     lists = {name: [scan for scan in wanted[name] if scan in available] for name in wanted}
 
     def read(name: str) -> Volume:
         volume = reader.load(name)
         if not np.isfinite(volume.image).all() or volume.image.min() == volume.image.max():
-            raise InputError(
-                f"{reader.path(name)} is constant or holds values that are not finite; copy it again"
-            )
+            raise InputError(f"{reader.path(name)} is constant or holds values that are not finite; copy it again")
         return volume
 
     scans = _convert(destination, names, read, lambda name: str(reader.path(name).resolve()), overwrite)
@@ -293,9 +285,7 @@ def prepare_nifti(
     else:
         lists, faults = split(pairs, labelled, template, fractions, seed), []
     if template is not None and template not in labelled:
-        where = (
-            f"{labels} holds no label of that name" if template in pairs else f"{images} holds no such image"
-        )
+        where = f"{labels} holds no label of that name" if template in pairs else f"{images} holds no such image"
         faults.append(f"the template {template} cannot be used: {where}")
     faults += [fault for name in pairs for fault in _header_faults(name, pairs[name])]
     conflicts = _list_conflicts(destination, lists)
@@ -361,9 +351,7 @@ def split(
     held_out = set(drawn[: val_count + test_count])
     train = [name for name in names if name not in held_out]
     train.sort(key=lambda name: (name != template, name not in labelled))
-    return dict(
-        zip(LISTS, (train, sorted(drawn[:val_count]), sorted(held_out - set(drawn[:val_count]))), strict=True)
-    )
+    return dict(zip(LISTS, (train, sorted(drawn[:val_count]), sorted(held_out - set(drawn[:val_count]))), strict=True))
 
 
 # Finding and checking
@@ -466,24 +454,18 @@ def _read_lists(
     lists = {}
     for key, path in list_files.items():
         if not path.is_file():
-            raise InputError(
-                f"{path} is missing; --{key.removesuffix('.txt')} takes a file with one name per line"
-            )
+            raise InputError(f"{path} is missing; --{key.removesuffix('.txt')} takes a file with one name per line")
         lists[key] = Dataset(path.parent).names(path.name)
     faults, seen = [], {}
     for key, listed in lists.items():
         path = list_files[key]
         unknown = [name for name in listed if name not in names]
         if unknown:
-            faults.append(
-                f"{path} names {', '.join(unknown)}, of which there is no image; take the names out"
-            )
+            faults.append(f"{path} names {', '.join(unknown)}, of which there is no image; take the names out")
         if key != "train.txt":
             bare = [name for name in listed if name in names and name not in labelled]
             if bare:
-                faults.append(
-                    f"{path} names {', '.join(bare)}, which have no label to score with; take them out"
-                )
+                faults.append(f"{path} names {', '.join(bare)}, which have no label to score with; take them out")
         for name in listed:
             if name in seen:
                 faults.append(f"{seen[name]} and {path} both name {name}; keep it in one of them")
@@ -605,8 +587,7 @@ def _describe(
     kept = sum(scan.kept for scan in found)
     spacings = [scan.spacing for scan in found if scan.spacing is not None]
     lines = [
-        f"{destination}: {len(found)} scans ({len(found) - kept} written, {kept} kept), "
-        f"{len(labelled)} with a label",
+        f"{destination}: {len(found)} scans ({len(found) - kept} written, {kept} kept), {len(labelled)} with a label",
         f"lists {done}: " + ", ".join(f"{name} {len(listed)}" for name, listed in lists.items() if listed),
         f"size: {_ranges([scan.shape for scan in found])} voxels",
         f"spacing: {_ranges(spacings)} mm" if spacings else "spacing: not stated",
@@ -642,9 +623,7 @@ def _training_command(destination: Path, scans: Iterable[_Converted]) -> str:
         command += f" --exp {shlex.quote(f'SemiSAM_O1/{destination.resolve().name}')}"
     if values == list(range(1, len(values) + 1)):
         return f"next:\n  {command}" + (f" --num_classes {len(values) + 1}" if len(values) > 1 else "")
-    return (
-        f"next (the label values have gaps, so all above 0 count as one class):\n  {command} --binary_label"
-    )
+    return f"next (the label values have gaps, so all above 0 count as one class):\n  {command} --binary_label"
 
 
 def _wrap(lines: Iterable[str]) -> str:

@@ -76,9 +76,7 @@ def make_cohort(
         write_volume(dataset.path(volume.name), volume.image, volume.label, volume.geometry, source)
     # Last, so that a folder with lists is a whole one.
     for split, size in zip(SPLITS, sizes, strict=True):
-        (root / f"{split}.txt").write_text(
-            "".join(f"{name}\n" for name in _names(split, size)), encoding="utf-8"
-        )
+        (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in _names(split, size)), encoding="utf-8")
 
 
 def holds_cohort(
@@ -142,9 +140,7 @@ def _smooth_noise(shape: Sequence[int], length: float, generator: np.random.Gene
     return noise / max(noise.std(), np.finfo(np.float32).tiny)
 
 
-def _draw_anatomy(
-    places: np.ndarray, generator: np.random.Generator, spread: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _draw_anatomy(places: np.ndarray, generator: np.random.Generator, spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Draw all structures at canonical places (3, W, H, D).
 
     Returns:

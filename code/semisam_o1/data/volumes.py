@@ -135,7 +135,11 @@ def as_label(label: np.ndarray, path: Path) -> np.ndarray:
 def _read_geometry(file: h5py.File, path: Path) -> Geometry:
     known = "spacing" in file.attrs
     values = {}
-    for key, default in (("spacing", Geometry.spacing), ("origin", Geometry.origin), ("direction", Geometry.direction)):
+    for key, default in (
+        ("spacing", Geometry.spacing),
+        ("origin", Geometry.origin),
+        ("direction", Geometry.direction),
+    ):
         raw = np.asarray(file.attrs.get(key, default))
         if raw.size != len(default) or raw.dtype.kind not in "iuf" or not np.isfinite(raw).all():
             raise InputError(f"{path}: attribute '{key}' must be {len(default)} finite numbers")

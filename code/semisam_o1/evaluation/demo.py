@@ -43,9 +43,7 @@ def compare_with_round0(dataset: Dataset, config: TestConfig, summary: dict[str,
     network = build_network(config.model, config.num_classes)
     load_weights(network, trained.checkpoint)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)
-    predict = Predictor(
-        network.to(device), config.patch_size, stride, resolve_precision(config.precision, device.type)
-    )
+    predict = Predictor(network.to(device), config.patch_size, stride, resolve_precision(config.precision, device.type))
     prediction = predict(torch.from_numpy(volumes[typical].image)).argmax(0).cpu().numpy()
     path = trained.folder / "figures" / "demo.png"
     draw_case(volumes[typical], round0[typical], prediction, path)

@@ -40,10 +40,9 @@ def draw_curves(metrics: Path, path: Path) -> None:
     if scores:
         keys = [key for key in scores[0][1] if key.startswith("validation/dice_class")]
         for i, key in enumerate(keys):
-            bottom.plot(
-                [step for step, _ in scores], [row[key] for _, row in scores], ".-", linewidth=0.8,
-                color=CLASS_COLOURS[i % len(CLASS_COLOURS)], label=key.removeprefix("validation/dice_").replace("class", "class "),
-            )  # fmt: skip
+            name = key.removeprefix("validation/dice_").replace("class", "class ")
+            colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
+            bottom.plot([s for s, _ in scores], [row[key] for _, row in scores], ".-", color=colour, label=name)
         if len(keys) > 1:
             mean = [row["validation/dice"] for _, row in scores]
             bottom.plot([step for step, _ in scores], mean, ".-", color="black", label="mean")
@@ -53,7 +52,9 @@ def draw_curves(metrics: Path, path: Path) -> None:
 
 
 def draw_rounds(
-    rows: Sequence[tuple[str, np.ndarray, np.ndarray | None, Sequence[np.ndarray]]], titles: Sequence[str], path: Path
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray | None, Sequence[np.ndarray]]],
+    titles: Sequence[str],
+    path: Path,
 ) -> None:
     """Draw the labels of a few volumes over the rounds, a row per volume.
 
@@ -68,7 +69,12 @@ def draw_rounds(
     for line, (name, image, truth, labels) in zip(axes, rows, strict=True):
         z = busiest_slice(truth if truth is not None and truth.any() else labels[-1])
         show_slice(line[0], image[..., z], None, name if len(name) < 24 else f"{name[:21]}…")
-        show_slice(line[1], image[..., z], None if truth is None else truth[..., z], "true label" if truth is not None else "no true label")
+        show_slice(
+            line[1],
+            image[..., z],
+            None if truth is None else truth[..., z],
+            "true label" if truth is not None else "no true label",
+        )
         for axis, label, title in zip(line[2:], labels, titles, strict=True):
             show_slice(axis, image[..., z], label[..., z], title)
     _save(figure, path)
@@ -96,9 +102,7 @@ def busiest_slice(label: np.ndarray) -> int:
     return int((label > 0).sum(axis=(0, 1)).argmax())
 
 
-def show_slice(
-    axis: Axes, image: np.ndarray, label: np.ndarray | None, title: str, upright: bool = False
-) -> None:
+def show_slice(axis: Axes, image: np.ndarray, label: np.ndarray | None, title: str, upright: bool = False) -> None:
     """Show one slice (W, H) in grey with every class of its label outlined; ``upright`` puts its end on top."""
     low, high = np.percentile(image, (1, 99))
     axis.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")

@@ -64,9 +64,7 @@ def dice_per_class(prediction: np.ndarray, truth: np.ndarray, num_classes: int) 
 def dice_from_confusion(counts: np.ndarray) -> list[float]:
     """Return the Dice of every foreground class from voxel counts by (true class, predicted class)."""
     sizes = counts.sum(axis=0) + counts.sum(axis=1)
-    return [
-        2 * int(counts[c, c]) / int(sizes[c]) if sizes[c] else BOTH_EMPTY["dice"] for c in range(1, len(counts))
-    ]
+    return [2 * int(counts[c, c]) / int(sizes[c]) if sizes[c] else BOTH_EMPTY["dice"] for c in range(1, len(counts))]
 
 
 def _extent(used: np.ndarray) -> slice:

@@ -58,9 +58,7 @@ def table(summary: dict[str, Any]) -> str:
     keys = [*METRICS, *(["hd95_mm", "asd_mm"] if in_mm else [])]
     rows = [headings]
     for label, statistics in [*summary["classes"].items(), ("all", summary["overall"])]:
-        cells = [
-            f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys
-        ]
+        cells = [f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys]
         rows.append([label, *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

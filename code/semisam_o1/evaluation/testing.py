@@ -44,7 +44,10 @@ def test(config: TestConfig) -> dict:
         f"{precision} on {device.type}"
     )
     predictor = Predictor(
-        network.to(device), config.patch_size, (config.stride_xy, config.stride_xy, config.stride_z), precision
+        network.to(device),
+        config.patch_size,
+        (config.stride_xy, config.stride_xy, config.stride_z),
+        precision,
     )
     cases: list[CaseMetrics] = []
     for name in tqdm(names, desc="testing", unit="volume", leave=False, disable=not sys.stderr.isatty()):

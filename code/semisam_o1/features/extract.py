@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -56,17 +55,18 @@ def global_feature(spatial: np.ndarray) -> np.ndarray:
 
 
 class SamFeatures:
-    """The features of SAM-Med3D; the checkpoint is loaded when the first volume needs it."""
+    """The features of SAM-Med3D.
+
+    Raises:
+        InputError: if the checkpoint cannot be used, at once and not when the first volume needs it.
+    """
 
     version = 1
 
     def __init__(self, checkpoint: Path, device: torch.device):
-        self.checkpoint, self.device = checkpoint, device
+        self.device = device
         self.key = f"sam-{file_hash(checkpoint)}-patch{PATCH_SIDE}-v{self.version}"
-
-    @cached_property
-    def _encoder(self) -> torch.nn.Module:
-        return load_encoder(self.checkpoint, self.device)
+        self._encoder = load_encoder(checkpoint, device)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -25,9 +25,7 @@ def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
         raise ValueError(f"shapes differ: {tuple(probabilities.shape)} and {tuple(target.shape)}")
     axes = (0, 2, 3, 4)
     overlap, size = sum_over_ranks(
-        torch.stack(
-            [(probabilities * target).sum(axes), probabilities.square().sum(axes) + target.square().sum(axes)]
-        )
+        torch.stack([(probabilities * target).sum(axes), probabilities.square().sum(axes) + target.square().sum(axes)])
     )
     return (1 - (2 * overlap + 1e-5) / (size + 1e-5)).mean()
 

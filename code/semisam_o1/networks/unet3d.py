@@ -18,9 +18,7 @@ WIDTHS = (16, 32, 64, 128, 256)
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     # Out of place: an in-place ReLU would overwrite what InstanceNorm keeps for its gradient.
-    return nn.Sequential(
-        nn.Conv3d(in_channels, out_channels, 3, padding=1), nn.InstanceNorm3d(out_channels), nn.ReLU()
-    )
+    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 3, padding=1), nn.InstanceNorm3d(out_channels), nn.ReLU())
 
 
 class DoubleConvolution(nn.Module):

@@ -167,9 +167,7 @@ class AtlasPropagation:
             places = start + _fit_polynomials(flat[1], target - flat[1], heed, start, step.degree)
         return places
 
-    def _match(
-        self, features: np.ndarray, places: np.ndarray, weight: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _match(self, features: np.ndarray, places: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean votes (num_classes, n) and places (3, n) of the nearest template voxels.
 
         Args:
@@ -181,9 +179,7 @@ class AtlasPropagation:
             self._trees[weight] = cKDTree(_joined(self._features, self._places, weight))
         count = min(self.neighbours, self._places.shape[1])
         # The approximation costs no measurable Dice and saves four fifths of the time.
-        _, nearest = self._trees[weight].query(
-            _joined(features, places, weight), k=range(1, count + 1), eps=1.0
-        )
+        _, nearest = self._trees[weight].query(_joined(features, places, weight), k=range(1, count + 1), eps=1.0)
         return _mean_columns(self._votes, nearest), _mean_columns(self._places, nearest)
 
 

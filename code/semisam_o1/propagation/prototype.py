@@ -11,9 +11,7 @@ from ..data.geometry import from_patch, resize_nearest, to_patch
 Shape = Sequence[int]
 
 
-def class_prototypes(
-    templates: Sequence[tuple[np.ndarray, np.ndarray, Shape]], num_classes: int
-) -> np.ndarray:
+def class_prototypes(templates: Sequence[tuple[np.ndarray, np.ndarray, Shape]], num_classes: int) -> np.ndarray:
     """Return the unit-length prototype of every class, zero for a class without a cell on any grid.
 
     Args:
@@ -33,9 +31,7 @@ def class_prototypes(
     return np.stack([_unit(prototype) for prototype in prototypes])
 
 
-def propagate(
-    spatial: np.ndarray, prototypes: np.ndarray, patch_size: Shape, shape: Shape
-) -> np.ndarray:
+def propagate(spatial: np.ndarray, prototypes: np.ndarray, patch_size: Shape, shape: Shape) -> np.ndarray:
     """Return the pseudo-label uint8 (W, H, D) of one volume.
 
     Args:

@@ -50,9 +50,7 @@ def refine(
     return refined
 
 
-def vote(
-    label: np.ndarray, voters: Sequence[np.ndarray], weights: np.ndarray, num_classes: int
-) -> np.ndarray:
+def vote(label: np.ndarray, voters: Sequence[np.ndarray], weights: np.ndarray, num_classes: int) -> np.ndarray:
     """Return, voxel by voxel, the class with the largest weighted vote; ``label`` itself if all weights are 0.
 
     Args:

@@ -86,9 +86,7 @@ class RoundTrainer:
         self.validate, self.folder, self.tracker, self.stop = validate, folder, tracker, stop
         self.device = next(student.parameters()).device
         self.parallel = nn.parallel.DistributedDataParallel(student) if distributed.world_size() > 1 else student
-        self.optimizer = torch.optim.SGD(
-            student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4
-        )
+        self.optimizer = torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
         self.iteration = 0  # iterations that are done
         self.best: Best | None = None
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
@@ -155,7 +153,11 @@ class RoundTrainer:
             group["lr"] = learning_rate(settings.base_lr, t, settings.max_iterations)
         with autocast(self.device, settings.precision):
             extra = self.method.after_step(self.student, batch, t)
-        values = {"total": loss.detach(), **{name: term.value.detach() for name, term in terms.items()}, **extra}
+        values = {
+            "total": loss.detach(),
+            **{name: term.value.detach() for name, term in terms.items()},
+            **extra,
+        }
         self._pending.append((t, batch.names, values))
         self._weights = {name: term.weight for name, term in terms.items()}
         self.iteration = t + 1
@@ -175,7 +177,8 @@ class RoundTrainer:
             if bad:
                 raise RunError(
                     f"round {settings.round_}, iteration {t}: the loss {bad[0]} is not finite; the batch came from "
-                    f"{', '.join(volumes)}. Look at those volumes, lower --base_lr or use --precision fp32, then --resume"
+                    f"{', '.join(volumes)}. Look at those volumes, or start anew with a lower "
+                    "--base_lr or with --precision fp32"
                 )
             logged = {f"loss/{name}": value for name, value in zip(names, row, strict=True)}
             if t == self._pending[-1][0]:
@@ -247,7 +250,11 @@ class RoundTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on; random numbers are functions of the iteration."""
-        best = self.best and {"dice": self.best.dice, "iteration": self.best.iteration, "weights": self.best.weights}
+        best = self.best and {
+            "dice": self.best.dice,
+            "iteration": self.best.iteration,
+            "weights": self.best.weights,
+        }
         return {
             "round": self.settings.round_,
             "iteration": self.iteration,
