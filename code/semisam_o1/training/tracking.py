@@ -81,7 +81,7 @@ class Tracker:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return a slice as RGB (3, rows, columns): label outlined in green, prediction in red, both in yellow.
+    """Return a slice as RGB (3, rows, columns): label outlined in blue, prediction in orange, both in white.
 
     Args:
         image, label, prediction: (rows, columns).
@@ -89,10 +89,10 @@ def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     pixels = np.stack([grey] * 3).astype(np.float32)
-    red, green = _outline(prediction), _outline(label)
-    pixels[:, red | green] = 0
-    pixels[0, red] = 1
-    pixels[1, green] = 1
+    outlines = ((_outline(label), (0.0, 0.6, 1.0)), (_outline(prediction), (1.0, 0.6, 0.0)))
+    pixels[:, outlines[0][0] | outlines[1][0]] = 0
+    for outline, colour in outlines:
+        pixels[:, outline] = np.minimum(pixels[:, outline] + np.array(colour)[:, None], 1)
     return pixels
 
 
