@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="dataset folder to write (default: the project's data/demo)",
     )  # fmt: skip
     parser.add_argument("--exp", default="demo", help="name of the run, a folder below model/ (default: demo)")
-    parser.add_argument("--seed", type=int, default=7, help="of the subjects (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=21, help="of the subjects (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds of training (default: %(default)s)")
     parser.add_argument(
         "--iterations", type=int, default=200, metavar="N", help="iterations per round (default: %(default)s)"

@@ -1,7 +1,7 @@
 """Round 0 without a foundation model: the template's label travels by voxel-wise nearest neighbours.
 
 Each voxel of a volume looks up the template voxels that resemble it most in local features and lie at
-about the same place, and takes the mean of their labels (method.md, section 6). Where "the same place"
+about the same place, and takes the mean of their labels. Where "the same place"
 is gets better as matches are found: a smooth map into the template's frame is fitted to them and the
 search repeated, as in iterative closest points.
 """
