@@ -86,14 +86,15 @@ def test_every_subject_is_whole(demo: Dataset) -> None:
 
 
 def test_brightness_does_not_tell_the_organs(demo: Dataset) -> None:
+    scores = []
     for name in demo.names("test.txt"):
         volume = demo.load(name)
         for index in (1, 2):
             organ = volume.label == index
             low, high = np.percentile(volume.image[organ], (10, 90))
-            band = (volume.image >= low) & (volume.image <= high)
-            outside = band & (volume.label == 0)
-            assert outside.sum() > band[organ].sum(), f"{name}: too little looks like class {index}"
+            scores.append(dice((volume.image >= low) & (volume.image <= high), organ))
+    assert max(scores) < 0.8
+    assert np.mean(scores) < 0.5
 
 
 def test_templates_label_in_the_middle_is_a_start_and_no_more(demo: Dataset) -> None:

@@ -114,7 +114,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _set(
             self,
-            root_path=Path(self.root_path),
+            root_path=Path(self.root_path).expanduser().absolute(),
             patch_size=tuple(self.patch_size),
             sam_ckpt=find_checkpoint(self.sam_ckpt),
         )
@@ -193,7 +193,7 @@ class TestConfig:
     debug: bool = option(False, "show tracebacks", **SWITCH)
 
     def __post_init__(self) -> None:
-        _set(self, root_path=Path(self.root_path))
+        _set(self, root_path=Path(self.root_path).expanduser().absolute())
 
     def resolve(self, trained: dict[str, Any]) -> TestConfig:
         """Fill what was left open from the arguments of the training run (may be empty), else the defaults.
@@ -244,7 +244,7 @@ def parse(config: type[Config], argv: Sequence[str] | None, description: str) ->
 def find_checkpoint(path: Path) -> Path:
     """Look a relative path up from the working directory, then from the project's root."""
     path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else PROJECT_ROOT / path
+    return path.absolute() if path.is_absolute() or path.exists() else PROJECT_ROOT / path
 
 
 def resolve_device(device: str) -> str:
