@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from semisam_o1.data.geometry import resize_nearest
+from semisam_o1.features import builtin
 from semisam_o1.features.builtin import NUM_CHANNELS, BuiltinFeatures, cell_means, voxel_features
 
 
@@ -77,3 +78,13 @@ def test_global_feature_has_one_length(shape):
         vector = features.global_feature(features(image))
         assert vector.shape == (NUM_CHANNELS * 64,)
         assert np.linalg.norm(vector) == pytest.approx(1, rel=1e-5)
+
+
+def test_large_scans_are_reduced_and_keep_their_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).random((21, 18, 13)).astype(np.float32)
+    image[:10] += 2
+    full = BuiltinFeatures()(image)
+    monkeypatch.setattr(builtin, "MAX_VOXELS", 1000)
+    reduced = BuiltinFeatures()(image)
+    assert reduced.shape == full.shape
+    assert np.corrcoef(reduced[0].ravel(), full[0].ravel())[0, 1] > 0.9

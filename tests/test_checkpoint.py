@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from semisam_o1.errors import InputError, RunError
-from semisam_o1.training.checkpoint import load, load_state, load_weights, previous, save, save_state
+from semisam_o1.tensor_file import load_tensors
+from semisam_o1.training.checkpoint import load_state, load_weights, previous, save, save_state
 
 
 def test_a_damaged_state_falls_back_to_the_one_before(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(RunError, match=r"best\.pth cannot be written .*No space left"):
         save({"w": torch.zeros(2)}, path)
-    assert torch.equal(load(path)["w"], torch.ones(2))
+    assert torch.equal(load_tensors(path)["w"], torch.ones(2))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -48,7 +49,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     torch.save({"w": Malicious()}, tmp_path / "bad.pth")
     with pytest.raises(InputError, match=r"bad\.pth cannot be read as a checkpoint"):
-        load(tmp_path / "bad.pth")
+        load_tensors(tmp_path / "bad.pth")
     assert not (tmp_path / "pwned").exists()
 
 

@@ -62,8 +62,9 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
     assert (resolved.stride_xy, resolved.stride_z) == (32, 64)
     resolved = config.resolve({})
     assert (resolved.patch_size, resolved.stride_xy, resolved.model) == ((128, 128, 128), 64, "unet_3D")
-    with pytest.raises(InputError, match="--stride_z must lie between 1 and the patch"):
+    with pytest.raises(InputError, match="--stride_z must be at least 1"):
         TestConfig(root_path=Path("d"), exp="x", stride_z=0).resolve({})
+    assert TestConfig(root_path=Path("d"), exp="x", stride_z=70).resolve({"patch_size": [32, 48, 64]}).stride_z == 64
 
 
 def test_precision_and_device() -> None:

@@ -38,7 +38,8 @@ def test_means_are_taken_per_class_and_over_cases() -> None:
     assert summary["classes"]["1"]["hd95"]["mean"] == pytest.approx(0.5)
     assert summary["classes"]["1"]["hd95_mm"]["mean"] == pytest.approx(1.0)
     text = table(summary)
-    assert "2 pairs of case and class" in text
+    assert "empty: cases of the mean" in text
+    assert (summary["classes"]["1"]["empty"], summary["classes"]["2"]["empty"]) == (0, 2)
     assert "95HD [mm]" in text
 
 

@@ -38,12 +38,33 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     assert not (folder.path / "old.pth").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="choose another --exp"):
+        RunFolder.of(str(tmp_path / "file" / "x"), "mt", 1, "unet_3D").create()
+
+
 def test_a_literal_folder_comes_first(tmp_path: Path) -> None:
     wanted = checkpoint(tmp_path / "la" / "unet_3D")
     checkpoint(tmp_path / "la_MT_1label_1" / "unet_3D")
     assert find_trained(str(tmp_path / "la")).checkpoint == wanted
     wanted = checkpoint(tmp_path / "la_4" / "unet_3D")
     assert find_trained(str(tmp_path / "la"), labeled_num=4).checkpoint == wanted
+
+
+def test_a_given_backbone_is_never_the_literal_folder_instead(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "la" / "unet_3D")
+    wanted = checkpoint(tmp_path / "la_DTC_1label_1" / "unet_3D_sdf", "unet_3D_sdf_best_model.pth")
+    assert find_trained(str(tmp_path / "la"), backbone="dtc").checkpoint == wanted
+
+
+def test_an_absolute_checkpoint_is_the_checkpoint(tmp_path: Path) -> None:
+    wanted = checkpoint(tmp_path / "elsewhere" / "unet_3D_sdf", "mine.pth")
+    (wanted.parent / "args.json").write_text(json.dumps({"arguments": {"num_classes": 5}}))
+    found = find_trained("any", ckpt=str(wanted))
+    assert (found.folder, found.model, found.arguments) == (wanted.parent, "unet_3D_sdf", {"num_classes": 5})
+    with pytest.raises(InputError, match=r"other\.pth is missing"):
+        find_trained("any", ckpt=str(tmp_path / "other.pth"))
 
 
 def test_the_experiment_name_of_training_is_enough(tmp_path: Path) -> None:

@@ -55,5 +55,5 @@ def test_the_best_model_by_validation_or_else_the_last(
 def test_a_loss_that_is_not_finite_stops_and_names_the_volumes(narrow_networks: None, tmp_path: Path) -> None:
     with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
         trainer = make_trainer(tmp_path, tracker, [0.1] * 3, spoil=True)
-        with pytest.raises(RunError, match=r"iteration 0: the loss total is not finite; the batch came from a, b"):
+        with pytest.raises(RunError, match=r"iteration 1: the loss total is not finite; the batch came from a, b"):
             trainer.run()

@@ -86,7 +86,7 @@ class TrainConfig:
     )
     seed: int = option(1337, "of everything that is random", type=int)
     deterministic: int = option(
-        1, "1: the same run every time; 0: faster convolutions on a GPU", type=int, choices=(0, 1)
+        1, "1: no algorithm of cuDNN that differs from run to run; 0: the fastest one", type=int, choices=(0, 1)
     )
     device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
     precision: str = option(
@@ -114,7 +114,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _set(
             self,
-            root_path=Path(self.root_path).expanduser().absolute(),
+            root_path=Path(self.root_path).expanduser().resolve(),
+            exp=str(Path(self.exp)),
             patch_size=tuple(self.patch_size),
             sam_ckpt=find_checkpoint(self.sam_ckpt),
         )
@@ -127,6 +128,8 @@ class TrainConfig:
 
     def _check(self) -> None:
         faults = _patch_faults(self.patch_size)
+        if Path(self.exp).name in ("", ".."):
+            faults.append(f"--exp must name a folder, it is {self.exp!r}")
         for name in ("max_iterations", "num_rounds", "labeled_num", "labeled_bs", "knn_k", "val_interval",
                      "val_stride", "save_interval"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -174,7 +177,9 @@ class TestConfig:
     model: str | None = option(None, "network (default: what was trained, else unet_3D)", choices=tuple(NETWORKS))
     num_classes: int | None = option(None, "background included (default: as trained, else 2)", type=int)
     patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)", **THREE)
-    stride_xy: int | None = option(None, "voxels between windows in the first two axes (default: 64)", type=int)
+    stride_xy: int | None = option(
+        None, "voxels between windows in the first two axes (default: 64; at most the patch)", type=int
+    )
     stride_z: int | None = option(None, "the same in the third axis (default: 64)", type=int)
     ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
     test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
@@ -193,7 +198,7 @@ class TestConfig:
     debug: bool = option(False, "show tracebacks", **SWITCH)
 
     def __post_init__(self) -> None:
-        _set(self, root_path=Path(self.root_path).expanduser().absolute())
+        _set(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
 
     def resolve(self, trained: dict[str, Any]) -> TestConfig:
         """Fill what was left open from the arguments of the training run (may be empty), else the defaults.
@@ -215,9 +220,9 @@ class TestConfig:
             faults.append(f"--num_classes must be at least 2, it is {values['num_classes']}")
         for name, limit in (("stride_xy", min(patch[:2])), ("stride_z", patch[2])):
             stride = getattr(self, name)
-            values[name] = min(64, limit) if stride is None else stride
-            if not 1 <= values[name] <= max(limit, 1):
-                faults.append(f"--{name} must lie between 1 and the patch ({limit}), it is {stride}")
+            values[name] = min(64 if stride is None else stride, limit)
+            if values[name] < 1 <= limit:
+                faults.append(f"--{name} must be at least 1, it is {stride}")
         _raise(faults)
         return dataclasses.replace(self, **values)
 
@@ -244,7 +249,7 @@ def parse(config: type[Config], argv: Sequence[str] | None, description: str) ->
 def find_checkpoint(path: Path) -> Path:
     """Look a relative path up from the working directory, then from the project's root."""
     path = Path(path).expanduser()
-    return path.absolute() if path.is_absolute() or path.exists() else PROJECT_ROOT / path
+    return path.resolve() if path.is_absolute() or path.exists() else PROJECT_ROOT / path
 
 
 def resolve_device(device: str) -> str:

@@ -74,10 +74,10 @@ def any_rank(flag: bool) -> bool:
 def share_out(
     work: Callable[[Item], Result],
     items: Sequence[Item],
-    progress: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+    wrap: Callable[[Iterable[Item]], Iterable[Item]] = iter,
 ) -> list[Result]:
     """Return ``[work(item) for item in items]``, every rank having done its share."""
-    own = [work(item) for item in progress(items[rank() :: world_size()])]
+    own = [work(item) for item in wrap(items[rank() :: world_size()])]
     if not dist.is_initialized():
         return own
     shares: list = [None] * world_size()

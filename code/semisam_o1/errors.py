@@ -60,7 +60,9 @@ def _explain(error: Exception, code: int, debug: bool) -> int:
 
 def _name_cause(error: Exception) -> Exception:
     kind = type(error).__name__
-    if kind == "OutOfMemoryError" or "not enough memory" in str(error):
+    # torch.OutOfMemoryError, NumPy's MemoryError, and the RuntimeErrors of PyTorch's CPU allocators.
+    texts = ("not enough memory", "allocate memory")
+    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or any(text in str(error) for text in texts):
         return RunError(
             "out of memory; a smaller --patch_size or --batch_size, --cache ram or --cache none, "
             f"or --precision bf16 needs less ({error})"

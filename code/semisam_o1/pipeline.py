@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,13 @@ from .evaluation.metrics import dice_per_class
 from .features.extract import VolumeFeatures, extract_features, make_feature_set
 from .methods import METHODS, MethodOptions
 from .networks import build_network
+from .progress import progress
 from .propagation import PROPAGATIONS, Templates
 from .refinement.neighbours import refine
 from .refinement.pseudo_label import (
     PseudoLabels,
     label_map,
-    load_pseudo_labels,
+    load_labels,
     load_record,
     mean_entropy,
     save_pseudo_labels,
@@ -57,29 +59,36 @@ def train(config: TrainConfig) -> None:
     folder.check(config.resume, config.overwrite)
     device = distributed.start(resolve_device(config.device))
     _check_processes(config)
-    cohort = check_training(config.dataset, config.labeled_num, config.num_classes)
     feature_set = make_feature_set(config.features, config.sam_ckpt, device)
+    cohort = check_training(config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis)
     precision = resolve_precision(config.precision, device.type)
     if config.resume:
-        _check_same_run(config, folder)
+        _check_same_run(config, cohort, folder)
     if distributed.is_main():
         folder.create(config.overwrite)
-        _write_arguments(config, folder, device, precision)
+        _write_arguments(config, cohort, folder, device, precision)
     distributed.barrier()
     done = _finished_rounds(folder)
+    next_round = 1 if done is None else done + 1
     state = checkpoint.load_state(folder.state)
-    with StopRequest() as stop, Tracker(folder, since=_first_new_step(config, done, state)) as tracker:
+    if state is not None and state.get("round") != next_round:
+        state = None
+    since = _first_new_step(config, done, state) if config.resume else None
+    with StopRequest() as stop, Tracker(folder, since) as tracker:
         run = Run(config, folder, device, precision, cohort, tracker, stop)
         features = run.extract(feature_set)
         del feature_set  # the encoder's memory is better spent on training
         if done is None:
             run.propagate(features)
-        for round_ in range(1 if done is None else done + 1, config.num_rounds + 1):
+        whole = {name: volume.whole for name, volume in features.items()}
+        del features  # the spatial ones have done their work
+        for round_ in range(next_round, config.num_rounds + 1):
+            stop.requested = distributed.any_rank(stop.requested)
             stop.check()
             started = time.monotonic()
-            best = run.train_round(round_, state)
+            best = run.train_round(round_, state if round_ == next_round else None)
             pseudo = run.relabel(best)
-            run.refine(pseudo, features)
+            run.refine(pseudo, whole)
             run.finish_round(round_, best, pseudo, time.monotonic() - started)
         run.summarise()
 
@@ -106,10 +115,7 @@ class Run:
             f"{len(self.cohort.validation)} validation volumes; {self.config.backbone} with {self.config.model} in "
             f"{self.precision} on {self.device}; volumes kept: {place} ({reason}); run folder {self.folder.path}"
         )
-        self.store = VolumeStore(
-            self.config.dataset, [*self.cohort.train, *self.cohort.validation], place, self.device,
-            self.tracker.bar("reading"),
-        )  # fmt: skip
+        self.store = VolumeStore(self.config.dataset, [*self.cohort.train, *self.cohort.validation], place, self.device)
 
     def extract(self, feature_set: Any) -> dict[str, VolumeFeatures]:
         """Return the features of all training volumes, computed or found on disk."""
@@ -120,7 +126,7 @@ class Run:
             lambda name: self.cohort.info[name].hash,
             feature_set,
             ArrayCache(self.config.root_path / "features", self.folder.cache),
-            self._stoppable(self.tracker.bar("features")),
+            self._stoppable("features"),
         )
         how = f"{computed} computed in {time.monotonic() - started:.1f} s" if computed else "nothing extracted"
         self.tracker.say(f"features ({feature_set.key}): {len(features) - computed} found on disk, {how}")
@@ -135,7 +141,7 @@ class Run:
         )  # fmt: skip
         label = PROPAGATIONS[self.config.propagation](templates)
         names = self.cohort.unlabeled
-        labels = distributed.share_out(label, names, self._stoppable(self.tracker.bar("round 0")))
+        labels = distributed.share_out(label, names, self._stoppable("round 0"))
         pseudo = PseudoLabels(self._with_templates(dict(zip(names, labels, strict=True))))
         self.write_labels(0, pseudo, {"seconds": time.monotonic() - started})
 
@@ -143,8 +149,7 @@ class Run:
         """Train a network from scratch on the labels of the round before, or go on with ``state``."""
         config = self.config
         seed = derive_seed(config.seed, round_)
-        student = build_network(config.model, config.num_classes)
-        student = student.initialise(torch_generator(seed)).to(self.device)
+        student = build_network(config.model, config.num_classes, generator=torch_generator(seed)).to(self.device)
         method = METHODS[config.backbone](
             student,
             MethodOptions(
@@ -170,7 +175,7 @@ class Run:
         )
         batches = self._batches(round_, seed)
         trainer = RoundTrainer(student, method, batches, settings, self.validate, self.folder, self.tracker, self.stop)
-        if state is not None and state.get("round") == round_:
+        if state is not None:
             trainer.load_state_dict(state)
             self.tracker.say(f"round {round_} goes on after iteration {trainer.iteration}")
         return trainer.run()
@@ -193,17 +198,17 @@ class Run:
             return label_map(probabilities).cpu().numpy(), mean_entropy(probabilities)
 
         names = self.cohort.unlabeled
-        results = distributed.share_out(label, names, self._stoppable(self.tracker.bar("relabelling")))
+        results = distributed.share_out(label, names, self._stoppable("relabelling"))
         labels = {name: result[0] for name, result in zip(names, results, strict=True)}
         uncertainty = {name: result[1] for name, result in zip(names, results, strict=True)}
         return PseudoLabels(self._with_templates(labels), uncertainty)
 
-    def refine(self, pseudo: PseudoLabels, features: dict[str, VolumeFeatures]) -> None:
-        """Let the nearest certain neighbours vote on the uncertain volumes, in place."""
+    def refine(self, pseudo: PseudoLabels, features: dict[str, np.ndarray]) -> None:
+        """Let the nearest certain neighbours (by global feature) vote on the uncertain volumes, in place."""
         refined = refine(
             pseudo.labels,
             pseudo.uncertainty,
-            {name: feature.whole for name, feature in features.items()},
+            features,
             self.config.num_classes,
             self.config.knn_k,
             self.config.uncertainty_quantile,
@@ -230,7 +235,7 @@ class Run:
         per_class: list[list[float]] = []
         if self.config.labels_for_diagnosis:
             for name in names:
-                if self.cohort.info[name].has_label:
+                if self.cohort.info[name].label_hash:
                     scores = dice_per_class(pseudo.labels[name], self.true_label(name), self.config.num_classes)
                     per_class.append(scores)
                     pseudo.dice[name] = float(np.mean(scores))
@@ -251,8 +256,7 @@ class Run:
         figures = {f"pseudo_labels/{key}": record[key] for key in keys if record[key] is not None}
         for c, score in enumerate(record["pseudo_dice_per_class"] or [], start=1):
             figures[f"pseudo_labels/dice_class{c}"] = score
-        # The last step of the round, so that a resumed run, which drops later steps, keeps it.
-        self.tracker.log(max(round_ * self.config.max_iterations - 1, 0), figures, round=round_)
+        self.tracker.log(round_ * self.config.max_iterations, figures, round=round_)
         self.tracker.say(describe(record))
         distributed.barrier()
 
@@ -270,12 +274,12 @@ class Run:
         )
         self.folder.summary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw_curves(self.folder.metrics, self.folder.figures / "curves.png")
-        rounds = [load_pseudo_labels(self.folder.pseudo_labels(record["round"])) for record in records]
         shown = self.cohort.unlabeled[:: max(1, len(self.cohort.unlabeled) // 4)][:4]
+        rounds = [load_labels(self.folder.pseudo_labels(record["round"]), shown) for record in records]
         diagnosis = self.config.labels_for_diagnosis
         rows = [
-            (name, self.image(name), self.true_label(name) if diagnosis and self.cohort.info[name].has_label else None,
-             [labels.labels[name] for labels in rounds])
+            (name, self.image(name), self.true_label(name) if diagnosis and self.cohort.info[name].label_hash else None,
+             [labels[name] for labels in rounds])
             for name in shown
         ]  # fmt: skip
         draw_rounds(
@@ -305,8 +309,8 @@ class Run:
     def _batches(self, round_: int, seed: int) -> BatchStream:
         path = self.folder.pseudo_labels(round_ - 1)
         if self.store.in_memory:
-            labels = {name: torch.from_numpy(label) for name, label in load_pseudo_labels(path).labels.items()}
-            held = {name: labels[name].to(self.store.device) for name in self.cohort.train}
+            labels = load_labels(path, self.cohort.train)
+            held = {name: torch.from_numpy(label).to(self.store.device) for name, label in labels.items()}
             image, label = self.store.image, held.__getitem__
         else:
             reader = LastRead(self.config.dataset, str(path), self.cohort.labeled)
@@ -331,9 +335,11 @@ class Run:
     def _with_templates(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: self.true_label(name) for name in self.cohort.labeled} | labels
 
-    def _stoppable(self, bar: Any) -> Any:
-        def wrap(items: Any) -> Any:
-            for item in bar(items):
+    def _stoppable(self, description: str) -> Callable[[Iterable[str]], Iterator[str]]:
+        """Return a wrapper that shows progress and ends between two volumes if a stop is asked for."""
+
+        def wrap(items: Iterable[str]) -> Iterator[str]:
+            for item in progress(items, description):
                 self.stop.check()
                 yield item
 
@@ -373,17 +379,17 @@ def _finished_rounds(folder: RunFolder) -> int | None:
 
 
 def _first_new_step(config: TrainConfig, done: int | None, state: dict[str, Any] | None) -> int:
-    """Return the step, counted over all rounds, from which a run logs anew."""
+    """Return the step, counted over all rounds, from which a run that goes on logs anew."""
     if done is None:
         return 0
-    in_round = state["iteration"] if state is not None and state.get("round") == done + 1 else 0
-    return done * config.max_iterations + in_round
+    return done * config.max_iterations + (state["iteration"] if state else 0) + 1
 
 
-def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:
-    """Refuse to go on with a run that was started with other arguments."""
+def _check_same_run(config: TrainConfig, cohort: Cohort, folder: RunFolder) -> None:
+    """Refuse to go on with a run that was started with other arguments or other data."""
     try:
-        before = json.loads(folder.args.read_text(encoding="utf-8"))["arguments"]
+        content = json.loads(folder.args.read_text(encoding="utf-8"))
+        before, data = content["arguments"], content["data"]
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError) as error:
@@ -399,6 +405,15 @@ def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:
             f"the run in {folder.path} was started with other arguments ({'; '.join(changed)}); give the same ones to "
             "go on, or start anew with --overwrite or another --exp"
         )
+    for part, now in cohort.fingerprint.items():
+        then = data.get(part, {})
+        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        if changed or list(then) != list(now):
+            raise InputError(
+                f"{part} of {config.root_path} changed since the run in {folder.path} was started "
+                f"({', '.join(changed) or 'the order'}); bring it back to go on, or start anew with --overwrite or "
+                "another --exp"
+            )
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
@@ -408,7 +423,9 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _write_arguments(config: TrainConfig, folder: RunFolder, device: torch.device, precision: str) -> None:
+def _write_arguments(
+    config: TrainConfig, cohort: Cohort, folder: RunFolder, device: torch.device, precision: str
+) -> None:
     content = {
         "arguments": _plain(config),
         "precision": precision,
@@ -417,6 +434,7 @@ def _write_arguments(config: TrainConfig, folder: RunFolder, device: torch.devic
         "versions": {"semisam_o1": __version__, "torch": torch.__version__, "numpy": np.__version__,
                      "python": platform.python_version()},
         "git": _git_revision(),
+        "data": cohort.fingerprint,
     }  # fmt: skip
     _write_json(folder.args, content)
 

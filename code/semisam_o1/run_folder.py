@@ -12,6 +12,7 @@ from typing import Any
 from . import PROJECT_ROOT
 from .errors import InputError
 from .methods import METHODS
+from .networks import NETWORKS
 
 MODEL_ROOT = PROJECT_ROOT / "model"
 
@@ -95,10 +96,18 @@ class RunFolder:
             )
 
     def create(self, overwrite: bool = False) -> None:
-        if overwrite and self.path.is_dir():
-            shutil.rmtree(self.path)
-        for folder in (self.path, self.pseudo_labels(0).parent, self.figures):
-            folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder, empty if ``overwrite``.
+
+        Raises:
+            InputError: if it cannot be made.
+        """
+        try:
+            if overwrite and self.path.is_dir():
+                shutil.rmtree(self.path)
+            for folder in (self.path, self.pseudo_labels(0).parent, self.figures):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the run folder {self.path} cannot be made ({error}); choose another --exp") from None
 
 
 @dataclass(frozen=True)
@@ -121,31 +130,36 @@ def find_trained(
     """Find the checkpoint that ``test_baseline.py`` is to test.
 
     ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), or the
-    experiment name that training was given. In the latter case ``backbone`` and ``labeled_num`` choose.
+    experiment name that training was given. In the latter case ``backbone`` and ``labeled_num`` choose; a
+    given ``backbone`` says that it is the latter. An absolute ``ckpt`` is the checkpoint itself.
 
     Raises:
         InputError: listing what there is, if there is no such checkpoint or more than one.
     """
-    literal = MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)
-    folders = [literal, *_runs_of(exp, backbone, labeled_num)]
+    if ckpt is not None and Path(ckpt).is_absolute():
+        return _trained_at(Path(ckpt), model)
+    literal = [MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)]
+    runs = _runs_of(exp, backbone, labeled_num)
     names = [model] if model else ["unet_3D", *(m.network for m in METHODS.values() if m.network != "unet_3D")]
-    found = [
-        (folder / name, folder / name / (ckpt or f"{name}_best_model.pth"), name)
-        for folder in folders
-        for name in names
-        if (folder / name / (ckpt or f"{name}_best_model.pth")).is_file()
-    ]
-    if len(found) > 1 and found[0][0].parent == literal:
-        found = found[:1]
-    if len(found) > 1:
-        listing = "\n".join(f"  {path}" for _, path, _ in found)
-        raise InputError(
-            f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}"
-        )
-    if not found:
-        raise InputError(_nothing_found(exp, names, ckpt, literal, folders))
-    folder, checkpoint, name = found[0]
-    return TrainedModel(folder, checkpoint, name, _arguments(folder / "args.json"))
+    for folders in (runs, literal) if backbone else (literal, runs):
+        candidates = [folder / name / (ckpt or f"{name}_best_model.pth") for folder in folders for name in names]
+        found = [path for path in candidates if path.is_file()]
+        if len(found) > 1 and folders is runs:
+            listing = "\n".join(f"  {path}" for path in found)
+            raise InputError(
+                f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}"
+            )
+        if found:
+            return _trained_at(found[0], model)
+    raise InputError(_nothing_found(exp, names, ckpt, literal[0], [*literal, *runs]))
+
+
+def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
+    if not checkpoint.is_file():
+        raise InputError(f"--ckpt {checkpoint} is missing")
+    folder = checkpoint.parent
+    model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
+    return TrainedModel(folder, checkpoint, model, _arguments(folder / "args.json"))
 
 
 def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
@@ -162,7 +176,8 @@ def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Pa
 def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, folders: list[Path]) -> str:
     wanted = ckpt or " or ".join(f"{name}_best_model.pth" for name in names)
     for folder in folders:
-        checkpoints = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.pth"))
+        files = (path for path in folder.glob("*/*.pth") if not path.name.startswith("state"))
+        checkpoints = sorted(str(path.relative_to(folder)) for path in files)
         if checkpoints:
             listing = "\n".join(f"  {name}" for name in checkpoints)
             return f"no {wanted} in {folder}; --ckpt and --model choose among the files there:\n{listing}"

@@ -122,6 +122,8 @@ class BatchStream(torch.utils.data.Dataset):
 
     def _patch(self, name: str, orientation: Orientation, place: np.ndarray) -> tuple[Tensor, Tensor]:
         image, label = self.image(name), self.label(name)
+        if image.shape != label.shape:
+            raise ValueError(f"{name}: image has shape {tuple(image.shape)} and label {tuple(label.shape)}")
         size = source_size(self.patch_size, orientation)
         start = patch_start(image.shape, size, place)
         return orient(crop(image, start, size), orientation), orient(crop(label, start, size), orientation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from os import cpu_count
 import numpy as np
 
 from ..errors import InputError
+from ..progress import progress
 from .volumes import Dataset, content_hash
 
 
@@ -22,7 +23,7 @@ class VolumeInfo:
     name: str
     shape: tuple[int, int, int]
     hash: str  # of the image's values
-    has_label: bool
+    label_hash: str | None  # of the label's values, None where there is no label
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Cohort:
     @property
     def train(self) -> tuple[str, ...]:
         return self.labeled + self.unlabeled
+
+    @property
+    def fingerprint(self) -> dict[str, dict[str, str | None]]:
+        """What a run depends on, by list and name: images, and the labels that it trains or validates on."""
+        return {
+            "train.txt": {name: self.info[name].hash for name in self.train},
+            "labels": {name: self.info[name].label_hash for name in self.labeled + self.validation},
+            "val.txt": {name: self.info[name].hash for name in self.validation},
+        }
 
     @property
     def nbytes(self) -> int:
@@ -55,13 +65,13 @@ def check_training(
     dataset: Dataset,
     labeled_num: int,
     num_classes: int,
-    progress: Callable[[Iterable[str], int], Iterable[str]] = lambda items, total: items,
+    score_unlabeled: bool = True,
 ) -> Cohort:
     """Check the lists train.txt and val.txt and every volume they name.
 
     Args:
         labeled_num: the first names of train.txt are labelled.
-        progress: wraps an iterable of known length.
+        score_unlabeled: whether labels of unlabelled volumes will be read, and have to be right.
 
     Raises:
         InputError: with every fault that was found, a line each.
@@ -80,7 +90,9 @@ def check_training(
             "unlabelled volume is left"
         )
     labeled = train[:labeled_num]
-    reports = check_volumes(dataset, [*train, *validation], num_classes, {*labeled, *validation}, progress)
+    needed = {*labeled, *validation}
+    names = [*train, *validation]
+    reports = check_volumes(dataset, names, num_classes, needed, set(names) if score_unlabeled else needed)
     for report in reports:
         faults += report.faults
     seen = frozenset().union(*(report.classes for report in reports[: len(labeled)]))
@@ -98,7 +110,6 @@ def check_testing(
     dataset: Dataset,
     list_name: str,
     num_classes: int,
-    progress: Callable[[Iterable[str], int], Iterable[str]] = lambda items, total: items,
 ) -> list[str]:
     """Check a list of volumes that must all be labelled and return its names.
 
@@ -107,7 +118,7 @@ def check_testing(
     """
     faults: list[str] = []
     names = _list(dataset, list_name, faults)
-    for report in check_volumes(dataset, names, num_classes, set(names), progress):
+    for report in check_volumes(dataset, names, num_classes, set(names), set(names)):
         faults += report.faults
     _raise(faults)
     return names
@@ -118,19 +129,23 @@ def check_volumes(
     names: Sequence[str],
     num_classes: int,
     must_have_label: set[str],
-    progress: Callable[[Iterable[str], int], Iterable[str]] = lambda items, total: items,
+    read_label: set[str],
 ) -> list[_Report]:
-    """Read and check volumes, in parallel where there are many."""
-    check = partial(_check_volume, dataset, num_classes=num_classes, must_have_label=must_have_label)
+    """Read and check volumes, in parallel where there are many; other labels than ``read_label`` do not matter."""
+    check = partial(
+        _check_volume, dataset, num_classes=num_classes, must_have_label=must_have_label, read_label=read_label
+    )
     workers = min(cpu_count() or 1, 8)
     if workers == 1 or len(names) < 8:
-        return list(progress(map(check, names), len(names)))
+        return list(progress(map(check, names), "checking", len(names)))
     # Not forked: the parent may hold threads and a CUDA context.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(progress(pool.map(check, names, chunksize=4), len(names)))
+        return list(progress(pool.map(check, names, chunksize=4), "checking", len(names)))
 
 
-def _check_volume(dataset: Dataset, name: str, num_classes: int, must_have_label: set[str]) -> _Report:
+def _check_volume(
+    dataset: Dataset, name: str, num_classes: int, must_have_label: set[str], read_label: set[str]
+) -> _Report:
     path = dataset.path(name)
     try:
         volume = dataset.load(name)
@@ -146,14 +161,15 @@ def _check_volume(dataset: Dataset, name: str, num_classes: int, must_have_label
     if volume.label is None:
         if name in must_have_label:
             faults.append(f"{path}: the volume needs a label here and has none; add the dataset 'label'")
-    else:
+    elif name in read_label:
         classes = frozenset(np.unique(volume.label).tolist())
         if max(classes) >= num_classes:
             faults.append(
                 f"{path}: the label holds the value {max(classes)}, --num_classes {num_classes} allows 0 to "
                 f"{num_classes - 1}; raise it, or merge all foreground with --binary_label"
             )
-    info = VolumeInfo(name, volume.image.shape, content_hash(volume.image), volume.label is not None)
+    label_hash = None if volume.label is None else content_hash(volume.label)
+    info = VolumeInfo(name, volume.image.shape, content_hash(volume.image), label_hash)
     return _Report(info, tuple(faults), classes)
 
 

@@ -308,9 +308,7 @@ def prepare_nifti(
         lines.append(_training_command(destination, scans.values()))
     else:
         lines.append(
-            "No scan has a label yet. Find the one worth labelling, then come back with --labels, --template "
-            "and --overwrite:\n"
-            f"  python code/suggest_template.py --root_path {shlex.quote(str(destination.resolve()))}"
+            "No scan has a label yet. Label a typical one, then come back with --labels, --template and --overwrite."
         )
     return _wrap(lines)
 

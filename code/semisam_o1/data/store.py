@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import h5py
 import torch
 from torch import Tensor
 
+from ..distributed import world_size
+from ..progress import progress
 from .volumes import Dataset, Volume
 
 SHARE = 0.5  # of the memory that is free, at most, for decoded volumes
@@ -35,11 +38,12 @@ def choose_cache(cache: str, device: torch.device, nbytes: int) -> tuple[str, st
 
 
 def free_memory() -> int:
-    """Return the bytes of RAM that are free, 8 GiB where the system does not tell."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 8 * 2**30
+    """Return the bytes of RAM that this process may count on, 8 GiB in all where the system does not tell."""
+    free = 8 * 2**30
+    with contextlib.suppress(OSError, ValueError):  # not Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return free // world_size()
 
 
 class VolumeStore:
@@ -49,7 +53,6 @@ class VolumeStore:
         dataset: where the volumes come from.
         names: those that will be asked for.
         place: 'gpu' (images on ``device``), 'ram', or 'none' (read from the file each time).
-        progress: wraps the names while they are read.
     """
 
     def __init__(
@@ -58,13 +61,12 @@ class VolumeStore:
         names: Sequence[str],
         place: str,
         device: torch.device,
-        progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     ):
         self.dataset = dataset
         self.device = device if place == "gpu" else torch.device("cpu")
         self._held: dict[str, tuple[Tensor, Tensor | None]] = {}
         if place != "none":
-            for name in progress(names):
+            for name in progress(names, "reading"):
                 self._held[name] = self._tensors(dataset.load(name))
 
     @property

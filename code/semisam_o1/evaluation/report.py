@@ -36,7 +36,7 @@ class CaseMetrics:
 def summarise(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
     """Return mean and standard deviation over cases, per class and overall (cases' means over classes)."""
     classes = sorted({case.label for case in cases})
-    by_class = {str(c): _statistics([_row(case) for case in cases if case.label == c]) for c in classes}
+    by_class = {str(c): _class_statistics([case for case in cases if case.label == c]) for c in classes}
     names = list(dict.fromkeys(case.name for case in cases))
     rows = [
         {key: float(np.mean(values)) for key, values in _columns([_row(c) for c in cases if c.name == name]).items()}
@@ -55,17 +55,19 @@ def table(summary: dict[str, Any]) -> str:
     in_mm = "hd95_mm" in summary["overall"]
     headings = ["class", *(HEADINGS[m] + " [voxel]" * (m in ("hd95", "asd")) for m in METRICS)]
     headings += ["95HD [mm]", "ASD [mm]"] if in_mm else []
+    headings += ["empty"] if summary["empty"] else []
     keys = [*METRICS, *(["hd95_mm", "asd_mm"] if in_mm else [])]
     rows = [headings]
     for label, statistics in [*summary["classes"].items(), ("all", summary["overall"])]:
         cells = [f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys]
-        rows.append([label, *cells])
+        empty = [str(statistics.get("empty", summary["empty"]))] if summary["empty"] else []
+        rows.append([label, *cells, *empty])
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     note = f"{summary['cases']} cases"
     if summary["empty"]:
         note += (
-            f"; {summary['empty']} pairs of case and class have an empty prediction or label and count by convention "
+            "; empty: cases of the mean with an empty prediction or label, which count by convention "
             "(both empty 1, 1, 0, 0; one empty 0, 0, 200, 100)"
         )
     return "\n".join([*lines, note])
@@ -98,6 +100,10 @@ def _row(case: CaseMetrics) -> dict[str, float]:
 def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return {key: [row[key] for row in rows if key in row] for key in keys}
+
+
+def _class_statistics(cases: list[CaseMetrics]) -> dict[str, Any]:
+    return {**_statistics([_row(case) for case in cases]), "empty": sum(case.empty for case in cases)}
 
 
 def _statistics(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:

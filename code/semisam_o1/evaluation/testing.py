@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..config import TestConfig, resolve_device, resolve_precision
 from ..data.check import check_testing
 from ..data.volumes import Volume
 from ..errors import InputError
 from ..networks import build_network
+from ..progress import progress
 from ..run_folder import find_trained
 from ..training.checkpoint import load_weights
 from .export import write_nifti
@@ -50,7 +49,7 @@ def test(config: TestConfig) -> dict:
         precision,
     )
     cases: list[CaseMetrics] = []
-    for name in tqdm(names, desc="testing", unit="volume", leave=False, disable=not sys.stderr.isatty()):
+    for name in progress(names, "testing"):
         volume = dataset.load(name)
         prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
         cases += compare(volume, prediction, config.num_classes)

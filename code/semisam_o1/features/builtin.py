@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from scipy.stats import rankdata
 
+MAX_VOXELS = 4_000_000  # that features are computed on
 INTENSITY_SCALES = (1.0, 2.0, 4.0, 8.0)  # voxels, as all scales here
 EDGE_SCALES = (1.0, 2.0, 4.0)
 TEXTURE_SCALES = (2.0, 4.0)
@@ -112,7 +113,11 @@ class BuiltinFeatures:
             (C, gw, gh, gd) float32; the grid is ceil(shape / cell).
         """
         grid = [-(-size // self.cell) for size in image.shape]
-        return cell_means(voxel_features(image), grid)
+        reduction = 1  # of large scans, whose features would take minutes and gigabytes; never beyond the cells
+        while reduction < self.cell and image.size > MAX_VOXELS * reduction**3:
+            reduction += 1
+        reduced = cell_means(image, [-(-size // reduction) for size in image.shape]) if reduction > 1 else image
+        return cell_means(voxel_features(reduced), grid)
 
     def patch_size(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return the patch that the spatial feature of a volume of ``shape`` covers: all of it."""

@@ -94,7 +94,7 @@ def extract_features(
     image_hash: Callable[[str], str],
     feature_set: FeatureSet,
     cache: ArrayCache,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    wrap: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> tuple[dict[str, VolumeFeatures], int]:
     """Return the features of every volume, and how many had to be computed.
 
@@ -102,7 +102,7 @@ def extract_features(
         image: name → (W, H, D) float32, asked for the missing ones only.
         image_hash: name → hash of the image's values.
         cache: where features are looked up and kept.
-        progress: wraps the names of the missing ones.
+        wrap: wraps the names of the missing ones, to show progress or to stop.
     """
 
     def key(name: str) -> str:
@@ -117,7 +117,7 @@ def extract_features(
 
     found = {name: _kept(cache, key(name)) for name in names}
     missing = from_main([name for name in names if found[name] is None])
-    found.update(zip(missing, share_out(compute, missing, progress), strict=True))
+    found.update(zip(missing, share_out(compute, missing, wrap), strict=True))
     return found, len(missing)
 
 

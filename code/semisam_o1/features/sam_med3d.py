@@ -16,7 +16,6 @@ outside the grid.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..tensor_file import load_tensors
 
 PATCH_SIDE = 128  # voxels a side that the released position embedding covers
 GRID_SIDE = 8  # tokens a side
@@ -241,11 +241,7 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is missing; download sam_med3d_turbo.pth from the SAM-Med3D project and put it there, "
             "or run without it: --propagation atlas"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a checkpoint of tensors ({reason}); download it again") from None
+    content = load_tensors(path)
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
         content = content["model_state_dict"]
     if not isinstance(content, dict):

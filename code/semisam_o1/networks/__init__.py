@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import torch
+
 from .unet3d import UNet3D, UNet3DSDF
 
 NETWORKS = {"unet_3D": UNet3D, "unet_3D_sdf": UNet3DSDF}
 
 
-def build_network(name: str, num_classes: int, in_channels: int = 1, dropout: float = 0.3) -> UNet3D:
-    """Return a network whose state-dict keys are those of the published checkpoints.
+def build_network(
+    name: str,
+    num_classes: int,
+    in_channels: int = 1,
+    dropout: float = 0.3,
+    generator: torch.Generator | None = None,
+) -> UNet3D:
+    """Return a network with fresh weights, whose state-dict keys are those of the published checkpoints.
 
     Args:
         name: ``unet_3D`` (returns logits) or ``unet_3D_sdf`` (returns signed distance and logits).
         num_classes: background included.
+        generator: on the CPU, that the weights are drawn from; None: PyTorch's global one.
 
     Raises:
         ValueError: if there is no network of that name.
     """
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
-    return NETWORKS[name](num_classes, in_channels, dropout)
+    return NETWORKS[name](num_classes, in_channels, dropout).initialise(generator)

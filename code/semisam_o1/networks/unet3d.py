@@ -89,8 +89,8 @@ class UNet3D(nn.Module):
         """Return the class logits alone, whatever else the network computes."""
         return self(x)
 
-    def initialise(self, generator: torch.Generator) -> UNet3D:
-        """Draw fresh Kaiming-normal (fan-in) weights and uniform biases from ``generator`` (on the CPU)."""
+    def initialise(self, generator: torch.Generator | None = None) -> UNet3D:
+        """Draw fresh Kaiming-normal (fan-in) weights and uniform biases."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", generator=generator)

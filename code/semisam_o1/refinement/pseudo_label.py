@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,25 +47,17 @@ def save_pseudo_labels(path: Path, pseudo: PseudoLabels, record: Mapping[str, ob
         file.attrs["record"] = json.dumps(record)
         for name, label in pseudo.labels.items():
             dataset = file.create_dataset(name, data=label, compression="gzip", compression_opts=1)
-            dataset.attrs["uncertainty"] = pseudo.uncertainty.get(name, 0.0)
             dataset.attrs["refined"] = name in pseudo.refined
-            if name in pseudo.dice:
-                dataset.attrs["dice"] = pseudo.dice[name]
+            for key, known in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
+                if name in known:
+                    dataset.attrs[key] = known[name]
     partial.replace(path)
 
 
-def load_pseudo_labels(path: Path) -> PseudoLabels | None:
-    """Read the labels of a round, None if there is no whole file."""
-    try:
-        with h5py.File(path, "r") as file:
-            return PseudoLabels(
-                {name: dataset[()] for name, dataset in file.items()},
-                {name: float(dataset.attrs["uncertainty"]) for name, dataset in file.items()},
-                [name for name, dataset in file.items() if dataset.attrs["refined"]],
-                {name: float(d.attrs["dice"]) for name, d in file.items() if "dice" in d.attrs},
-            )
-    except (OSError, KeyError):
-        return None
+def load_labels(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Read the labels uint8 (W, H, D) of the named volumes after a round."""
+    with h5py.File(path, "r") as file:
+        return {name: file[name][()] for name in names}
 
 
 def load_record(path: Path) -> dict | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError, RunError
-
-READ_ERRORS = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+from ..tensor_file import load_tensors
 
 
 def save(content: Any, path: Path) -> None:
@@ -32,19 +30,6 @@ def save(content: Any, path: Path) -> None:
         raise RunError(f"{path} cannot be written ({error}); free some space, then go on with --resume") from None
 
 
-def load(path: Path) -> Any:
-    """Read what ``save`` wrote, onto the CPU.
-
-    Raises:
-        InputError: if the file is no whole checkpoint.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}); it may be cut off") from None
-
-
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a run state, keeping the previous one until this one is whole."""
     fresh = path.with_name(path.name + ".new")
@@ -59,7 +44,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     for candidate in (path, previous(path)):
         if candidate.is_file():
             try:
-                state = load(candidate)
+                state = load_tensors(candidate)
             except InputError:
                 continue
             if isinstance(state, dict):
@@ -77,7 +62,7 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
     Raises:
         InputError: naming the first keys that are missing, not expected or of another shape.
     """
-    weights = load(path)
+    weights = load_tensors(path)
     if not isinstance(weights, dict):
         raise InputError(f"{path} holds no state dict")
     expected = network.state_dict()

@@ -11,6 +11,12 @@ from ..errors import EXIT_INTERRUPTED, Interrupted
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
+def ignore_signals(worker: int) -> None:
+    """Leave stopping to the main process, in a worker of a DataLoader that gets the group's signals, too."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """Remembers the first signal; a second one ends the process at once."""
 

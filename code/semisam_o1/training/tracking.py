@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +20,17 @@ class Tracker:
 
     Args:
         folder: of the run; exists.
-        since: what was logged at this step or later belongs to work that is done again, and is dropped.
+        since: of a run that goes on: what was logged at this step or later is done again, and is dropped.
     """
 
-    def __init__(self, folder: RunFolder, since: int = 0):
+    def __init__(self, folder: RunFolder, since: int | None = None):
         self._main = distributed.is_main()
         if self._main:
-            if since:
+            if since is not None:
                 _drop_lines(folder.metrics, since)
             self._log = folder.log.open("a", encoding="utf-8")
             self._metrics = folder.metrics.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=since or None)
+            self._board = SummaryWriter(str(folder.tensorboard), purge_step=since)
 
     def __enter__(self) -> Tracker:
         return self
@@ -66,18 +66,6 @@ class Tracker:
         """Log an RGB picture (3, rows, columns) with values from 0 to 1."""
         if self._main:
             self._board.add_image(tag, pixels, step)
-
-    def bar(self, description: str, total: int | None = None, unit: str = "volume") -> Callable[[Iterable], tqdm]:
-        """Return a wrapper that shows a progress bar, on rank 0 and in a terminal only."""
-        return lambda items: tqdm(
-            items,
-            desc=description,
-            total=total,
-            unit=unit,
-            leave=False,
-            dynamic_ncols=True,
-            disable=not self._main or not sys.stderr.isatty(),
-        )
 
 
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -16,10 +16,11 @@ from ..data.batches import Batch, BatchStream
 from ..errors import Interrupted, RunError
 from ..methods import Method, Term
 from ..methods.schedules import learning_rate
+from ..progress import progress
 from ..run_folder import RunFolder
 from ..seeding import derive_seed
 from . import checkpoint
-from .stopping import StopRequest
+from .stopping import StopRequest, ignore_signals
 from .tracking import Tracker, overlay
 
 LOG_INTERVAL = 20  # iterations whose losses leave the device together
@@ -48,7 +49,7 @@ class RoundSettings:
     seed: int
 
     def step(self, iteration: int) -> int:
-        """Return the iteration counted over all rounds."""
+        """Return how many iterations of all rounds are done after ``iteration`` of this one."""
         return (self.round_ - 1) * self.max_iterations + iteration
 
 
@@ -104,12 +105,14 @@ class RoundTrainer:
         settings = self.settings
         self.student.train()
         self._clock = (time.monotonic(), self.iteration)
-        bar = self.tracker.bar(f"round {settings.round_}", settings.max_iterations - self.iteration, "iteration")
-        for batch in bar(self._batches()):
+        left = settings.max_iterations - self.iteration
+        for batch in progress(self._batches(), f"round {settings.round_}", left, "iteration"):
             self._train_step(batch)
             done = self.iteration
             if done % LOG_INTERVAL == 0 or done == settings.max_iterations:
                 self._flush()
+                if time.monotonic() - self._saved > STATE_SECONDS:
+                    self.save_state()
             if settings.log_images and done % settings.log_images == 0:
                 self._log_images(batch)
             if done % settings.val_interval == 0 or done == settings.max_iterations:
@@ -135,6 +138,7 @@ class RoundTrainer:
                 num_workers=self.settings.num_workers,
                 persistent_workers=self.settings.num_workers > 0,
                 multiprocessing_context="spawn" if self.settings.num_workers else None,
+                worker_init_fn=ignore_signals,
             )
         for batch in source:
             yield batch.to(self.device)
@@ -176,7 +180,7 @@ class RoundTrainer:
             bad = [name for name, value in zip(names, row, strict=True) if value - value != 0]
             if bad:
                 raise RunError(
-                    f"round {settings.round_}, iteration {t}: the loss {bad[0]} is not finite; the batch came from "
+                    f"round {settings.round_}, iteration {t + 1}: the loss {bad[0]} is not finite; the batch came from "
                     f"{', '.join(volumes)}. Look at those volumes, or start anew with a lower "
                     "--base_lr or with --precision fp32"
                 )
@@ -185,7 +189,7 @@ class RoundTrainer:
                 logged |= {f"weight/{name}": weight for name, weight in self._weights.items()}
                 logged["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
                 logged["train/iterations_per_second"] = rate
-            self.tracker.log(settings.step(t), logged, round=settings.round_, iteration=t)
+            self.tracker.log(settings.step(t + 1), logged, round=settings.round_, iteration=t + 1)
         self._pending.clear()
 
     def _validate(self) -> None:
@@ -198,8 +202,8 @@ class RoundTrainer:
         mean = sum(scores) / len(scores)
         logged = {f"validation/dice_class{c}": score for c, score in enumerate(scores, start=1)}
         self.tracker.log(
-            settings.step(self.iteration - 1), logged | {"validation/dice": mean},
-            round=settings.round_, iteration=self.iteration - 1,
+            settings.step(self.iteration), logged | {"validation/dice": mean},
+            round=settings.round_, iteration=self.iteration,
         )  # fmt: skip
         better = self.best is None or mean > self.best.dice
         if better:
@@ -213,8 +217,6 @@ class RoundTrainer:
             + (f" ({classes})" if classes else "")
             + (" best so far" if better else f" (best {self.best.dice:.4f} at {self.best.iteration})")
         )
-        if time.monotonic() - self._saved > STATE_SECONDS:
-            self.save_state()
         # Validation is not training time.
         self._clock = (self._clock[0] + time.monotonic() - started, self._clock[1])
 
@@ -229,11 +231,11 @@ class RoundTrainer:
             z = int((label > 0).sum(axis=(0, 1)).argmax())
             slices = (batch.image[item, 0].cpu().numpy()[..., z], label[..., z], prediction[item][..., z])
             pixels = overlay(*(part.T for part in slices))
-            self.tracker.image(self.settings.step(self.iteration - 1), f"patches/{kind}", pixels)
+            self.tracker.image(self.settings.step(self.iteration), f"patches/{kind}", pixels)
 
     def _stop_if_asked(self) -> None:
-        # Ranks agree now and then only: asking costs them a wait for each other.
-        if distributed.world_size() > 1 and self.iteration % LOG_INTERVAL:
+        # On GPUs ranks agree now and then only: asking costs them a wait for each other.
+        if distributed.world_size() > 1 and self.device.type == "cuda" and self.iteration % LOG_INTERVAL:
             return
         if distributed.any_rank(self.stop.requested) and self.iteration < self.settings.max_iterations:
             self._flush()
