@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semisam_o1.data.convert import FRACTIONS, STANDARD_LA, SUFFIXES, prepare_la, prepare_nifti
+from semisam_o1.data.convert import FRACTIONS, STANDARD_LA, prepare_la, prepare_nifti
+from semisam_o1.data.formats import SUFFIXES
 from semisam_o1.errors import run_command
 
 EXAMPLES = """examples:

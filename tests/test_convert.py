@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from semisam_o1.data import convert
-from semisam_o1.data.convert import normalise, prepare_la, prepare_nifti, read_image, split
+from semisam_o1.data.convert import prepare_la, prepare_nifti, split
+from semisam_o1.data.formats import SUFFIXES, normalise, read_image
 from semisam_o1.data.volumes import Dataset, Geometry, write_volume
 from semisam_o1.errors import InputError
 
@@ -53,7 +54,7 @@ def tree(folder: Path) -> dict[Path, bytes]:
 # One image
 
 
-@pytest.mark.parametrize("suffix", convert.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_is_read_with_axes_xyz_and_geometry(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write_itk(path, scan(0))

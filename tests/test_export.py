@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from semisam_o1.data.convert import read_image
+from semisam_o1.data.formats import read_image
 from semisam_o1.data.volumes import Geometry
 from semisam_o1.evaluation.export import write_nifti
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import PROJECT_ROOT, __version__, distributed
+from . import PROJECT_ROOT, distributed
 from .config import TrainConfig, resolve_device, resolve_precision
 from .data.batches import ORIENTATIONS, BatchStream
 from .data.cache import ArrayCache
@@ -37,15 +34,13 @@ from .refinement.pseudo_label import (
     mean_entropy,
     save_pseudo_labels,
 )
+from .run_arguments import check_same_run, write_arguments, write_json
 from .run_folder import RunFolder
 from .seeding import derive_seed, torch_generator
 from .training import checkpoint
 from .training.stopping import StopRequest
 from .training.tracking import Tracker
 from .training.trainer import Best, RoundSettings, RoundTrainer
-
-# What may differ between a run and its continuation without changing what comes out of it.
-HARMLESS = frozenset({"device", "cache", "num_workers", "num_rounds", "log_images", "resume", "overwrite", "debug"})
 
 
 def train(config: TrainConfig) -> None:
@@ -63,10 +58,10 @@ def train(config: TrainConfig) -> None:
     cohort = check_training(config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis)
     precision = resolve_precision(config.precision, device.type)
     if config.resume:
-        _check_same_run(config, cohort, folder)
+        check_same_run(config, cohort, folder)
     if distributed.is_main():
         folder.create(config.overwrite)
-        _write_arguments(config, cohort, folder, device, precision)
+        write_arguments(config, cohort, folder, device, precision)
     distributed.barrier()
     done = _finished_rounds(folder)
     next_round = 1 if done is None else done + 1
@@ -251,7 +246,7 @@ class Run:
             **record,
         }
         save_pseudo_labels(self.folder.pseudo_labels(round_), pseudo, record)
-        _write_json(self.folder.tracking, self.records())
+        write_json(self.folder.tracking, self.records())
         keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
         figures = {f"pseudo_labels/{key}": record[key] for key in keys if record[key] is not None}
         for c, score in enumerate(record["pseudo_dice_per_class"] or [], start=1):
@@ -383,74 +378,3 @@ def _first_new_step(config: TrainConfig, done: int | None, state: dict[str, Any]
     if done is None:
         return 0
     return done * config.max_iterations + (state["iteration"] if state else 0) + 1
-
-
-def _check_same_run(config: TrainConfig, cohort: Cohort, folder: RunFolder) -> None:
-    """Refuse to go on with a run that was started with other arguments or other data."""
-    try:
-        content = json.loads(folder.args.read_text(encoding="utf-8"))
-        before, data = content["arguments"], content["data"]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder.args} cannot be read ({error}); start anew with --overwrite") from None
-    now = _plain(config)
-    changed = [
-        f"--{name} was {before[name]} and is {value}"
-        for name, value in now.items()
-        if name not in HARMLESS and name in before and before[name] != value
-    ]
-    if changed:
-        raise InputError(
-            f"the run in {folder.path} was started with other arguments ({'; '.join(changed)}); give the same ones to "
-            "go on, or start anew with --overwrite or another --exp"
-        )
-    for part, now in cohort.fingerprint.items():
-        then = data.get(part, {})
-        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-        if changed or list(then) != list(now):
-            raise InputError(
-                f"{part} of {config.root_path} changed since the run in {folder.path} was started "
-                f"({', '.join(changed) or 'the order'}); bring it back to go on, or start anew with --overwrite or "
-                "another --exp"
-            )
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    values = dataclasses.asdict(config)
-    return {
-        name: str(v) if hasattr(v, "parts") else list(v) if isinstance(v, tuple) else v for name, v in values.items()
-    }
-
-
-def _write_arguments(
-    config: TrainConfig, cohort: Cohort, folder: RunFolder, device: torch.device, precision: str
-) -> None:
-    content = {
-        "arguments": _plain(config),
-        "precision": precision,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "processes": distributed.world_size(),
-        "versions": {"semisam_o1": __version__, "torch": torch.__version__, "numpy": np.__version__,
-                     "python": platform.python_version()},
-        "git": _git_revision(),
-        "data": cohort.fingerprint,
-    }  # fmt: skip
-    _write_json(folder.args, content)
-
-
-def _git_revision() -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
-
-
-def _write_json(path: Any, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
