@@ -34,7 +34,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=21, help="of the subjects (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds of training (default: %(default)s)")
     parser.add_argument(
-        "--iterations", type=int, default=200, metavar="N", help="iterations per round (default: %(default)s)"
+        "--iterations", type=int, default=320, metavar="N", help="iterations per round (default: %(default)s)"
     )
     parser.add_argument("--data_only", action="store_true", help="write the scans and stop")
     parser.add_argument("--overwrite", action="store_true", help="replace other scans in DST, and an earlier run")
