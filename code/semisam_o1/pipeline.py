@@ -132,7 +132,7 @@ class Run:
         started = time.monotonic()
         templates = Templates(
             self.cohort.labeled, self.image, self.true_label, lambda name: self.cohort.info[name].shape, features,
-            self.config.num_classes,
+            self.config.num_classes, self.tracker.say,
         )  # fmt: skip
         label = PROPAGATIONS[self.config.propagation](templates)
         names = self.cohort.unlabeled

@@ -24,6 +24,7 @@ class Templates:
         label: name → (W, H, D) uint8, of the labelled ones.
         shape: name → (W, H, D).
         features: of all volumes.
+        warn: tells the user what will not go well.
     """
 
     names: Sequence[str]
@@ -32,6 +33,7 @@ class Templates:
     shape: Callable[[str], tuple[int, int, int]]
     features: Mapping[str, VolumeFeatures]
     num_classes: int
+    warn: Callable[[str], None] = print
 
 
 def by_prototype(templates: Templates) -> Labeller:
@@ -40,6 +42,13 @@ def by_prototype(templates: Templates) -> Labeller:
         [(features[name].spatial, templates.label(name), features[name].patch_size) for name in templates.names],
         templates.num_classes,
     )
+
+    absent = [str(c) for c in range(1, templates.num_classes) if not prototypes[c].any()]
+    if absent:
+        templates.warn(
+            f"warning: the template's class {', '.join(absent)} covers no cell of the feature grid and cannot be "
+            "spread; --propagation atlas works voxel by voxel"
+        )
 
     def label(name: str) -> np.ndarray:
         return propagate(features[name].spatial, prototypes, features[name].patch_size, templates.shape(name))
