@@ -93,6 +93,7 @@ def run_rank(rank: int, port: int, folder: str) -> None:
     result = compute(rank, RANKS)
     torch.save(result | {"device": str(device)}, Path(folder) / f"{rank}.pt")
     distributed.stop()
+    distributed.exit_process(0)
 
 
 @pytest.fixture(scope="module")
