@@ -26,7 +26,6 @@ from ..errors import InputError
 from ..tensor_file import load_tensors
 
 PATCH_SIDE = 128  # voxels a side that the released position embedding covers
-GRID_SIDE = 8  # tokens a side
 PREFIX = "image_encoder."
 
 
