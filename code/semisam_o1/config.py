@@ -108,6 +108,9 @@ class TrainConfig:
     labels_for_diagnosis: bool = option(
         True, "score pseudo-labels where an unlabelled volume has a label (never trained on)", **SWITCH
     )
+    state_interval: float = option(
+        60.0, "seconds between saved states, or more where saving takes long; 0: after every iteration", type=float
+    )
     max_time: float | None = option(
         None, "hours after which to save the state and stop, as a signal does (default: no limit)", type=float
     )
@@ -139,7 +142,8 @@ class TrainConfig:
                      "val_stride", "save_interval"):  # fmt: skip
             if getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1, it is {getattr(self, name)}")
-        for name in ("consistency", "consistency_rampup", "num_workers", "log_images", "seed"):
+        for name in ("consistency", "consistency_rampup", "num_workers", "log_images", "seed",
+                     "state_interval"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"--{name} must be 0 or more, it is {getattr(self, name)}")
         for name in ("base_lr", "DAN_lr", "max_time"):

@@ -165,6 +165,7 @@ class Run:
             precision=self.precision,
             val_interval=config.val_interval,
             save_interval=config.save_interval,
+            state_interval=config.state_interval,
             log_images=config.log_images,
             num_workers=None if self.store.in_memory else config.num_workers,
             seed=seed,

@@ -23,7 +23,8 @@ from .run_folder import RunFolder
 HARMLESS = frozenset(
     {
         "root_path", "exp", "sam_ckpt", "device", "precision", "cache", "num_workers", "num_rounds", "log_images",
-        "labels_for_diagnosis", "save_interval", "max_time", "check_only", "resume", "overwrite", "debug",
+        "labels_for_diagnosis", "save_interval", "state_interval", "max_time", "check_only", "resume", "overwrite",
+        "debug",
     }
 )  # fmt: skip
 

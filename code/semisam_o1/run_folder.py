@@ -69,7 +69,7 @@ class RunFolder:
     @property
     def propagated(self) -> Path:
         """Labels of round 0 that are there already, while it is computed."""
-        return self.cache / "round0"
+        return self.path / "propagated"
 
     @property
     def best_model(self) -> Path:

@@ -42,10 +42,12 @@ class ArrayCache:
         for folder in self.folders:
             try:
                 # Several runs may compute the same features at the same time.
-                return write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
+                write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
             except WriteError:
                 if folder == self.folders[-1]:
                     raise
+            else:
+                return
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -24,8 +24,7 @@ from .stopping import StopRequest, ignore_signals
 from .tracking import Tracker, overlay
 
 LOG_INTERVAL = 20  # iterations whose losses leave the device together
-STATE_SECONDS = 60  # between saved states, at the least
-STATE_SHARE = 0.01  # of the time, at most, for saving states
+STATE_SHARE = 0.01  # of the time, at most, goes into saving states
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class RoundSettings:
         round_: from 1.
         precision: 'fp32' or 'bf16' (autocast; losses stay in float32).
         val_interval, save_interval, log_images: in iterations.
+        state_interval: seconds between saved states at the least; 0: every iteration.
         num_workers: processes that read patches; None where volumes are in memory.
     """
 
@@ -45,6 +45,7 @@ class RoundSettings:
     precision: str
     val_interval: int
     save_interval: int
+    state_interval: float
     log_images: int
     num_workers: int | None
     seed: int
@@ -94,7 +95,7 @@ class RoundTrainer:
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
         self._weights: dict[str, float] = {}
         self._names: tuple[str, ...] = ()  # of the volumes in the last batch
-        self._save_at = time.monotonic() + STATE_SECONDS
+        self._save_at = time.monotonic() + settings.state_interval
         self._kept: int | None = None  # iterations done in the saved state of this round
         self._clock = (time.monotonic(), 0)
 
@@ -121,7 +122,7 @@ class RoundTrainer:
             if done % settings.save_interval == 0 and distributed.is_main():
                 checkpoint.save(self.student.state_dict(), self.folder.periodic(settings.round_, done))
             # Last, so that a state never lacks a validation that its iteration is due.
-            if time.monotonic() > self._save_at and done < settings.max_iterations:
+            if time.monotonic() >= self._save_at and done < settings.max_iterations:
                 self.save_state()
             self._stop_if_asked()
         if self.best is None or self.best.dice <= 0:
@@ -269,8 +270,8 @@ class RoundTrainer:
                 raise self._diverged("the network's weights are", self.iteration, self._names)
             checkpoint.save_state(self.state_dict(), self.folder.state)
         self._kept = self.iteration
-        now = time.monotonic()
-        self._save_at = now + max(STATE_SECONDS, (now - started) / STATE_SHARE)
+        now, interval = time.monotonic(), self.settings.state_interval
+        self._save_at = now + (max(interval, (now - started) / STATE_SHARE) if interval else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on: random numbers and batches are functions of seed and iteration."""
