@@ -38,20 +38,28 @@ def cohort(tmp_path: Path) -> Path:
 def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
     done = run("nifti", "--images", "images", "--labels", "labels", "--template", "p2", "out", cwd=cohort)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[7].startswith("values 0.00")
+    del lines[7]
+    assert lines == [
         "out: 6 scans (6 written, 0 kept), 4 with a label",
         "lists written: train.txt 4, val.txt 1, test.txt 1",
-        "size: 5 × 6 × 7 voxels",
-        "spacing: 0.5 × 0.5 × 2 mm",
-        "label values: 0, 1",
+        "found prepared",
+        "size [voxels] 5 × 6 × 7 5 × 6 × 7",
+        "spacing [mm] 0.5 × 0.5 × 2 0.5 × 0.5 × 2",
+        "orientation LPS RAS",
+        "voxel type float32 float32",
+        "label values 0, 1 0, 1",
+        "intensities: 0.5 to 99.5 percentile, mean 0, standard deviation 1",
         "next:",
-        f"  python code/train_SemiSAM_O1.py --root_path {cohort / 'out'} --exp SemiSAM_O1/out",
+        f"python code/train_SemiSAM_O1.py --root_path {cohort / 'out'} --exp SemiSAM_O1/out",
     ]
     train = Dataset(cohort / "out").names("train.txt")
     assert train[0] == "p2"
     assert train[2:] == ["p4", "p5"]
     assert sorted(path.name for path in (cohort / "out").iterdir()) == [
         "data",
+        "preparation.json",
         "test.txt",
         "train.txt",
         "val.txt",
@@ -73,7 +81,7 @@ def test_nifti_lists_and_split_come_from_the_command_line(cohort: Path) -> None:
 def test_scans_without_any_label_are_told_what_comes_next(cohort: Path) -> None:
     done = run("nifti", "--images", "images", "out", cwd=cohort)
     assert done.returncode == 0, done.stderr
-    assert "Label a typical one" in " ".join(done.stdout.split())
+    assert f"python code/suggest_template.py {cohort / 'out'}" in done.stdout
 
 
 def test_la_copy_gets_lists_of_the_scans_it_has(tmp_path: Path) -> None:
@@ -89,6 +97,24 @@ def test_la_copy_gets_lists_of_the_scans_it_has(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Dataset(tmp_path / "out").load(names[1]).image, image)
 
 
+def test_la_copy_at_half_its_resolution_knows_its_spacing(tmp_path: Path) -> None:
+    name = (ROOT / "data" / "LA" / "train.txt").read_text().split()[0]
+    label = np.zeros((12, 10, 8), np.uint8)
+    label[4:8, 2:6, 2:6] = 1
+    write_volume(tmp_path / "public" / name / "mri_norm2.h5", label + np.linspace(0, 1, 8), label)
+    flags = ("la", "public", "half", "--spacing", 1.25)
+    done = run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    volume = Dataset(tmp_path / "half").load(name)
+    assert (volume.image.shape, volume.geometry.spacing) == ((6, 5, 4), (1.25, 1.25, 1.25))
+    np.testing.assert_array_equal(np.argwhere(volume.label), np.argwhere(label[::2, ::2, ::2]))
+    assert (volume.original.size, volume.original.geometry.spacing) == ((12, 10, 8), (0.625, 0.625, 0.625))
+    assert "(0 written, 1 kept)" in run(*flags, cwd=tmp_path).stdout
+    done = run("la", "public", "half", "--spacing", 2.5, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "preparation.json: the scans there were prepared otherwise (spacing [1.25, 1.25, 1.25])" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -98,7 +124,7 @@ def test_la_copy_gets_lists_of_the_scans_it_has(tmp_path: Path) -> None:
         (("nifti", "--images", "images", "--labels", "labels", "out"), "error: --template is missing"),
         (
             ("nifti", "--images", "images", "--labels", "labels", "--template", "p5", "out"),
-            "error: the template p5 cannot be used: labels holds no label of that name; nothing was written",
+            "error: the template p5 cannot be used: there is no label of that name in images and labels; nothing",
         ),
         (("nifti", "--images", "images", "--val", "x", "out"), "--val and --test need --train"),
         (

@@ -15,7 +15,6 @@ from ..errors import InputError
 from .volumes import Geometry
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-PERCENTILES = (0.5, 99.5)
 
 
 def stem(path: Path) -> str | None:
@@ -24,56 +23,95 @@ def stem(path: Path) -> str | None:
     return path.name[: -len(suffix)] if suffix else None
 
 
-def read_image(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Read a NIfTI, NRRD or MetaImage file.
+def is_dicom_folder(path: Path) -> bool:
+    """Return whether a folder holds at least one DICOM series."""
+    return path.is_dir() and bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)))
+
+
+def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geometry]:
+    """Read a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
+
+    Args:
+        channel: of a file with several (4-D, or several numbers per voxel); None: there must be only one.
 
     Returns:
         The voxels (W, H, D), axes x, y, z, in the type of the file, and where they lie.
 
     Raises:
-        InputError: if the file is missing, unreadable, cut off, or not 3-D with one number per voxel.
+        InputError: if the file is missing, unreadable, cut off, or not 3-D.
     """
-    reader, geometry = open_header(path)
-    _check_complete(reader, path)
+    if path.is_dir():
+        image = _read_series(path)
+    else:
+        reader, _ = open_header(path, channel)
+        _check_complete(reader, path)
+        try:
+            image = reader.Execute()
+        except RuntimeError as error:
+            raise InputError(f"{path} cannot be read ({_cause(error)}); copy or export it again") from None
+    geometry = _geometry_of(image, path)
+    array = sitk.GetArrayFromImage(image)  # (…, z, y, x), or (z, y, x, …) with several numbers per voxel
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = array[..., channel or 0]
+    else:
+        channels = array.reshape(-1, *array.shape[-3:])
+        array = channels[channel or 0] if len(channels) > 1 else channels[0]
+    return array.transpose(2, 1, 0), geometry
+
+
+def _read_series(folder: Path) -> sitk.Image:
+    """Read the one DICOM series of a folder, slices sorted by place.
+
+    Raises:
+        InputError: if there is none or more than one, or slices are missing.
+    """
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    if len(series) != 1:
+        sizes = ", ".join(f"{len(names)} files of {uid}" for uid, names in files.items())
+        raise InputError(
+            f"{folder} must hold one DICOM series, it holds {sizes or 'none'}; give every series a folder of its own"
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files[series[0]])
+    reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be read ({_cause(error)}); copy or export it again") from None
-    array = sitk.GetArrayFromImage(image)  # (z, y, x), with a leading axis of 1 where the file is 4-D
-    return array.reshape(array.shape[-3:]).transpose(2, 1, 0), geometry
+        raise InputError(f"{folder} cannot be read as a DICOM series ({_cause(error)}); export it again") from None
+    _check_slices(reader, len(files[series[0]]), folder)
+    return image
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
-    """Clip to the 0.5 and 99.5 percentiles, subtract the mean and divide by the standard deviation.
-
-    Args:
-        image: (W, H, D), any real type.
-
-    Returns:
-        float32 (W, H, D), mean 0 and standard deviation 1.
+def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
+    """Refuse a series with a gap: ITK would close it up, and everything behind it would lie in the wrong place.
 
     Raises:
-        ValueError: if a value is not finite, or nothing varies between the percentiles.
+        InputError: if the slices are not evenly spaced.
     """
-    with np.errstate(over="ignore"):
-        values = np.array(image, dtype=np.float32, order="C")
-    if not np.isfinite(values).all():
-        raise ValueError("holds values that are not finite (NaN or infinite)")
-    low, high = np.percentile(values, PERCENTILES)
-    np.clip(values, low, high, out=values)
-    mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    if low == high or deviation == 0:
-        raise ValueError(f"is constant (all but the outermost voxels are {low:g})")
-    values -= np.float32(mean)
-    values /= np.float32(deviation)
-    return values
+    try:
+        position = np.array([_numbers(reader.GetMetaData(i, "0020|0032")) for i in range(count)])
+        across, down = np.split(np.array(_numbers(reader.GetMetaData(0, "0020|0037"))), 2)
+    except (RuntimeError, ValueError):  # the tags are missing: one file with all slices, for example
+        return
+    steps = np.diff(position @ np.cross(across, down))
+    if len(steps) and np.abs(steps - np.median(steps)).max() > 0.05 * abs(np.median(steps)):
+        i = int(np.abs(steps - np.median(steps)).argmax())
+        raise InputError(
+            f"{folder}: slices are missing or unevenly spaced ({abs(steps[i]):.2f} mm between number {i + 1} and "
+            f"{i + 2}, {abs(np.median(steps)):.2f} mm elsewhere); export the whole series again"
+        )
 
 
-def open_header(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split("\\")]
+
+
+def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileReader, Geometry]:
     """Read the header of an image file, and nothing else.
 
     Raises:
-        InputError: if it is not one 3-D image with one number per voxel.
+        InputError: if it is not a 3-D image that has this channel.
     """
     if stem(path) is None:
         raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
@@ -86,14 +124,20 @@ def open_header(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an image ({_cause(error)}); export it again") from None
     size, kind = reader.GetSize(), sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    if len(size) < 3 or math.prod(size[3:]) != 1:
-        raise InputError(f"{path} must be one 3-D image, its size is {times(size)}; write one 3-D file of it")
-    if reader.GetNumberOfComponents() != 1:
-        raise InputError(f"{path} must hold one number per voxel, it holds {kind}; write one channel of it")
+    channels = math.prod(size[3:]) * reader.GetNumberOfComponents()
+    if len(size) < 3:
+        raise InputError(f"{path} must be a 3-D image, its size is {times(size)}; write one 3-D file of it")
+    if channel is None and channels > 1:
+        raise InputError(
+            f"{path} must be one 3-D image with one number per voxel, its size is {times(size)} of {kind}; write one "
+            "channel of it as a file, or choose with --channel"
+        )
+    if channel is not None and channel >= channels > 1:
+        raise InputError(f"{path} has {channels} channels, counted from 0; --channel {channel} is not among them")
     return reader, _geometry_of(reader, path)
 
 
-def _geometry_of(reader: sitk.ImageFileReader, path: Path) -> Geometry:
+def _geometry_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Geometry:
     count = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
     geometry = Geometry(

@@ -32,13 +32,35 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The voxels of a scan: how many along x, y, z, and where they lie."""
+
+    size: tuple[int, int, int]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
 class Volume:
-    """One scan: image float32 (W, H, D), label uint8 (W, H, D) or None."""
+    """One scan.
+
+    Attributes:
+        image: float32 (W, H, D).
+        label: uint8 (W, H, D) or None.
+        geometry: of the arrays here.
+        original: the grid of the file that the scan came from, None where it is not known.
+        source: that file.
+    """
 
     name: str
     image: np.ndarray
     label: np.ndarray | None
     geometry: Geometry
+    original: Grid | None = None
+    source: str | None = None
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.image.shape, self.geometry)
 
 
 @dataclass(frozen=True)
@@ -104,6 +126,8 @@ class Dataset:
             image = read_array(file, self.image_key, path)
             label = None if find(file, "label", path) is None else read_array(file, "label", path)
             geometry = _read_geometry(file, path)
+            original = _read_original(file, path)
+            source = file.attrs.get("source")
         if label is not None:
             if label.shape != image.shape:
                 raise InputError(
@@ -112,7 +136,8 @@ class Dataset:
             label = as_label(label, path)
             if self.binary_label:
                 label = (label > 0).astype(np.uint8)
-        return Volume(name, np.ascontiguousarray(image, dtype=np.float32), label, geometry)
+        source = source if isinstance(source, str) else None
+        return Volume(name, np.ascontiguousarray(image, dtype=np.float32), label, geometry, original, source)
 
     def _inside(self, name: str) -> Path:
         """Return the file of a volume.
@@ -154,20 +179,30 @@ def as_label(label: np.ndarray, path: Path) -> np.ndarray:
     return np.ascontiguousarray(whole)
 
 
-def _read_geometry(file: h5py.File, path: Path) -> Geometry:
-    known = "spacing" in file.attrs
+def _read_original(file: h5py.File, path: Path) -> Grid | None:
+    """Return the grid of the scan's own file, None where it is not stated."""
+    if "original_size" not in file.attrs:
+        return None
+    size = np.asarray(file.attrs["original_size"])
+    if size.shape != (3,) or size.dtype.kind not in "iu" or size.min() < 1:
+        raise InputError(f"{path}: attribute 'original_size' must be 3 positive whole numbers")
+    return Grid(tuple(size.tolist()), _read_geometry(file, path, "original_"))
+
+
+def _read_geometry(file: h5py.File, path: Path, prefix: str = "") -> Geometry:
+    known = f"{prefix}spacing" in file.attrs
     values = {}
     for key, default in (
         ("spacing", Geometry.spacing),
         ("origin", Geometry.origin),
         ("direction", Geometry.direction),
     ):
-        raw = np.asarray(file.attrs.get(key, default))
+        raw = np.asarray(file.attrs.get(prefix + key, default))
         if raw.size != len(default) or raw.dtype.kind not in "iuf" or not np.isfinite(raw).all():
-            raise InputError(f"{path}: attribute '{key}' must be {len(default)} finite numbers")
+            raise InputError(f"{path}: attribute '{prefix}{key}' must be {len(default)} finite numbers")
         values[key] = tuple(float(value) for value in raw.ravel())
     if min(values["spacing"]) <= 0:
-        raise InputError(f"{path}: attribute 'spacing' must be positive, it is {values['spacing']}")
+        raise InputError(f"{path}: attribute '{prefix}spacing' must be positive, it is {values['spacing']}")
     return Geometry(known=known, **values)
 
 
@@ -177,6 +212,7 @@ def write_volume(
     label: np.ndarray | None = None,
     geometry: Geometry | None = None,
     source: str | None = None,
+    original: Grid | None = None,
 ) -> None:
     """Write one volume as HDF5, whole or not at all.
 
@@ -185,6 +221,7 @@ def write_volume(
         label: (W, H, D), stored as uint8; None where the scan has none.
         geometry: written as the attributes spacing, origin and direction when ``geometry.known``.
         source: where the scan came from, kept as an attribute.
+        original: the grid that it has there, kept as attributes too: the way back for a label map.
     """
 
     def fill(file: h5py.File) -> None:
@@ -193,14 +230,21 @@ def write_volume(
         file.create_dataset("image", data=image, **stored)
         if label is not None:
             file.create_dataset("label", data=label.astype(np.uint8), **stored)
-        if geometry is not None and geometry.known:
-            file.attrs["spacing"] = geometry.spacing
-            file.attrs["origin"] = geometry.origin
-            file.attrs["direction"] = geometry.direction
+        if geometry is not None:
+            _write_geometry(file, geometry)
+        if original is not None:
+            file.attrs["original_size"] = original.size
+            _write_geometry(file, original.geometry, "original_")
         if source is not None:
             file.attrs["source"] = source
 
     write_hdf5(path, fill)
+
+
+def _write_geometry(file: h5py.File, geometry: Geometry, prefix: str = "") -> None:
+    if geometry.known:
+        for key in ("spacing", "origin", "direction"):
+            file.attrs[prefix + key] = getattr(geometry, key)
 
 
 def content_hash(array: np.ndarray) -> str:
