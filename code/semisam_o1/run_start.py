@@ -116,8 +116,8 @@ def begin(config: TrainConfig, checked: Checked, lock: RunLock) -> Start:
     position = None
     if config.resume:
         iteration = state["iteration"] if state else 0
-        step = 0 if done is None else done * config.max_iterations + iteration
-        position = Position(0 if done is None else next_round, iteration, step)
+        step = (next_round - 1) * config.max_iterations + iteration
+        position = Position(-1 if done is None else done, next_round, iteration, step)
     return Start(done, state, position, remarks)
 
 

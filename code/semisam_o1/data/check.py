@@ -94,7 +94,7 @@ def check_training(
     templates = [reports[name] for name in labeled]
     seen = frozenset().union(*(report.classes for report in templates))
     missing = [str(c) for c in range(1, num_classes) if c not in seen]
-    if labeled and missing and all(report.info for report in templates):
+    if labeled and missing and all(report.info and report.info.label_hash for report in templates):
         files = ", ".join(str(dataset.path(name)) for name in labeled)
         what = "no foreground at all" if len(missing) == num_classes - 1 else f"nothing of class {', '.join(missing)}"
         faults.append(f"{files}: the template's label shows {what}; label it, or lower --num_classes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -31,11 +30,12 @@ class Position:
     """How far a run has come.
 
     Attributes:
-        round_: 0 before and in round 0.
-        iteration: of the round, done.
+        finished: the last finished round, −1 before round 0 is.
+        round_: the one it goes on in, with ``iteration`` iterations done.
         step: iterations done in all rounds.
     """
 
+    finished: int
     round_: int
     iteration: int
     step: int
@@ -159,16 +159,20 @@ def _outline(label: np.ndarray) -> np.ndarray:
 
 
 def _drop_lines(path: Path, since: Position) -> None:
-    """Keep the lines up to a position; a round's closing lines have no iteration and count as after all of it."""
+    """Keep the lines of what is done: of iterations, and, without an iteration, of finished rounds."""
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             content = json.loads(line)
-            place = (content["round"], content.get("iteration", math.inf))
+            round_, iteration = content["round"], content.get("iteration")
+            if iteration is None:
+                done = round_ <= since.finished
+            else:
+                done = (round_, iteration) <= (since.round_, since.iteration)
         except (ValueError, KeyError, TypeError):  # the line that a kill cut off
             continue
-        if place <= (since.round_, since.iteration):
+        if done:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
