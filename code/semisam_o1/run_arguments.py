@@ -15,6 +15,7 @@ import torch
 from . import PROJECT_ROOT, __version__, distributed
 from .config import TrainConfig
 from .data.check import Cohort
+from .data.preparation import read_preparation
 from .errors import InputError
 from .run_folder import RunFolder
 
@@ -81,6 +82,7 @@ def write_arguments(
     config: TrainConfig, cohort: Cohort, folder: RunFolder, device: torch.device, precision: str
 ) -> None:
     """Write args.json: the resolved arguments and what else the result depends on."""
+    preparation = read_preparation(config.root_path)
     content = {
         "arguments": _plain(config),
         "precision": precision,
@@ -89,6 +91,7 @@ def write_arguments(
         "versions": {"semisam_o1": __version__, "torch": torch.__version__, "numpy": np.__version__,
                      "python": platform.python_version()},
         "git": _git_revision(),
+        "preparation": preparation.to_json() if preparation else None,
         "data": cohort.fingerprint,
     }  # fmt: skip
     write_json(folder.args, content)

@@ -15,7 +15,7 @@ from ..networks import build_network
 from ..progress import progress
 from ..run_folder import find_trained
 from ..training.checkpoint import load_weights
-from .export import write_nifti
+from .export import write_image
 from .inference import Predictor
 from .metrics import segmentation_metrics
 from .report import CaseMetrics, summarise, table, write_csv, write_json
@@ -88,4 +88,4 @@ def save_prediction(folder: Path, volume: Volume, prediction: np.ndarray) -> Non
     """Write prediction, image and label as NIfTI with the geometry that the volume knows."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, array in (("pred", prediction), ("img", volume.image), ("lab", volume.label)):
-        write_nifti(folder / f"{volume.name}_{suffix}.nii.gz", array, volume.geometry)
+        write_image(folder / f"{volume.name}_{suffix}.nii.gz", array, volume.geometry)
