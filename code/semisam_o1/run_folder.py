@@ -57,6 +57,10 @@ class RunFolder:
         return self.path / "round_tracking.json"
 
     @property
+    def test_predictions(self) -> Path:
+        return self.path / "test_predictions.h5"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
