@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="dataset folder (default: the project's data/LA)",
     )  # fmt: skip
     la.add_argument(
-        "--source_spacing", type=float, nargs="+", default=LA_SPACING, metavar="MM",
+        "--source_spacing", default=",".join(map(str, LA_SPACING)), metavar="MM",
         help="spacing of the copy, which does not state it; used with --spacing (default: the challenge's 0.625)",
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     brats.add_argument("--modality", choices=tuple(sources.BRATS_MODALITIES), default="flair",
                        help="default: %(default)s")  # fmt: skip
 
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv))
     arguments.label_folder, arguments.remap = _split_labels(arguments.labels)
     if arguments.label_folder is not None and arguments.command not in ("nifti", "dicom"):
         commands.choices[arguments.command].error(
@@ -83,10 +83,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def join_numbers(argv: Sequence[str]) -> list[str]:
+    """Join the numbers behind --spacing and --window to one value, so that a folder may follow them."""
+    words, joining = [], False
+    for word in argv:
+        if joining and re.fullmatch(r"[-+]?\d*\.?\d+", word):
+            words[-1] += f"{',' * ('=' in words[-1])}{'' if '=' in words[-1] else '='}{word}"
+        else:
+            joining = word in ("--spacing", "--source_spacing", "--window")
+            words.append(word)
+    return words
+
+
 def _every_command() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     grid = parser.add_argument_group("the grid")
-    grid.add_argument("--spacing", type=float, nargs="+", metavar="MM",
+    grid.add_argument("--spacing", metavar="MM",
                       help="resample to this spacing: one number, or three (default: as it is)")  # fmt: skip
     grid.add_argument("--orientation", metavar="RAS", help="what x, y, z point towards, or keep (default: RAS)")
     grid.add_argument(
@@ -99,7 +111,7 @@ def _every_command() -> argparse.ArgumentParser:
     values.add_argument("--intensity", choices=[name for name in INTENSITIES if name != "window"],
                         help="default: zscore; brats: zscore-nonzero; la: keep")  # fmt: skip
     values.add_argument(
-        "--window", nargs="+", metavar="HU",
+        "--window", metavar="LOW HIGH",
         help=f"for CT: low and high, or one of {', '.join(WINDOWS)}; scaled to −1 … 1",
     )  # fmt: skip
     values.add_argument(
@@ -175,21 +187,25 @@ def settings_of(arguments: argparse.Namespace) -> Preparation:
     )
 
 
-def _per_axis(values: Sequence[float] | None, flag: str) -> tuple[float, float, float] | None:
-    if values is not None and len(values) not in (1, 3):
-        raise InputError(f"{flag} takes one number or three (x, y, z), not {len(values)}")
-    return None if values is None else tuple(values) * (3 // len(values))
-
-
-def _window(values: Sequence[str] | None) -> tuple[float, float] | None:
-    if values is None:
+def _per_axis(text: str | None, flag: str) -> tuple[float, float, float] | None:
+    if text is None:
         return None
-    if len(values) == 1 and values[0] in WINDOWS:
-        return WINDOWS[values[0]]
     try:
-        low, high = map(float, values)
+        values = tuple(map(float, text.split(",")))
     except ValueError:
-        raise InputError(f"--window {' '.join(values)} must be low and high, or one of {', '.join(WINDOWS)}") from None
+        values = ()
+    if len(values) not in (1, 3):
+        raise InputError(f"{flag} {text} must be one number or three (x y z), in mm")
+    return values * (3 // len(values))
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    if text is None or text in WINDOWS:
+        return WINDOWS.get(text or "")
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise InputError(f"--window {text} must be low and high, or one of {', '.join(WINDOWS)}") from None
     return low, high
 
 

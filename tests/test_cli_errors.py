@@ -141,7 +141,9 @@ def test_checkpoint_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("command", ["train_SemiSAM_O1.py", "test_baseline.py", "prepare_data.py", "make_demo.py"])
 def test_commands_start_from_any_folder(command: str, tmp_path: Path) -> None:
     def start(flag: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, CODE / command, flag], cwd=tmp_path, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, CODE / command, flag], cwd=tmp_path, capture_output=True, encoding="utf-8"
+        )
 
     assert start("--help").returncode == 0
     assert start("--no_such_flag").returncode == 2

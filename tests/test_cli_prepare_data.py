@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from semisam_o1.data.volumes import Dataset, Geometry, write_volume
-from semisam_o1.evaluation.export import write_nifti
+from semisam_o1.evaluation.export import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ROOT / "code" / "prepare_data.py"
@@ -18,7 +18,12 @@ COMMAND = ROOT / "code" / "prepare_data.py"
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+        [sys.executable, COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
 
 
@@ -29,9 +34,9 @@ def cohort(tmp_path: Path) -> Path:
     geometry = Geometry((0.5, 0.5, 2.0), (1.0, 2.0, 3.0), known=True)
     for index in range(6):
         image = rng.random((5, 6, 7)).astype(np.float32)
-        write_nifti(tmp_path / "images" / f"p{index}.nii.gz", image, geometry)
+        write_image(tmp_path / "images" / f"p{index}.nii.gz", image, geometry)
         if index < 4:
-            write_nifti(tmp_path / "labels" / f"p{index}.nii.gz", (image > 0.5).astype(np.uint8), geometry)
+            write_image(tmp_path / "labels" / f"p{index}.nii.gz", (image > 0.5).astype(np.uint8), geometry)
     return tmp_path
 
 

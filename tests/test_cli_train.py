@@ -233,7 +233,9 @@ def test_a_signal_to_the_whole_group_saves_the_state(dataset: Path, tmp_path: Pa
     )
     command = [sys.executable, str(CODE / "train_SemiSAM_O1.py"), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment) as run:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True, env=environment
+    ) as run:
         metrics = tmp_path / "run_MT_1label_1" / "unet_3D" / "metrics.jsonl"
         for _ in range(600):
             if run.poll() is not None or (metrics.is_file() and "loss/total" in metrics.read_text()):
@@ -250,7 +252,7 @@ def test_two_processes_train_from_any_folder(dataset: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = subprocess.run(
         [*command, str(CODE / "train_SemiSAM_O1.py"), *flags],
-        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240,
+        cwd=tmp_path, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     log = (tmp_path / "run_MT_1label_1" / "unet_3D" / "log.txt").read_text()

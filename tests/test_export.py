@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from semisam_o1.data.formats import read_image
 from semisam_o1.data.volumes import Geometry
-from semisam_o1.evaluation.export import write_nifti
+from semisam_o1.evaluation.export import write_image
 
 ARRAY = np.arange(3 * 4 * 5).reshape(3, 4, 5)
 
@@ -48,7 +48,7 @@ def test_affine_and_voxels_equal_those_of_the_source(tmp_path: Path, direction: 
     np.testing.assert_allclose(geometry.origin, origin, rtol=1e-6)
     np.testing.assert_allclose(np.reshape(geometry.direction, (3, 3)), direction, atol=1e-6)
 
-    write_nifti(tmp_path / "out" / "label.nii.gz", array.astype(np.uint8), geometry)
+    write_image(tmp_path / "out" / "label.nii.gz", array.astype(np.uint8), geometry)
     exported = nib.load(tmp_path / "out" / "label.nii.gz")
     np.testing.assert_allclose(exported.affine, affine, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(exported.dataobj), ARRAY)
@@ -62,18 +62,18 @@ def test_affine_and_voxels_equal_those_of_the_source(tmp_path: Path, direction: 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_type_is_kept_and_nothing_else_is_left_in_the_folder(tmp_path: Path, kind: type) -> None:
-    write_nifti(tmp_path / "a.nii.gz", ARRAY.astype(kind), Geometry())
+    write_image(tmp_path / "a.nii.gz", ARRAY.astype(kind), Geometry())
     assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == kind
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
 
 
 def test_failure_keeps_the_old_file_and_leaves_no_part(tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
-    write_nifti(path, ARRAY.astype(np.uint8), Geometry())
+    write_image(path, ARRAY.astype(np.uint8), Geometry())
     before = path.read_bytes()
     with pytest.raises(ValueError, match="3, 4"):
-        write_nifti(path, np.zeros((3, 4)), Geometry())
+        write_image(path, np.zeros((3, 4)), Geometry())
     with pytest.raises((RuntimeError, TypeError)):
-        write_nifti(path, ARRAY.astype(np.complex128).astype(object), Geometry())
+        write_image(path, ARRAY.astype(np.complex128).astype(object), Geometry())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

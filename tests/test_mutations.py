@@ -17,7 +17,7 @@ from semisam_o1.data.inspection import Need
 from semisam_o1.data.volumes import Dataset, Geometry, write_volume
 from semisam_o1.errors import InputError
 from semisam_o1.refinement.pseudo_label import PseudoLabels, load_labels, load_record, save_pseudo_labels
-from semisam_o1.run_arguments import read_arguments
+from semisam_o1.run_arguments import arguments_before
 from semisam_o1.run_folder import RunFolder
 from semisam_o1.training.checkpoint import load_state, load_weights, save, save_state
 
@@ -156,7 +156,7 @@ def test_arguments(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "unet_3D")
     original = json.dumps({"arguments": {"exp": TrainConfig().exp}, "data": {}, "versions": {"torch": "2"}}).encode()
     for number in range(ARGUMENTS):
-        attempt(number, folder.args, original, lambda: read_arguments(folder))
+        attempt(number, folder.args, original, lambda: arguments_before(folder))
 
 
 def test_there_are_enough_mutations() -> None:

@@ -23,6 +23,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, COMMAND, "--data_only", *map(str, arguments)],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
     )
 

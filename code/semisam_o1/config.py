@@ -173,13 +173,10 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TestConfig:
-    """Everything that ``test_baseline.py`` can be told; None stands for what the run was trained with."""
+class TrainedConfig:
+    """What every command that uses a trained model can be told; None stands for what the run was trained with."""
 
-    __test__ = False  # not a test case, whatever its name looks like to pytest
-
-    root_path: Path = option(None, "the dataset folder", type=Path, required=True)
-    exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
+    exp: str | None = option(None, "a folder below model/, or the experiment name that training was given")
     backbone: str | None = option(
         None, "which run of the experiment, where several backbones were trained", choices=tuple(METHODS)
     )
@@ -191,11 +188,7 @@ class TestConfig:
     )
     stride_z: int | None = option(None, "the same in the third axis (default: 64)", type=int)
     ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
-    test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
     labeled_num: int | None = option(None, "tests model/{exp}_{labeled_num} or that run of the experiment", type=int)
-    save_pred: Path | None = option(
-        None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR"
-    )
     image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
     binary_label: bool | None = option(None, "merge all labels above 0 into class 1", **SWITCH)
     device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
@@ -206,10 +199,7 @@ class TestConfig:
     )
     debug: bool = option(False, "show tracebacks", **SWITCH)
 
-    def __post_init__(self) -> None:
-        _set(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
-
-    def resolve(self, trained: dict[str, Any]) -> TestConfig:
+    def resolve(self: Config, trained: dict[str, Any]) -> Config:
         """Fill what was left open from the arguments of the training run (may be empty), else the defaults.
 
         Raises:
@@ -235,9 +225,62 @@ class TestConfig:
         _raise(faults)
         return dataclasses.replace(self, **values)
 
+
+@dataclass(frozen=True)
+class TestConfig(TrainedConfig):
+    """Everything that ``test_baseline.py`` can be told."""
+
+    __test__ = False  # not a test case, whatever its name looks like to pytest
+
+    root_path: Path = option(None, "the dataset folder", type=Path, required=True)
+    exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
+    test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
+    save_pred: Path | None = option(
+        None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        _set(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
+
     @property
     def dataset(self) -> Dataset:
         return Dataset(self.root_path, self.image_key or "image", bool(self.binary_label))
+
+
+@dataclass(frozen=True)
+class PredictConfig(TrainedConfig):
+    """Everything that ``predict.py`` can be told."""
+
+    scans: tuple[Path, ...] = option(
+        (), "image files, folders of them, or folders with a DICOM series", type=Path, nargs="+", metavar="PATH"
+    )
+    cohort: bool = option(False, "export the last round's labels of the run's own unlabelled scans instead", **SWITCH)
+    out: Path = option(None, "folder for the label maps", type=Path, required=True, metavar="DIR")
+    probabilities: bool = option(False, "also write the probability of every foreground class", **SWITCH)
+    uncertainty: bool = option(False, "also write the entropy of the class probabilities, in nats", **SWITCH)
+    preparation: Path | None = option(
+        None, "preparation.json of the training data (default: as the run knows it)", type=Path, metavar="FILE"
+    )
+    root_path: Path | None = option(
+        None, "with --cohort: the dataset folder, where it was moved since", type=Path, metavar="DIR"
+    )
+    overwrite: bool = option(False, "replace files that are there", **SWITCH)
+
+    def __post_init__(self) -> None:
+        _set(self, scans=tuple(Path(path).expanduser() for path in self.scans), out=Path(self.out).expanduser())
+        if self.ckpt is not None and (self.exp is None or Path(self.ckpt).is_file()):
+            _set(self, ckpt=str(Path(self.ckpt).expanduser().resolve()))
+        faults = []
+        if self.exp is None and self.ckpt is None:
+            faults.append("--exp is missing; name the experiment, or a checkpoint with --ckpt")
+        if self.cohort == bool(self.scans):
+            faults.append("give either --scans (files or folders to segment) or --cohort (the run's own scans)")
+        if self.cohort and (self.probabilities or self.uncertainty):
+            faults.append(
+                "--cohort exports labels, which are all that a run keeps of its scans; for --probabilities and "
+                "--uncertainty give the scans with --scans"
+            )
+        _raise(faults)
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:

@@ -14,6 +14,7 @@ import torch
 from . import PROJECT_ROOT, __version__, distributed
 from .config import TrainConfig
 from .data.check import Cohort
+from .data.preparation import read_preparation
 from .errors import InputError
 from .files import write_json
 from .run_folder import RunFolder
@@ -29,7 +30,7 @@ HARMLESS = frozenset(
 )  # fmt: skip
 
 
-def read_arguments(folder: RunFolder) -> dict[str, Any] | None:
+def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
     """Return the content of args.json, None where no run was started in the folder.
 
     Raises:
@@ -56,7 +57,7 @@ def check_same_run(
     """Refuse to go on with a run that was started with other arguments or other data.
 
     Args:
-        before: what ``read_arguments`` returned.
+        before: what ``arguments_before`` returned.
         precision: as resolved.
         features: key of the feature set.
 
@@ -130,7 +131,7 @@ def write_arguments(
     Args:
         before: of a run that goes on; the surroundings of its earlier parts are kept.
     """
-    surroundings = _surroundings(device)
+    surroundings, preparation = _surroundings(device), read_preparation(config.root_path)
     earlier = [] if before is None else before.get("earlier", [])
     last = None if before is None else {key: before.get(key) for key in surroundings}
     if last not in (None, surroundings):
@@ -141,6 +142,7 @@ def write_arguments(
         "features": features,
         **surroundings,
         "earlier": earlier,
+        "preparation": preparation.to_json() if preparation else None,
         "data": cohort.fingerprint,
     }
     write_json(folder.args, content)

@@ -58,6 +58,10 @@ class RunFolder:
         return self.path / "round_tracking.json"
 
     @property
+    def test_predictions(self) -> Path:
+        return self.path / "test_predictions.h5"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -134,12 +138,13 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint to test and what is known of its training (empty where nothing is)."""
+    """A checkpoint and what is known of its training (empty where nothing is), and of its data's preparation."""
 
     folder: Path
     checkpoint: Path
     model: str
     arguments: dict[str, Any]
+    preparation: dict[str, Any] | None = None
 
 
 def find_trained(
@@ -181,7 +186,8 @@ def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
         raise InputError(f"--ckpt {checkpoint} is missing")
     folder = checkpoint.parent
     model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
-    return TrainedModel(folder, checkpoint, model, _arguments(folder / "args.json"))
+    content = read_arguments(folder / "args.json")
+    return TrainedModel(folder, checkpoint, model, content.get("arguments", {}), content.get("preparation"))
 
 
 def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
@@ -209,11 +215,24 @@ def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, 
     return f"--exp {exp}: no trained model at {literal} nor any run of that name in {parent} ({there}); train it first"
 
 
-def _arguments(path: Path) -> dict[str, Any]:
+def read_arguments(path: Path) -> dict[str, Any]:
+    """Return the content of a run's args.json, empty where there is none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it and give the settings as flags") from None
-    return content.get("arguments", {}) if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def last_labels(folder: Path) -> Path | None:
+    """Return the labels of the last round in a run's folder, None where there are none."""
+    pattern = re.compile(r"round(\d+)\.h5")
+    found = [(int(match[1]), path) for path in (folder / "pseudo_labels").glob("*.h5")
+             if (match := pattern.fullmatch(path.name))]  # fmt: skip
+    return max(found)[1] if found else None

@@ -15,7 +15,7 @@ from .data.check import Cohort, Report, check_training
 from .errors import InputError, RunError
 from .features.extract import FeatureSet, make_feature_set
 from .refinement.pseudo_label import load_labels, load_record
-from .run_arguments import changed_surroundings, check_same_run, read_arguments, write_arguments
+from .run_arguments import arguments_before, changed_surroundings, check_same_run, write_arguments
 from .run_folder import RunFolder
 from .run_lock import RunLock, describe
 from .training import checkpoint
@@ -74,7 +74,7 @@ def check_run(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> Chec
     RunLock(folder.path).check()
     device = distributed.start(resolve_device(config.device))
     _check_processes(config)
-    before = read_arguments(folder) if config.resume else None
+    before = arguments_before(folder) if config.resume else None
     feature_set = make_feature_set(config.features, config.sam_ckpt, device)
     cohort = distributed.on_main(lambda: _check_data(config, stop))
     precision = resolve_precision(config.precision, device.type)

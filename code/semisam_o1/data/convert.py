@@ -185,7 +185,7 @@ class _PublicCopy(Dataset):
         return self.root / name / "mri_norm2.h5"
 
 
-def _header_faults(scan: Scan, channel: int | None) -> list[str]:
+def header_faults(scan: Scan, channel: int | None) -> list[str]:
     """Return what the headers of one scan show to be wrong; those of HDF5 and DICOM come with the voxels."""
     if scan.image.suffix == ".h5" or scan.image.is_dir():
         return []
@@ -258,7 +258,7 @@ def _convert(
         InputError: naming every file that cannot be used or that would be overwritten.
     """
     faults = [*faults, *_settings_faults(destination, settings, overwrite)]
-    faults += [fault for scan in found.scans.values() for fault in _header_faults(scan, settings.channel)]
+    faults += [fault for scan in found.scans.values() for fault in header_faults(scan, settings.channel)]
     refuse(faults)
     new_folder = not destination.exists()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import zlib
@@ -24,8 +25,14 @@ def stem(path: Path) -> str | None:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Return whether a folder holds at least one DICOM series."""
-    return path.is_dir() and bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)))
+    """Return whether a folder holds DICOM files."""
+    return path.is_dir() and any(file.is_file() and _is_dicom(file) for file in path.iterdir())
+
+
+def _is_dicom(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+    return False
 
 
 def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geometry]:
@@ -65,7 +72,7 @@ def _read_series(folder: Path) -> sitk.Image:
     Raises:
         InputError: if there is none or more than one, or slices are missing.
     """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if is_dicom_folder(folder) else ()
     files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
     if len(series) != 1:
         sizes = ", ".join(f"{len(names)} files of {uid}" for uid, names in files.items())

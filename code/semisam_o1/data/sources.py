@@ -62,13 +62,13 @@ class Found:
         return {name for name, scan in self.scans.items() if scan.label is not None}
 
 
-def find_folder(images: Path, labels: Path | None = None) -> Found:
+def find_folder(images: Path, labels: Path | None = None, flag: str = "--images") -> Found:
     """Find a folder of scans (one file or one DICOM folder each) and one of their labels, matched by name.
 
     Raises:
         InputError: if a folder cannot be used or a name stands for two files.
     """
-    image_files = _files_by_stem(images, "--images")
+    image_files = _files_by_stem(images, flag)
     label_files = {} if labels is None else _files_by_stem(labels, "--labels")
     # nnU-Net writes NAME_0000 for the first channel of NAME; scans numbered so have labels of the same names.
     channels = {name: re.fullmatch(r"(.+)_(\d{4})", name) for name in image_files}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 
@@ -13,12 +14,12 @@ from ..data.volumes import Volume
 from ..errors import InputError
 from ..networks import build_network
 from ..progress import progress
-from ..run_folder import find_trained
+from ..run_folder import RunFolder, find_trained
 from ..training.checkpoint import load_weights
-from .export import write_nifti
+from .export import write_image
 from .inference import Predictor
 from .metrics import segmentation_metrics
-from .report import CaseMetrics, summarise, table, write_csv, write_json
+from .tables import CaseMetrics, summarise, table, write_csv, write_json
 
 
 def test(config: TestConfig) -> dict:
@@ -49,12 +50,17 @@ def test(config: TestConfig) -> dict:
         precision,
     )
     cases: list[CaseMetrics] = []
-    for name in progress(names, "testing"):
-        volume = dataset.load(name)
-        prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
-        cases += compare(volume, prediction, config.num_classes)
-        if config.save_pred is not None:
-            save_prediction(config.save_pred, volume, prediction)
+    kept = RunFolder(trained.folder, config.model).test_predictions
+    partial = kept.with_name(kept.name + ".partial")
+    with h5py.File(partial, "w") as file:  # for the report
+        for name in progress(names, "testing"):
+            volume = dataset.load(name)
+            prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
+            cases += compare(volume, prediction, config.num_classes)
+            file.create_dataset(name, data=prediction, compression="gzip", compression_opts=1)
+            if config.save_pred is not None:
+                save_prediction(config.save_pred, volume, prediction)
+    partial.replace(kept)
     summary = summarise(cases)
     print(table(summary))
     write_csv(trained.folder / "test_metrics.csv", cases)
@@ -88,4 +94,4 @@ def save_prediction(folder: Path, volume: Volume, prediction: np.ndarray) -> Non
     """Write prediction, image and label as NIfTI with the geometry that the volume knows."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, array in (("pred", prediction), ("img", volume.image), ("lab", volume.label)):
-        write_nifti(folder / f"{volume.name}_{suffix}.nii.gz", array, volume.geometry)
+        write_image(folder / f"{volume.name}_{suffix}.nii.gz", array, volume.geometry)

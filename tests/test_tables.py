@@ -11,7 +11,7 @@ import pytest
 
 from semisam_o1.data.volumes import Geometry, Volume
 from semisam_o1.evaluation.figures import draw_case, draw_curves, draw_rounds
-from semisam_o1.evaluation.report import summarise, table, write_csv
+from semisam_o1.evaluation.tables import summarise, table, write_csv
 from semisam_o1.evaluation.testing import compare
 from semisam_o1.run_folder import RunFolder
 from semisam_o1.training.tracking import Tracker, overlay

@@ -1,0 +1,19 @@
+#!/usr/bin/env python3
+"""Segment scans with a trained model, or export the labels of the scans it was trained on, in their own geometry."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from semisam_o1.config import PredictConfig, parse
+from semisam_o1.errors import run_command
+from semisam_o1.evaluation.prediction import predict
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    predict(parse(PredictConfig, argv, __doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
