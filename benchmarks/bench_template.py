@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.propagation.atlas import AtlasPropagation
+from semisam_o1.propagation.atlas import AtlasPropagation, Scan
 
 
 def main() -> None:
@@ -35,9 +35,11 @@ def main() -> None:
     for template in names[:: arguments.every]:
         if template in done:
             continue
-        atlas = AtlasPropagation([(volumes[template].image, volumes[template].label)], arguments.num_classes)
+        atlas = AtlasPropagation([(Scan(volumes[template].image), volumes[template].label)], arguments.num_classes)
         scores = {
-            name: dice_per_class(atlas.label(volumes[name].image), volumes[name].label, arguments.num_classes)
+            name: dice_per_class(
+                atlas.label(Scan(volumes[name].image)).label, volumes[name].label, arguments.num_classes
+            )
             for name in names
             if name != template
         }
