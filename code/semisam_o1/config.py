@@ -53,6 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "refinement": "fusion",
         "confidence_weights": True,
         "use_teacher": True,
+        "warm_start": True,
         "augmentation": ("spatial", "intensity", "template"),
         "orientations": "none",
         "largest_component": True,
@@ -85,6 +86,7 @@ class TrainConfig:
     base_lr: float = option(0.01, "learning rate at the start of a round", type=float)
     DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", type=float)
     ema_decay: float = option(0.99, "decay of the teacher's weights", type=float)
+    warm_start: bool = option(False, "a round goes on from the best network of the round before", **SWITCH)
     pseudo_weight: float = option(1.0, "weight of the loss on pseudo-labels, once it has risen", type=float)
     use_teacher: bool = option(
         False, "the teacher is validated, kept and used instead of the student, where the method has one", **SWITCH

@@ -136,6 +136,8 @@ class Run:
         config = self.config
         seed = derive_seed(config.seed, round_)
         student = build_network(config.model, config.num_classes, generator=torch_generator(seed)).to(self.device)
+        if config.warm_start and round_ > 1:
+            checkpoint.load_weights(student, self.folder.round_best(round_ - 1))
         method = METHODS[config.backbone](
             student,
             MethodOptions(
