@@ -269,3 +269,33 @@ def test_two_processes_train_from_any_folder(dataset: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-3000:]
     log = (tmp_path / "run_MT_1label_1" / "unet_3D" / "log.txt").read_text()
     assert log.count("round 1 iteration 4/4") == 1
+
+
+def test_the_best_recipe_trains_resumes_and_is_tested(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Registration, fusion, warps, weights and the warm start, once in one go and once stopped after a round."""
+    flags = {"recipe": "best", "max_iterations": 2, "num_rounds": 2}
+    unset = ("--backbone", "--propagation", "--features")
+
+    def command(exp: str, **changes: object) -> list[str]:
+        whole = train_flags(dataset, tmp_path / exp, **(flags | changes))
+        return [part for i, part in enumerate(whole) if part not in unset and (i == 0 or whole[i - 1] not in unset)]
+
+    assert train(*command("whole")) == 0, capsys.readouterr().err
+    folder = tmp_path / "whole_MT_1label_1" / "unet_3D"
+    arguments = json.loads((folder / "args.json").read_text())["arguments"]
+    assert arguments["propagation"] == "atlas"
+    assert arguments["refinement"] == "fusion"
+    assert arguments["augmentation"] == ["spatial", "intensity", "template"]
+    with h5py.File(folder / "pseudo_labels" / "round1_confidence.h5") as file:
+        assert sorted(file) == [f"train{i}" for i in range(1, 6)]
+        assert all(values[()].min() >= 255 // 3 for values in file.values())
+    assert train(*command("parts", num_rounds=1)) == 0
+    assert train(*command("parts", resume="on")) == 0, capsys.readouterr().err
+    parts = tmp_path / "parts_MT_1label_1" / "unet_3D"
+    ends = [torch.load(path / "round2_best.pth", weights_only=True) for path in (folder, parts)]
+    assert same(*ends)
+    assert not same(ends[0], weights(folder))
+    tested = ["--root_path", str(dataset), "--exp", str(tmp_path / "whole"), "--stride_xy", "16", "--stride_z", "16"]
+    assert run_command(test_baseline.main, tested) == 0, capsys.readouterr().err
