@@ -32,10 +32,10 @@ def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
 def test_closing_table_marks_the_round_that_was_kept() -> None:
     records = [
         {"round": 0, "refined": [], "seconds": 4.0, "pseudo_dice": 0.5},
-        {"round": 1, "refined": ["a"], "seconds": 4000.0, "pseudo_dice": 0.6, "uncertainty": 0.2, "validation_dice": 0.7,
-         "best_iteration": 40},
-        {"round": 2, "refined": [], "seconds": 20000.0, "pseudo_dice": None, "uncertainty": 0.1, "validation_dice": 0.65,
-         "best_iteration": 60},
+        {"round": 1, "refined": ["a"], "seconds": 4000.0, "pseudo_dice": 0.6, "uncertainty": 0.2,
+         "validation_dice": 0.7, "best_iteration": 40},
+        {"round": 2, "refined": [], "seconds": 20000.0, "pseudo_dice": None, "uncertainty": 0.1,
+         "validation_dice": 0.65, "best_iteration": 60},
     ]  # fmt: skip
     lines = console.closing(records).splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -51,12 +51,11 @@ def test_progress_in_a_file_is_a_line_now_and_then(
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     assert not sys.stderr.isatty()
     assert list(progress.progress(range(8), "reading")) == list(range(8))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
+    assert capsys.readouterr().err.splitlines() == [
         "reading: 2/8 volumes, 37.5 s/volume, 4 min left",
-        "reading: 5/8 volumes, 30.0 s/volume, 90 s left",
-    ] or (len(lines) == 2 and all(line.startswith("reading: ") and line.endswith("left") for line in lines))
+        "reading: 5/8 volumes, 30.0 s/volume, 2 min left",
+    ]
 
 
 def test_durations() -> None:
-    assert [progress.duration(s) for s in (3.2, 89, 100, 5390, 7260)] == ["3 s", "89 s", "2 min", "90 min", "2 h 1 min"]
+    assert [progress.duration(s) for s in (3.2, 89, 100, 5300, 7260)] == ["3 s", "89 s", "2 min", "88 min", "2 h 1 min"]

@@ -141,8 +141,8 @@ class RoundTrainer:
             left = pace * (settings.rounds * settings.max_iterations - done)
             end = datetime.datetime.now() + datetime.timedelta(seconds=left)
             self.tracker.say(
-                f"{1 / pace:.2f} iterations/s: about {duration(left)} of training are left in {settings.rounds} rounds, "
-                f"until {end:%a %H:%M}; validation and relabelling come on top"
+                f"{1 / pace:.2f} iterations/s: about {duration(left)} of training are left in {settings.rounds} "
+                f"rounds, until {end:%a %H:%M}; validation and relabelling come on top"
             )
 
     def _batches(self) -> Iterator[Batch]:
