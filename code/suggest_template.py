@@ -11,6 +11,7 @@ from pathlib import Path
 from semisam_o1.config import find_checkpoint, resolve_device
 from semisam_o1.errors import InputError, run_command
 from semisam_o1.evaluation.suggestion import suggest_next, suggest_template
+from semisam_o1.features.extract import FEATURE_SETS
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--list", default="train.txt", metavar="FILE", help="the scans to choose from (default: %(default)s)"
     )
-    parser.add_argument("--features", choices=("sam", "builtin"),
+    parser.add_argument("--features", choices=tuple(FEATURE_SETS),
                         help="feature set (default: sam where its checkpoint is, else builtin)")  # fmt: skip
     parser.add_argument("--sam_ckpt", type=Path, default=Path("pretrained_ckpt/sam_med3d_turbo.pth"),
                         help="SAM-Med3D-turbo checkpoint (default: %(default)s)")  # fmt: skip

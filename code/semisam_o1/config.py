@@ -15,6 +15,7 @@ from . import PROJECT_ROOT
 from .data.batches import ORIENTATIONS
 from .data.volumes import Dataset
 from .errors import InputError
+from .features.extract import FEATURE_SETS
 from .methods import METHODS
 from .networks import NETWORKS
 
@@ -75,7 +76,7 @@ class TrainConfig:
         None,
         "features for prototypes and neighbours: sam, or builtin (default: sam; builtin with "
         "--propagation atlas when the checkpoint is absent)",
-        choices=("sam", "builtin"),
+        choices=tuple(FEATURE_SETS),
     )
     image_key: str = option("image", "HDF5 dataset that holds the image")
     binary_label: bool = option(False, "merge all labels above 0 into class 1", **SWITCH)
