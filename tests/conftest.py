@@ -43,5 +43,9 @@ def four_threads() -> Iterator[None]:
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build every U-Net and discriminator with few channels."""
+    narrow(monkeypatch)
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet3d, "WIDTHS", (4, 4, 6, 6, 8))
     monkeypatch.setattr(dan, "Discriminator", partial(Discriminator, width=8))

@@ -12,6 +12,7 @@ from semisam_o1.data import store
 from semisam_o1.data.cache import ArrayCache
 from semisam_o1.data.store import VolumeStore, choose_cache
 from semisam_o1.data.volumes import Dataset, write_volume
+from semisam_o1.files import WriteError
 
 CPU = torch.device("cpu")
 
@@ -54,5 +55,5 @@ def test_a_dataset_that_cannot_be_written_has_a_fallback(tmp_path: Path) -> None
     cache.put("one", whole=np.ones(2))
     assert (tmp_path / "run" / "one.npz").is_file()
     assert np.array_equal(cache.get("one")["whole"], [1, 1])
-    with pytest.raises(OSError, match="features"):
+    with pytest.raises(WriteError, match="features"):
         ArrayCache(tmp_path / "features").put("one", whole=np.ones(2))

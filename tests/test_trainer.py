@@ -29,7 +29,7 @@ def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: boo
     )  # fmt: skip
     settings = RoundSettings(
         round_=1, rounds=1, max_iterations=6, base_lr=0.01, precision="fp32", val_interval=2, save_interval=100,
-        log_images=0, num_workers=None, seed=5,
+        state_interval=60, log_images=0, num_workers=None, seed=5,
     )  # fmt: skip
     answers = iter(scores)
     return RoundTrainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,13 @@ class TrainConfig:
     labels_for_diagnosis: bool = option(
         True, "score pseudo-labels where an unlabelled volume has a label (never trained on)", **SWITCH
     )
+    state_interval: float = option(
+        60.0, "seconds between saved states, or more where saving takes long; 0: after every iteration", type=float
+    )
+    max_time: float | None = option(
+        None, "hours after which to save the state and stop, as a signal does (default: no limit)", type=float
+    )
+    check_only: bool = option(False, "check arguments, data and checkpoint, and stop", **SWITCH)
     resume: bool = option(False, "go on from the newest state in the run folder", **SWITCH)
     overwrite: bool = option(False, "delete what the run folder holds and start anew", **SWITCH)
     debug: bool = option(False, "show tracebacks", **SWITCH)
@@ -135,11 +143,12 @@ class TrainConfig:
                      "val_stride", "save_interval"):  # fmt: skip
             if getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1, it is {getattr(self, name)}")
-        for name in ("consistency", "consistency_rampup", "num_workers", "log_images", "seed"):
-            if not getattr(self, name) >= 0:
-                faults.append(f"--{name} must not be negative, it is {getattr(self, name)}")
-        for name in ("base_lr", "DAN_lr"):
-            if not getattr(self, name) > 0:
+        for name in ("consistency", "consistency_rampup", "num_workers", "log_images", "seed",
+                     "state_interval"):  # fmt: skip
+            if not 0 <= getattr(self, name) < math.inf:
+                faults.append(f"--{name} must be 0 or more, it is {getattr(self, name)}")
+        for name in ("base_lr", "DAN_lr", "max_time"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 faults.append(f"--{name} must be positive, it is {getattr(self, name)}")
         for name in ("ema_decay", "uncertainty_quantile"):
             if not 0 <= getattr(self, name) <= 1:

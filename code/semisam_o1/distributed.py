@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .errors import InputError, Interrupted, RunError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -77,6 +79,22 @@ def from_main(value: Result) -> Result:
     return box[0]
 
 
+def on_main(work: Callable[[], Result]) -> Result:
+    """Return what rank 0 gets from ``work`` on every rank; what it raises, every rank raises."""
+    if not dist.is_initialized():
+        return work()
+    outcome: tuple[Result | None, Exception | None] = (None, None)
+    if is_main():
+        try:
+            outcome = (work(), None)
+        except (InputError, RunError, Interrupted) as error:
+            outcome = (None, error)
+    result, error = from_main(outcome)
+    if error is not None:
+        raise error
+    return result
+
+
 def any_rank(flag: bool) -> bool:
     """Return whether ``flag`` is set on any rank."""
     if not dist.is_initialized():
@@ -91,13 +109,24 @@ def share_out(
     items: Sequence[Item],
     wrap: Callable[[Iterable[Item]], Iterable[Item]] = iter,
 ) -> list[Result]:
-    """Return ``[work(item) for item in items]``, every rank having done its share."""
-    own = [work(item) for item in wrap(items[rank() :: world_size()])]
+    """Return ``[work(item) for item in items]``, every rank having done its share.
+
+    Raises:
+        Interrupted: on every rank, if ``work`` or ``wrap`` raised it on one.
+    """
     if not dist.is_initialized():
-        return own
-    shares: list = [None] * world_size()
-    dist.all_gather_object(shares, own)
-    return [shares[i % world_size()][i // world_size()] for i in range(len(items))]
+        return [work(item) for item in wrap(items)]
+    own, stopped = [], None
+    try:
+        own += (work(item) for item in wrap(items[rank() :: world_size()]))
+    except Interrupted as error:  # the others wait for this rank
+        stopped = error
+    outcomes: list = [None] * world_size()
+    dist.all_gather_object(outcomes, (own, stopped))
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [outcomes[i % world_size()][0][i // world_size()] for i in range(len(items))]
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

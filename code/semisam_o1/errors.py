@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+
+# What the system says when there is no room: on the disk, in the quota, in the largest file that is allowed.
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
@@ -60,11 +64,22 @@ def _explain(error: Exception, code: int, debug: bool) -> int:
 
 def _name_cause(error: Exception) -> Exception:
     kind = type(error).__name__
-    # torch.OutOfMemoryError, NumPy's MemoryError, and the RuntimeErrors of PyTorch's CPU allocators.
-    texts = ("not enough memory", "allocate memory")
+    # torch.OutOfMemoryError, NumPy's MemoryError, the RuntimeErrors of PyTorch's CPU allocators, and a reading
+    # process that the system ended.
+    texts = ("not enough memory", "allocate memory", "is killed by signal: Killed")
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or any(text in str(error) for text in texts):
         return RunError(
             "out of memory; a smaller --patch_size or --batch_size, --cache ram or --cache none, "
-            f"or --precision bf16 needs less ({error})"
+            f"or --precision bf16 needs less ({_first_line(error)})"
+        )
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" at {error.filename}" if error.filename else ""
+        return RunError(
+            f"the disk is full or a quota is used up{where} ({error.strerror}). What was saved before is whole; free "
+            "some space, then go on with --resume"
         )
     return RunError(f"{kind}: {error} (--debug shows where)")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,15 +13,15 @@ import torch
 from torch import nn
 
 from . import console, distributed
-from .config import TrainConfig, resolve_device, resolve_precision
+from .config import TrainConfig
 from .data.batches import ORIENTATIONS, BatchStream
 from .data.cache import ArrayCache
-from .data.check import Cohort, check_training
+from .data.check import Cohort
 from .data.store import LastRead, VolumeStore, choose_cache
-from .errors import InputError
 from .evaluation.inference import Predictor, mean_dice
 from .evaluation.metrics import dice_per_class
-from .features.extract import VolumeFeatures, extract_features, make_feature_set
+from .features.extract import FeatureSet, VolumeFeatures, extract_features
+from .files import write_json, write_text
 from .methods import METHODS, MethodOptions
 from .networks import build_network
 from .progress import progress
@@ -34,8 +35,9 @@ from .refinement.pseudo_label import (
     mean_entropy,
     save_pseudo_labels,
 )
-from .run_arguments import check_same_run, write_arguments, write_json
 from .run_folder import RunFolder
+from .run_lock import RunLock
+from .run_start import Checked, Start, begin, check_run, running, summary
 from .seeding import derive_seed, torch_generator
 from .training import checkpoint
 from .training.stopping import StopRequest
@@ -49,43 +51,20 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: if the arguments or the dataset cannot be used; nothing has been computed then.
         Interrupted: if a stop was asked for; the state is saved.
+        RunError: if something goes wrong later on.
     """
     folder = RunFolder.of(config.exp, config.backbone, config.labeled_num, config.model)
-    folder.check(config.resume, config.overwrite)
-    device = distributed.start(resolve_device(config.device))
-    _check_processes(config)
-    feature_set = make_feature_set(config.features, config.sam_ckpt, device)
-    cohort = check_training(config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis)
-    precision = resolve_precision(config.precision, device.type)
-    if config.resume:
-        check_same_run(config, cohort, folder)
-    if distributed.is_main():
-        folder.create(config.overwrite)
-        write_arguments(config, cohort, folder, device, precision)
-    distributed.barrier()
-    done = _finished_rounds(folder)
-    next_round = 1 if done is None else done + 1
-    state = checkpoint.load_state(folder.state)
-    if state is not None and state.get("round") != next_round:
-        state = None
-    since = _first_new_step(config, done, state) if config.resume else None
-    with StopRequest() as stop, Tracker(folder, since) as tracker:
-        run = Run(config, folder, device, precision, cohort, tracker, stop)
-        features = run.extract(feature_set)
-        del feature_set  # the encoder's memory is better spent on training
-        if done is None:
-            run.propagate(features)
-        whole = {name: volume.whole for name, volume in features.items()}
-        del features  # the spatial ones have done their work
-        for round_ in range(next_round, config.num_rounds + 1):
-            stop.requested = distributed.any_rank(stop.requested)
-            stop.check()
-            started = time.monotonic()
-            best = run.train_round(round_, state if round_ == next_round else None)
-            pseudo = run.relabel(best)
-            run.refine(pseudo, whole)
-            run.finish_round(round_, best, pseudo, time.monotonic() - started)
-        run.summarise()
+    with StopRequest(config.max_time) as stop:
+        checked = check_run(config, folder, stop)
+        if config.check_only:
+            if distributed.is_main():
+                print(summary(config, checked))
+            return
+        with RunLock(folder.path) as lock:
+            start = begin(config, checked, lock)
+            with running(), Tracker(folder, start.position) as tracker:
+                run = Run(config, folder, checked.device, checked.precision, checked.cohort, tracker, stop)
+                run.go(start, checked)
 
 
 @dataclasses.dataclass
@@ -110,7 +89,27 @@ class Run:
         )
         self.store = VolumeStore(self.config.dataset, [*self.cohort.train, *self.cohort.validation], place, self.device)
 
-    def extract(self, feature_set: Any) -> dict[str, VolumeFeatures]:
+    def go(self, start: Start, checked: Checked) -> None:
+        """Do every stage that is not done yet."""
+        for remark in start.remarks:
+            self.tracker.say(remark)
+        features = self.extract(checked.take_feature_set())
+        if start.done is None:
+            self.propagate(features)
+        whole = {name: volume.whole for name, volume in features.items()}
+        del features  # the spatial ones have done their work
+        first = 1 if start.done is None else start.done + 1
+        for round_ in range(first, self.config.num_rounds + 1):
+            if distributed.any_rank(self.stop.requested):
+                raise self.stop.interruption(f"round {round_ - 1} is finished")
+            started = time.monotonic()
+            best = self.train_round(round_, start.state if round_ == first else None)
+            pseudo = self.relabel(best)
+            self.refine(pseudo, whole)
+            self.finish_round(round_, best, pseudo, time.monotonic() - started)
+        self.summarise()
+
+    def extract(self, feature_set: FeatureSet) -> dict[str, VolumeFeatures]:
         """Return the features of all training volumes, computed or found on disk."""
         started = time.monotonic()
         features, computed = extract_features(
@@ -132,11 +131,13 @@ class Run:
             self.cohort.labeled, self.image, self.true_label, lambda name: self.cohort.info[name].shape, features,
             self.config.num_classes, self.tracker.say,
         )  # fmt: skip
-        label = PROPAGATIONS[self.config.propagation](templates)
         names = self.cohort.unlabeled
+        label = self._keeping(PROPAGATIONS[self.config.propagation](templates))
         labels = distributed.share_out(label, names, self._stoppable("round 0"))
         pseudo = PseudoLabels(self._with_templates(dict(zip(names, labels, strict=True))))
         self.write_labels(0, pseudo, {"seconds": time.monotonic() - started})
+        if distributed.is_main():
+            shutil.rmtree(self.folder.propagated, ignore_errors=True)
 
     def train_round(self, round_: int, state: dict[str, Any] | None) -> Best:
         """Train a network from scratch on the labels of the round before, or go on with ``state``."""
@@ -163,6 +164,7 @@ class Run:
             precision=self.precision,
             val_interval=config.val_interval,
             save_interval=config.save_interval,
+            state_interval=config.state_interval,
             log_images=config.log_images,
             num_workers=None if self.store.in_memory else config.num_workers,
             seed=seed,
@@ -214,7 +216,7 @@ class Run:
         """Keep the round's model and labels; the best round's model becomes the run's."""
         if distributed.is_main():
             checkpoint.save(best.weights, self.folder.round_best(round_))
-            earlier = [record.get("validation_dice", -1.0) for record in self.records()]
+            earlier = [r.get("validation_dice", -1.0) for r in self.records() if r["round"] < round_]
             if best.dice > max(earlier, default=-1.0):
                 checkpoint.save(best.weights, self.folder.best_model)
         record = {"seconds": seconds, "validation_dice": best.dice, "best_iteration": best.iteration}
@@ -244,13 +246,15 @@ class Run:
             "pseudo_dice_per_class": np.mean(per_class, axis=0).tolist() if per_class else None,
             **record,
         }
-        save_pseudo_labels(self.folder.pseudo_labels(round_), pseudo, record)
-        write_json(self.folder.tracking, self.records())
         keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
         figures = {f"pseudo_labels/{key}": record[key] for key in keys if record[key] is not None}
         for c, score in enumerate(record["pseudo_dice_per_class"] or [], start=1):
             figures[f"pseudo_labels/dice_class{c}"] = score
+        # The labels last: with them the round counts as finished, and what was logged without them is dropped.
         self.tracker.log(round_ * self.config.max_iterations, figures, round=round_)
+        self.tracker.sync()
+        save_pseudo_labels(self.folder.pseudo_labels(round_), pseudo, record)
+        write_json(self.folder.tracking, self.records())
         self.tracker.say(describe(record))
         distributed.barrier()
 
@@ -266,7 +270,8 @@ class Run:
         lines.append(
             f"best: round {best['round']}, validation Dice {best['validation_dice']:.4f}: {self.folder.best_model}"
         )
-        self.folder.summary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(self.folder.summary, "\n".join(lines) + "\n")
+        write_json(self.folder.tracking, records)
         draw_curves(self.folder.metrics, self.folder.figures / "curves.png")
         shown = self.cohort.unlabeled[:: max(1, len(self.cohort.unlabeled) // 4)][:4]
         rounds = [load_labels(self.folder.pseudo_labels(record["round"]), shown) for record in records]
@@ -287,10 +292,8 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the figures of every finished round, from 0."""
-        records = []
-        while (record := load_record(self.folder.pseudo_labels(len(records)))) is not None:
-            records.append(record)
-        return records
+        records = (load_record(self.folder.pseudo_labels(round_)) for round_ in self.folder.labelled_rounds())
+        return [record for record in records if record is not None]
 
     def image(self, name: str) -> np.ndarray:
         return self.store.image(name).cpu().numpy()
@@ -327,6 +330,21 @@ class Run:
     def _with_templates(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: self.true_label(name) for name in self.cohort.labeled} | labels
 
+    def _keeping(self, label: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
+        """Return ``label`` with a memory in the run folder: minutes of work per volume survive a kill."""
+        kept = ArrayCache(self.folder.propagated)
+
+        def kept_or_made(name: str) -> np.ndarray:
+            key, shape = self.cohort.info[name].hash, self.cohort.info[name].shape
+            there = kept.get(key)
+            if there is not None and getattr(there.get("label"), "shape", None) == shape:
+                return there["label"]
+            made = label(name)
+            kept.put(key, label=made)
+            return made
+
+        return kept_or_made
+
     def _stoppable(self, description: str) -> Callable[[Iterable[str]], Iterator[str]]:
         """Return a wrapper that shows progress and ends between two volumes if a stop is asked for."""
 
@@ -350,28 +368,3 @@ def describe(record: dict[str, Any]) -> str:
     if "validation_dice" in record:
         parts.append(f"validation Dice {record['validation_dice']:.4f} at iteration {record['best_iteration']}")
     return f"round {record['round']}: {', '.join(parts)}, {record['seconds']:.0f} s"
-
-
-def _check_processes(config: TrainConfig) -> None:
-    ranks = distributed.world_size()
-    unlabeled = config.batch_size - config.labeled_bs
-    if config.labeled_bs % ranks or unlabeled % ranks:
-        raise InputError(
-            f"{ranks} processes share every batch: --labeled_bs ({config.labeled_bs}) and the unlabelled items "
-            f"({unlabeled}) must both be divisible by {ranks}"
-        )
-
-
-def _finished_rounds(folder: RunFolder) -> int | None:
-    """Return the last round whose labels are on disk, None before round 0."""
-    done = None
-    while load_record(folder.pseudo_labels(0 if done is None else done + 1)) is not None:
-        done = 0 if done is None else done + 1
-    return done
-
-
-def _first_new_step(config: TrainConfig, done: int | None, state: dict[str, Any] | None) -> int:
-    """Return the step, counted over all rounds, from which a run that goes on logs anew."""
-    if done is None:
-        return 0
-    return done * config.max_iterations + (state["iteration"] if state else 0) + 1

@@ -13,6 +13,7 @@ from . import PROJECT_ROOT
 from .errors import InputError
 from .methods import METHODS
 from .networks import NETWORKS
+from .run_lock import HOLDER, LOCK
 
 MODEL_ROOT = PROJECT_ROOT / "model"
 
@@ -70,6 +71,11 @@ class RunFolder:
         return self.path / "cache"
 
     @property
+    def propagated(self) -> Path:
+        """Labels of round 0 that are there already, while it is computed."""
+        return self.path / "propagated"
+
+    @property
     def best_model(self) -> Path:
         return self.path / f"{self.model}_best_model.pth"
 
@@ -93,25 +99,41 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; move it away or choose another --exp")
-        if not (resume or overwrite) and self.path.is_dir() and any(self.path.iterdir()):
+        if not (resume or overwrite) and self._entries():
             raise InputError(
                 f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite) or choose "
                 "another --exp"
             )
 
     def create(self, overwrite: bool = False) -> None:
-        """Make the folder, empty if ``overwrite``.
+        """Make the folder, empty if ``overwrite``, and clear away what a killed run left half written.
 
         Raises:
             InputError: if it cannot be made.
         """
         try:
-            if overwrite and self.path.is_dir():
-                shutil.rmtree(self.path)
+            if overwrite:
+                # What says whose run it is goes last, so that no kill leaves files of an unknown one.
+                for path in sorted(self._entries(), key=lambda path: path == self.args):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             for folder in (self.path, self.pseudo_labels(0).parent, self.figures):
                 folder.mkdir(parents=True, exist_ok=True)
+            for partial in self.path.rglob("*.partial"):
+                partial.unlink()
         except OSError as error:
             raise InputError(f"the run folder {self.path} cannot be made ({error}); choose another --exp") from None
+
+    def labelled_rounds(self) -> list[int]:
+        """Return the rounds that there are labels of, in order."""
+        paths = self.pseudo_labels(0).parent.glob("round*.h5")
+        numbers = (path.stem.removeprefix("round") for path in paths)
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def _entries(self) -> list[Path]:
+        """Return what lies in the folder, its lock aside."""
+        if not self.path.is_dir():
+            return []
+        return [path for path in self.path.iterdir() if path.name not in (LOCK, HOLDER)]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from ..files import WriteError, write_bytes
 
 
 class ArrayCache:
@@ -23,28 +27,32 @@ class ArrayCache:
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """Return the arrays kept under ``key``, or None."""
         for folder in self.folders:
-            try:
-                with np.load(folder / f"{key}.npz", allow_pickle=False) as file:
-                    return {name: file[name] for name in file.files}
-            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-                continue
+            with contextlib.suppress(Exception):  # whatever is wrong with a kept file, it can be made anew
+                return _read(folder / f"{key}.npz")
         return None
 
     def put(self, key: str, **arrays: np.ndarray) -> None:
         """Keep arrays under ``key``.
 
         Raises:
-            OSError: if no folder can be written.
+            WriteError: if no folder can be written.
         """
-        for attempt, folder in enumerate(self.folders, start=1):
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        for folder in self.folders:
             try:
-                path = folder / f"{key}.npz"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(f".{os.getpid()}.partial")
-                with partial.open("wb") as file:
-                    np.savez(file, **arrays)
-                partial.replace(path)
-                return
-            except OSError:
-                if attempt == len(self.folders):
+                # Several runs may compute the same features at the same time.
+                write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
+            except WriteError:
+                if folder == self.folders[-1]:
                     raise
+            else:
+                return
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        # As np.savez writes them; a compressed one could unfold to any size.
+        if any(record.compress_type != zipfile.ZIP_STORED for record in file.zip.infolist()):
+            raise ValueError("compressed")
+        return {name: file[name] for name in file.files}

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
-from os import cpu_count
 
 import numpy as np
 
 from ..errors import InputError
 from ..progress import progress
-from .volumes import Dataset, content_hash
+from .inspection import Need, Report, VolumeInfo
+from .readers import inspect_all
+from .volumes import Dataset
 
+MAX_READERS = 8
+ODD_SPACING = 3.0  # times another scan's, from which on the user should know
+TURNED = 0.9  # cosine between the same axis of two scans, below which they lie differently
 
-@dataclass(frozen=True)
-class VolumeInfo:
-    """What the preflight found out about one volume."""
-
-    name: str
-    shape: tuple[int, int, int]
-    hash: str  # of the image's values
-    label_hash: str | None  # of the label's values, None where there is no label
+Wrap = Callable[[Iterable[Report]], Iterable[Report]]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The volumes of a training run: the labelled ones first, then the unlabelled, and those that validate."""
+    """The volumes of a training run: the labelled ones first, then the unlabelled, and those that validate.
+
+    Attributes:
+        warnings: what is legal but odd, a sentence each.
+    """
 
     labeled: tuple[str, ...]
     unlabeled: tuple[str, ...]
     validation: tuple[str, ...]
     info: dict[str, VolumeInfo]
+    warnings: tuple[str, ...] = ()
 
     @property
     def train(self) -> tuple[str, ...]:
@@ -54,24 +54,19 @@ class Cohort:
         return sum(5 * int(np.prod(info.shape)) for info in self.info.values())
 
 
-@dataclass(frozen=True)
-class _Report:
-    info: VolumeInfo | None
-    faults: tuple[str, ...]
-    classes: frozenset[int] = frozenset()
-
-
 def check_training(
     dataset: Dataset,
     labeled_num: int,
     num_classes: int,
     score_unlabeled: bool = True,
+    wrap: Wrap = iter,
 ) -> Cohort:
     """Check the lists train.txt and val.txt and every volume they name.
 
     Args:
         labeled_num: the first names of train.txt are labelled.
         score_unlabeled: whether labels of unlabelled volumes will be read, and have to be right.
+        wrap: wraps the reports as they come in, to stop in between.
 
     Raises:
         InputError: with every fault that was found, a line each.
@@ -91,19 +86,27 @@ def check_training(
         )
     labeled = train[:labeled_num]
     needed = {*labeled, *validation}
-    names = [*train, *validation]
-    reports = check_volumes(dataset, names, num_classes, needed, set(names) if score_unlabeled else needed)
-    for report in reports:
+    names = list(dict.fromkeys([*train, *validation]))
+    needs = [(name, Need(num_classes, name in needed, score_unlabeled or name in needed)) for name in names]
+    reports = dict(zip(names, _inspect(dataset, needs, wrap), strict=True))
+    for report in reports.values():
         faults += report.faults
-    seen = frozenset().union(*(report.classes for report in reports[: len(labeled)]))
+    templates = [reports[name] for name in labeled]
+    seen = frozenset().union(*(report.classes for report in templates))
     missing = [str(c) for c in range(1, num_classes) if c not in seen]
-    if labeled and missing and all(report.info for report in reports[: len(labeled)]):
+    if labeled and missing and all(report.info and report.info.label_hash for report in templates):
         files = ", ".join(str(dataset.path(name)) for name in labeled)
         what = "no foreground at all" if len(missing) == num_classes - 1 else f"nothing of class {', '.join(missing)}"
         faults.append(f"{files}: the template's label shows {what}; label it, or lower --num_classes")
     _raise(faults)
-    info = {report.info.name: report.info for report in reports if report.info}
-    return Cohort(tuple(labeled), tuple(train[labeled_num:]), tuple(validation), info)
+    info = {name: report.info for name, report in reports.items()}
+    warnings = (
+        *_spacing_warnings([info[name] for name in names]),
+        *_orientation_warnings([info[name] for name in names]),
+        *_duplicate_warnings([info[name] for name in names]),
+        *_overlap_warnings(dataset, {"train.txt": train, "val.txt": validation}),
+    )
+    return Cohort(tuple(labeled), tuple(train[labeled_num:]), tuple(validation), info, warnings)
 
 
 def check_testing(
@@ -118,59 +121,80 @@ def check_testing(
     """
     faults: list[str] = []
     names = _list(dataset, list_name, faults)
-    for report in check_volumes(dataset, names, num_classes, set(names), set(names)):
+    for report in _inspect(dataset, [(name, Need(num_classes, True, True)) for name in names]):
         faults += report.faults
     _raise(faults)
     return names
 
 
-def check_volumes(
-    dataset: Dataset,
-    names: Sequence[str],
-    num_classes: int,
-    must_have_label: set[str],
-    read_label: set[str],
-) -> list[_Report]:
-    """Read and check volumes, in parallel where there are many; other labels than ``read_label`` do not matter."""
-    check = partial(
-        _check_volume, dataset, num_classes=num_classes, must_have_label=must_have_label, read_label=read_label
-    )
-    workers = min(cpu_count() or 1, 8)
-    if workers == 1 or len(names) < 8:
-        return list(progress(map(check, names), "checking", len(names)))
-    # Not forked: the parent may hold threads and a CUDA context.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(progress(pool.map(check, names, chunksize=4), "checking", len(names)))
-
-
-def _check_volume(
-    dataset: Dataset, name: str, num_classes: int, must_have_label: set[str], read_label: set[str]
-) -> _Report:
-    path = dataset.path(name)
+def _inspect(dataset: Dataset, needs: Sequence[tuple[str, Need]], wrap: Wrap = iter) -> list[Report]:
+    if not needs:
+        return []
+    reports = inspect_all(dataset, needs, min(_cores(), MAX_READERS, len(needs)))
     try:
-        volume = dataset.load(name)
-    except InputError as error:
-        return _Report(None, (str(error),))
-    faults = []
-    finite = np.isfinite(volume.image)
-    if not finite.all():
-        faults.append(f"{path}: the image holds {int((~finite).sum())} values that are NaN or infinite; replace them")
-    elif volume.image.min() == volume.image.max():
-        faults.append(f"{path}: every voxel of the image is {volume.image.flat[0]:g}; export the scan again")
-    classes: frozenset[int] = frozenset()
-    if volume.label is None:
-        if name in must_have_label:
-            faults.append(f"{path}: the volume needs a label here and has none; add the dataset 'label'")
-    elif name in read_label:
-        classes = frozenset(np.unique(volume.label).tolist())
-        if max(classes) >= num_classes:
-            faults.append(
-                f"{path}: the label holds the value {max(classes)}, --num_classes {num_classes} allows 0 to "
-                f"{num_classes - 1}; raise it, or merge all foreground with --binary_label"
-            )
-    label_hash = None if volume.label is None else content_hash(volume.label)
-    info = VolumeInfo(name, volume.image.shape, content_hash(volume.image), label_hash)
-    return _Report(info, tuple(faults), classes)
+        return list(progress(wrap(reports), "checking", len(needs)))
+    finally:
+        reports.close()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _spacing_warnings(volumes: Sequence[VolumeInfo]) -> list[str]:
+    known = [volume for volume in volumes if volume.geometry.known]
+    warnings = []
+    for axis, letter in enumerate("xyz"):
+        by_size = sorted(known, key=lambda volume: volume.geometry.spacing[axis])
+        if by_size and by_size[-1].geometry.spacing[axis] >= ODD_SPACING * by_size[0].geometry.spacing[axis]:
+            ends = " to ".join(f"{v.geometry.spacing[axis]:g} ({v.name})" for v in (by_size[0], by_size[-1]))
+            warnings.append(f"the spacing along {letter} varies from {ends} mm; resampling to one spacing may help")
+    return warnings
+
+
+def _orientation_warnings(volumes: Sequence[VolumeInfo]) -> list[str]:
+    """Compare with the first volume, the template."""
+    if not volumes or not volumes[0].geometry.known:
+        return []
+    axes = np.reshape(volumes[0].geometry.direction, (3, 3))
+    turned = [
+        volume.name
+        for volume in volumes[1:]
+        if volume.geometry.known and (np.sum(axes * np.reshape(volume.geometry.direction, (3, 3)), 0) < TURNED).any()
+    ]
+    if not turned:
+        return []
+    return [f"{_count(turned)} lie in another orientation than the template {volumes[0].name}: {_few(turned)}"]
+
+
+def _duplicate_warnings(volumes: Sequence[VolumeInfo]) -> list[str]:
+    by_hash: dict[str, list[str]] = {}
+    for volume in volumes:
+        by_hash.setdefault(volume.hash, []).append(volume.name)
+    return [f"{' and '.join(names)} hold the same image" for names in by_hash.values() if len(names) > 1]
+
+
+def _overlap_warnings(dataset: Dataset, lists: dict[str, list[str]]) -> list[str]:
+    try:
+        tested = set(dataset.names("test.txt"))
+    except InputError:  # testing will say so
+        return []
+    overlaps = {key: [name for name in names if name in tested] for key, names in lists.items()}
+    return [
+        f"{dataset.root / 'test.txt'} names {_count(names)} of {key}, so test figures will not be those of unseen "
+        f"scans: {_few(names)}"
+        for key, names in overlaps.items()
+        if names
+    ]
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} volume{'s' if len(names) > 1 else ''}"
+
+
+def _few(names: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _list(dataset: Dataset, list_name: str, faults: list[str]) -> list[str]:

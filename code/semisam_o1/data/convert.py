@@ -7,7 +7,6 @@ one fault anywhere and nothing is written.
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..files import write_json
 from ..progress import progress
 from .formats import open_header, read_image, times
 from .lists import FRACTIONS, LISTS, list_conflicts, read_lists, split, write_lists
@@ -373,6 +373,4 @@ def _write_settings(destination: Path, settings: Preparation, class_names: Mappi
         if becomes:
             names[str(becomes)] = f"{names[str(becomes)]} + {name}" if str(becomes) in names else name
     content = {**settings.to_json(), "class_names": names}
-    partial = destination / f"{FILE_NAME}.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(destination / FILE_NAME)
+    write_json(destination / FILE_NAME, content)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..files import write_text
 from .volumes import Dataset
 
 LISTS = ("train.txt", "val.txt", "test.txt")
@@ -98,8 +99,6 @@ def write_lists(destination: Path, lists: Mapping[str, list[str]]) -> None:
     for name, listed in lists.items():
         path = destination / name
         if listed:
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(f"{scan}\n" for scan in listed), encoding="utf-8")
-            partial.replace(path)
+            write_text(path, "".join(f"{scan}\n" for scan in listed))
         else:
             path.unlink(missing_ok=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import h5py
 import torch
 from torch import Tensor
 
 from ..distributed import world_size
 from ..progress import progress
+from .hdf5 import available_memory, open_hdf5, read_array
 from .volumes import Dataset, Volume
 
 SHARE = 0.5  # of the memory that is free, at most, for decoded volumes
@@ -38,12 +37,8 @@ def choose_cache(cache: str, device: torch.device, nbytes: int) -> tuple[str, st
 
 
 def free_memory() -> int:
-    """Return the bytes of RAM that this process may count on, 8 GiB in all where the system does not tell."""
-    free = 8 * 2**30
-    with contextlib.suppress(OSError, ValueError):  # not Linux
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    return free // world_size()
+    """Return the bytes of RAM that this process may count on."""
+    return available_memory() // world_size()
 
 
 class VolumeStore:
@@ -106,8 +101,9 @@ class LastRead:
     def label(self, name: str) -> Tensor:
         if name in self.labeled:
             return torch.from_numpy(self._load(name).label)
-        with h5py.File(self.pseudo_labels, "r") as file:
-            return torch.from_numpy(file[name][()])
+        path = Path(self.pseudo_labels)
+        with open_hdf5(path) as file:
+            return torch.from_numpy(read_array(file, name, path))
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "_load"}

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import h5py
 import numpy as np
 
 from ..errors import InputError
+from .hdf5 import find, open_hdf5, read_array, write_hdf5
+
+MAX_LIST_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -83,25 +88,30 @@ class Dataset:
         """
         path = self.root / list_name
         try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is not a file; write one volume name per line into a file of that name")
+            if path.stat().st_size > MAX_LIST_BYTES:
+                raise InputError(f"{path} is too large for a list of names; write one volume name per line into it")
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise InputError(
                 f"{path} is missing; write one volume name per line into it, or point --root_path at a "
                 "dataset folder (prepare_data.py makes one)"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as text ({error}); save it as UTF-8") from None
         names = [line.split(",")[0].strip() for line in text.splitlines()]
         names = [name for name in names if name]
         if not names:
             raise InputError(f"{path} names no volume; write one name per line into it")
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
-            raise InputError(f"{path} names {', '.join(repeated)} more than once; keep one line of each")
-        outside = [name for name in names if "/" in name or "\\" in name or name in (".", "..")]
+            raise InputError(f"{path} names {_few(repeated)} more than once; keep one line of each")
+        outside = [name for name in names if not _is_plain(name)]
         if outside:
             raise InputError(
-                f"{path} names {', '.join(outside)}; a line must be the plain name of a file in {self.root / 'data'}"
+                f"{path} names {_few(name if name.isprintable() else ascii(name) for name in outside)}; a line must be "
+                f"the plain name of a file in {self.root / 'data'}"
             )
         return names
 
@@ -111,18 +121,13 @@ class Dataset:
         Raises:
             InputError: if the file is missing, is not HDF5, lacks the image or holds something not 3-D.
         """
-        path = self.path(name)
-        if not path.is_file():
-            raise InputError(f"{path} is missing; put it there or take {name} out of the lists")
-        try:
-            with h5py.File(path, "r") as file:
-                image = self._read(file, self.image_key, path)
-                label = self._read(file, "label", path) if "label" in file else None
-                geometry = _read_geometry(file, path)
-                original = _read_original(file, path)
-                source = file.attrs.get("source")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read as HDF5 ({error}); write it again") from None
+        path = self._inside(name)
+        with open_hdf5(path) as file:
+            image = read_array(file, self.image_key, path)
+            label = None if find(file, "label", path) is None else read_array(file, "label", path)
+            geometry = _read_geometry(file, path)
+            original = _read_original(file, path)
+            source = file.attrs.get("source")
         if label is not None:
             if label.shape != image.shape:
                 raise InputError(
@@ -134,23 +139,40 @@ class Dataset:
         source = source if isinstance(source, str) else None
         return Volume(name, np.ascontiguousarray(image, dtype=np.float32), label, geometry, original, source)
 
-    def _read(self, file: h5py.File, key: str, path: Path) -> np.ndarray:
-        if key not in file:
-            keys = ", ".join(sorted(file)) or "nothing"
-            raise InputError(f"{path} holds no '{key}' (it holds {keys}); --image_key names the image")
-        dataset = file[key]
-        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3:
-            shape = getattr(dataset, "shape", "a group")
-            raise InputError(f"{path}: '{key}' must be one 3-D array (x, y, z), it is {shape}")
-        if dataset.dtype.kind not in "iufb":
-            raise InputError(f"{path}: '{key}' must hold numbers, it holds {dataset.dtype}")
-        if 0 in dataset.shape:
-            raise InputError(f"{path}: '{key}' is empty (shape {dataset.shape})")
-        return dataset[()]
+    def _inside(self, name: str) -> Path:
+        """Return the file of a volume.
+
+        Raises:
+            InputError: if it is missing, or is a link that leaves the dataset folder.
+        """
+        path = self.path(name)
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
+            raise InputError(f"{path} is missing; put it there or take {name} out of the lists")
+        file = path.resolve()
+        # The folder itself may be a link: that is its owner's choice, not that of whoever made its content.
+        if not any(file.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
+            raise InputError(f"{path} is a link to {file}, outside of the dataset folder; copy the file there")
+        return path
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name is that of a file in a folder, on any system."""
+    drive = name[1:2] == ":"  # of Windows
+    return name not in (".", "..") and not drive and not any(c in "/\\" or ord(c) < 32 or c == "\x7f" for c in name)
+
+
+def _few(names: Iterable[str], limit: int = 20) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def as_label(label: np.ndarray, path: Path) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         whole = label.astype(np.uint8)
     if not np.array_equal(whole, label):
         raise InputError(f"{path}: label values must be whole numbers from 0 to 255")
@@ -201,12 +223,13 @@ def write_volume(
         source: where the scan came from, kept as an attribute.
         original: the grid that it has there, kept as attributes too: the way back for a label map.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w") as file:
-        file.create_dataset("image", data=image, compression="gzip", compression_opts=4)
+
+    def fill(file: h5py.File) -> None:
+        # The checksum tells a damaged file from a whole one.
+        stored = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
+        file.create_dataset("image", data=image, **stored)
         if label is not None:
-            file.create_dataset("label", data=label.astype(np.uint8), compression="gzip", compression_opts=4)
+            file.create_dataset("label", data=label.astype(np.uint8), **stored)
         if geometry is not None:
             _write_geometry(file, geometry)
         if original is not None:
@@ -214,7 +237,8 @@ def write_volume(
             _write_geometry(file, original.geometry, "original_")
         if source is not None:
             file.attrs["source"] = source
-    partial.replace(path)
+
+    write_hdf5(path, fill)
 
 
 def _write_geometry(file: h5py.File, geometry: Geometry, prefix: str = "") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..files import write_text
 from ..progress import duration
 from .advice import advise
 from .charts import Line, line_chart, smooth
@@ -41,10 +42,7 @@ def write_report(results: RunResults, path: Path, max_cases: int = 60) -> None:
         group: _collect(cases, max_cases) for group, cases in (("cohort", results.cohort()), ("test", results.tested()))
     }
     page = _page(results, {group: content for group, content in groups.items() if content[0]})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)
 
 
 def badness(case: Case) -> tuple[float, float]:

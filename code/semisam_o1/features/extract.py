@@ -18,6 +18,8 @@ from ..errors import InputError
 from .builtin import BuiltinFeatures
 from .sam_med3d import PATCH_SIDE, load_encoder
 
+KEPT = {"spatial": 4, "whole": 1, "patch_size": 1}  # arrays on disk and their dimensions
+
 
 class FeatureSet(Protocol):
     """Turns volumes into features."""
@@ -129,7 +131,9 @@ def extract_features(
 
 def _kept(cache: ArrayCache, key: str) -> VolumeFeatures | None:
     arrays = cache.get(key)
-    if arrays is None or not {"spatial", "whole", "patch_size"} <= arrays.keys():
+    if arrays is None or {name: array.ndim for name, array in arrays.items()} != KEPT:
+        return None
+    if not all(np.isfinite(array).all() for array in arrays.values()) or arrays["patch_size"].size != 3:
         return None
     return VolumeFeatures(arrays["spatial"], arrays["whole"], tuple(arrays["patch_size"].tolist()))
 

@@ -6,11 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..data.hdf5 import open_hdf5, read_array, write_hdf5
+from ..errors import InputError
 
 
 @dataclass
@@ -41,29 +45,39 @@ def label_map(probabilities: Tensor) -> Tensor:
 
 
 def save_pseudo_labels(path: Path, pseudo: PseudoLabels, record: Mapping[str, object]) -> None:
-    """Write the labels of a round and its figures: one uint8 dataset per volume, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w") as file:
+    """Write the labels of a round and its figures: one uint8 dataset per volume, whole or not at all.
+
+    Raises:
+        WriteError: if the file cannot be written.
+    """
+
+    def fill(file: h5py.File) -> None:
         file.attrs["record"] = json.dumps(record)
         for name, label in pseudo.labels.items():
-            dataset = file.create_dataset(name, data=label, compression="gzip", compression_opts=1)
+            dataset = file.create_dataset(name, data=label, compression="gzip", compression_opts=1, fletcher32=True)
             dataset.attrs["refined"] = name in pseudo.refined
             for key, known in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
                 if name in known:
                     dataset.attrs[key] = known[name]
-    partial.replace(path)
+
+    write_hdf5(path, fill)
 
 
 def load_labels(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Read the labels uint8 (W, H, D) of the named volumes after a round."""
-    with h5py.File(path, "r") as file:
-        return {name: file[name][()] for name in names}
+    """Read the labels uint8 (W, H, D) of the named volumes after a round.
+
+    Raises:
+        InputError: if the file is damaged or lacks one.
+    """
+    with open_hdf5(path) as file:
+        return {name: read_array(file, name, path) for name in names}
 
 
-def load_record(path: Path) -> dict | None:
+def load_record(path: Path) -> dict[str, Any] | None:
     """Read the figures of a round, None if there is no whole file."""
     try:
-        with h5py.File(path, "r") as file:
-            return json.loads(file.attrs["record"])
-    except (OSError, KeyError, ValueError):
+        with open_hdf5(path) as file:
+            record = json.loads(file.attrs["record"])
+    except InputError:
         return None
+    return record if isinstance(record, dict) else None

@@ -2,65 +2,72 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import InputError, RunError
+from ..errors import InputError
+from ..files import write_bytes
 from ..tensor_file import load_tensors
+
+STATE_KEYS = frozenset({"round", "seed", "iteration", "student", "method", "optimizer", "best"})
 
 
 def save(content: Any, path: Path) -> None:
-    """Write tensors and plain values to ``path``, under a temporary name until they are on the disk.
+    """Write tensors and plain values to ``path``, whole or not at all.
 
     Raises:
-        RunError: if they cannot be written; what was there stays.
+        WriteError: if they cannot be written; what was there stays.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"{path} cannot be written ({error}); free some space, then go on with --resume") from None
+    buffer = io.BytesIO()  # PyTorch's own writer does not survive a full disk
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a run state, keeping the previous one until this one is whole."""
-    fresh = path.with_name(path.name + ".new")
-    save(state, fresh)
+    save(state, _fresh(path))
     if path.exists():
         path.replace(previous(path))
-    fresh.replace(path)
+    _fresh(path).replace(path)
 
 
-def load_state(path: Path) -> dict[str, Any] | None:
-    """Return the newest whole run state, None where there is none."""
-    for candidate in (path, previous(path)):
+def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the newest whole state of a round (None where there is none), and what is wrong with newer files.
+
+    Every record's length and checksum is verified; a damaged file is passed over for the one before it.
+    """
+    faults = []
+    for candidate in (_fresh(path), path, previous(path)):
         if candidate.is_file():
             try:
                 state = load_tensors(candidate)
-            except InputError:
+            except InputError as error:
+                faults.append(str(error))
                 continue
-            if isinstance(state, dict):
-                return state
-    return None
+            if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
+                faults.append(f"{candidate} holds no run state")
+            elif state["round"] == round_:
+                return state, faults
+    return None, faults
 
 
 def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}_previous{path.suffix}")
 
 
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
 def load_weights(network: torch.nn.Module, path: Path) -> None:
     """Load a state dict strictly, plain or as other tools wrap it.
 
     Raises:
-        InputError: naming the first keys that are missing, not expected or of another shape.
+        InputError: naming the first keys that are missing, not expected or of another shape, and values that
+            are not finite.
     """
     weights = _unwrapped(load_tensors(path))
     if not isinstance(weights, dict):
@@ -68,11 +75,15 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
     expected = network.state_dict()
     faults = [f"{key} is missing" for key in expected if key not in weights]
     faults += [f"{key} is not expected" for key in weights if key not in expected]
-    faults += [
-        f"{key} is {tuple(weights[key].shape)} and should be {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and getattr(weights[key], "shape", None) != value.shape
-    ]
+    for key, value in expected.items():
+        if key in weights:
+            given = weights[key]
+            if not isinstance(given, torch.Tensor) or given.layout != torch.strided:
+                faults.append(f"{key} is no tensor")
+            elif given.shape != value.shape:
+                faults.append(f"{key} is {tuple(given.shape)} and should be {tuple(value.shape)}")
+            elif not torch.isfinite(given).all():
+                faults.append(f"{key} holds values that are NaN or infinite")
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(

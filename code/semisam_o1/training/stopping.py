@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 
 from ..errors import EXIT_INTERRUPTED, Interrupted
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+ECHO = 3.0  # seconds in which torchrun passes a signal on that its processes have got already
 
 
 def ignore_signals(worker: int) -> None:
@@ -18,11 +20,24 @@ def ignore_signals(worker: int) -> None:
 
 
 class StopRequest:
-    """Remembers the first signal; a second one ends the process at once."""
+    """Remembers the first signal, or that the time is over; a second signal ends the process at once.
 
-    def __init__(self) -> None:
-        self.requested = False
+    Args:
+        hours: after which to stop without being asked, counted from here; None: never.
+    """
+
+    def __init__(self, hours: float | None = None) -> None:
+        self._hours = hours
+        self._deadline = None if hours is None else time.monotonic() + 3600 * hours
+        self._reason: str | None = None
+        self._signalled = 0.0
         self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        if self._reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self._reason = f"after --max_time {self._hours:g} hours"
+        return self._reason is not None
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
@@ -36,10 +51,18 @@ class StopRequest:
     def check(self) -> None:
         """Raise Interrupted if a stop was asked for: for places where everything done so far is kept."""
         if self.requested:
-            raise Interrupted("stopped; the same command with --resume goes on")
+            raise self.interruption("what is finished is kept")
+
+    def interruption(self, kept: str) -> Interrupted:
+        """Return the exception that ends the run; ``kept`` tells the user what is on the disk."""
+        reason = self._reason or "another process was asked to"
+        return Interrupted(f"stopped ({reason}); {kept}; the same command with --resume goes on")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._signalled:
+            if "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._signalled + ECHO:
+                return
             os._exit(EXIT_INTERRUPTED)
-        self.requested = True
+        self._signalled = time.monotonic()
+        self._reason = signal.Signals(number).name
         os.write(2, b"\nstopping after the current step; a second signal stops at once\n")

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from .. import distributed
+from ..files import write_text
 from ..run_folder import RunFolder
+
+FLUSH_SECONDS = 30  # in which figures reach TensorBoard
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        finished: the last finished round, −1 before round 0 is.
+        round_: the one it goes on in, with ``iteration`` iterations done.
+        step: iterations done in all rounds.
+    """
+
+    finished: int
+    round_: int
+    iteration: int
+    step: int
+
 
 OVERLAY_SIDE = 320  # pixels, of the longer side of a slice overlay, at the least
 
@@ -22,26 +49,26 @@ class Tracker:
 
     Args:
         folder: of the run; exists.
-        since: of a run that goes on: what was logged at this step or later is done again, and is dropped.
+        since: of a run that goes on: what was logged after it is done again, and is dropped.
     """
 
-    def __init__(self, folder: RunFolder, since: int | None = None):
+    def __init__(self, folder: RunFolder, since: Position | None = None):
         self._main = distributed.is_main()
         if self._main:
             if since is not None:
                 _drop_lines(folder.metrics, since)
             self._log = folder.log.open("a", encoding="utf-8")
             self._metrics = folder.metrics.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=since)
+            self._board = Board(folder.tensorboard, None if since is None else since.step + 1)
 
     def __enter__(self) -> Tracker:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._main:
-            self._board.close()
-            self._log.close()
-            self._metrics.close()
+            for file in (self._board, self._log, self._metrics):
+                with contextlib.suppress(OSError):  # a full disk was reported when it was met
+                    file.close()
 
     def say(self, text: str) -> None:
         """Print a line and keep it in log.txt."""
@@ -60,14 +87,49 @@ class Tracker:
         """
         if self._main:
             for tag, value in values.items():
-                self._board.add_scalar(tag, value, step)
+                self._board.write(step, summary.scalar(tag, value))
             self._metrics.write(json.dumps({"step": step, **context, **values}) + "\n")
             self._metrics.flush()
+
+    def sync(self) -> None:
+        """Bring what was logged to the disk."""
+        if self._main:
+            self._board.flush()
+            os.fsync(self._metrics.fileno())
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """Log an RGB picture (3, rows, columns) with values from 0 to 1."""
         if self._main:
-            self._board.add_image(tag, pixels, step)
+            self._board.write(step, summary.image(tag, pixels))
+
+
+class Board:
+    """A TensorBoard file, written in this thread: a full disk ends the run instead of a thread it waits for.
+
+    Args:
+        folder: of the event files; each run, and each continuation, adds one.
+        purge_step: from which on earlier files do not count.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def write(self, step: int, content: Summary) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -103,13 +165,21 @@ def _outline(label: np.ndarray) -> np.ndarray:
     return edge & (label > 0)
 
 
-def _drop_lines(path: Path, since: int) -> None:
-    if path.is_file():
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] < since:
-                    kept.append(line)
-            except (ValueError, KeyError):  # the line that a kill cut off
-                continue
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+def _drop_lines(path: Path, since: Position) -> None:
+    """Keep the lines of what is done: of iterations, and, without an iteration, of finished rounds."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            content = json.loads(line)
+            round_, iteration = content["round"], content.get("iteration")
+            if iteration is None:
+                done = round_ <= since.finished
+            else:
+                done = (round_, iteration) <= (since.round_, since.iteration)
+        except (ValueError, KeyError, TypeError):  # the line that a kill cut off
+            continue
+        if done:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from .. import distributed
 from ..data.batches import Batch, BatchStream
-from ..errors import Interrupted, RunError
+from ..errors import InputError, RunError
 from ..methods import Method, Term
 from ..methods.schedules import learning_rate
 from ..progress import duration, progress
@@ -26,7 +26,7 @@ from .tracking import Tracker, overlay
 
 ESTIMATE_AFTER = 50  # iterations, of which the first tenth warm up
 LOG_INTERVAL = 20  # iterations whose losses leave the device together
-STATE_SECONDS = 60  # between saved states, at the least: a state is worth more than the time to write it
+STATE_SHARE = 0.01  # of the time, at most, goes into saving states
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class RoundSettings:
         round_: from 1, of ``rounds``.
         precision: 'fp32' or 'bf16' (autocast; losses stay in float32).
         val_interval, save_interval, log_images: in iterations.
+        state_interval: seconds between saved states at the least; 0: every iteration.
         num_workers: processes that read patches; None where volumes are in memory.
     """
 
@@ -47,6 +48,7 @@ class RoundSettings:
     precision: str
     val_interval: int
     save_interval: int
+    state_interval: float
     log_images: int
     num_workers: int | None
     seed: int
@@ -95,7 +97,9 @@ class RoundTrainer:
         self.best: Best | None = None
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
         self._weights: dict[str, float] = {}
-        self._saved = time.monotonic()
+        self._names: tuple[str, ...] = ()  # of the volumes in the last batch
+        self._save_at = time.monotonic() + settings.state_interval
+        self._kept: int | None = None  # iterations done in the saved state of this round
         self._clock = (time.monotonic(), 0)
         self._warm: float | None = None  # when the iterations began that the estimate is made from
 
@@ -104,7 +108,7 @@ class RoundTrainer:
 
         Raises:
             Interrupted: after saving the state, if a stop was asked for.
-            RunError: if a loss is not finite.
+            RunError: if a loss or a weight is not finite, or something cannot be written.
         """
         settings = self.settings
         self.student.train()
@@ -117,14 +121,15 @@ class RoundTrainer:
                 self._estimate(done)
             if done % LOG_INTERVAL == 0 or done == settings.max_iterations:
                 self._flush()
-                if time.monotonic() - self._saved > STATE_SECONDS:
-                    self.save_state()
             if settings.log_images and done % settings.log_images == 0:
                 self._log_images(batch)
             if done % settings.val_interval == 0 or done == settings.max_iterations:
                 self._validate()
             if done % settings.save_interval == 0 and distributed.is_main():
                 checkpoint.save(self.student.state_dict(), self.folder.periodic(settings.round_, done))
+            # Last, so that a state never lacks a validation that its iteration is due.
+            if time.monotonic() >= self._save_at and done < settings.max_iterations:
+                self.save_state()
             self._stop_if_asked()
         if self.best is None or self.best.dice <= 0:
             self.best = Best(0.0, self.iteration, _copy(self.student.state_dict()))
@@ -152,7 +157,7 @@ class RoundTrainer:
             source = (self.batches[t] for t in todo)
         else:
             source = DataLoader(
-                self.batches,
+                Carried(self.batches),
                 batch_size=None,
                 sampler=todo,
                 num_workers=self.settings.num_workers,
@@ -161,6 +166,8 @@ class RoundTrainer:
                 worker_init_fn=ignore_signals,
             )
         for batch in source:
+            if isinstance(batch, Exception):
+                raise batch
             yield batch.to(self.device)
 
     def _train_step(self, batch: Batch) -> None:
@@ -183,6 +190,7 @@ class RoundTrainer:
             **extra,
         }
         self._pending.append((t, batch.names, values))
+        self._names = batch.names
         self._weights = {name: term.weight for name, term in terms.items()}
         self.iteration = t + 1
 
@@ -199,11 +207,7 @@ class RoundTrainer:
         for (t, volumes, _), row in zip(self._pending, table.tolist(), strict=True):
             bad = [name for name, value in zip(names, row, strict=True) if value - value != 0]
             if bad:
-                raise RunError(
-                    f"round {settings.round_}, iteration {t + 1}: the loss {bad[0]} is not finite; the batch came from "
-                    f"{', '.join(volumes)}. Look at those volumes, or start anew with a lower "
-                    "--base_lr or with --precision fp32"
-                )
+                raise self._diverged(f"the loss {bad[0]} is", t + 1, volumes)
             logged = {f"loss/{name}": value for name, value in zip(names, row, strict=True)}
             if t == self._pending[-1][0]:
                 logged |= {f"weight/{name}": weight for name, weight in self._weights.items()}
@@ -253,25 +257,44 @@ class RoundTrainer:
             pixels = overlay(*(part.T for part in slices))
             self.tracker.image(self.settings.step(self.iteration), f"patches/{kind}", pixels)
 
+    def _diverged(self, what: str, iteration: int, volumes: tuple[str, ...]) -> RunError:
+        kept = "no state of this round was saved before"
+        if self._kept is not None:
+            kept = f"the state saved after iteration {self._kept} is kept"
+        return RunError(
+            f"round {self.settings.round_}, iteration {iteration}: {what} not finite; the batch came from "
+            f"{', '.join(volumes)}; {kept}. Look at those volumes, or start anew with a lower --base_lr or with "
+            "--precision fp32"
+        )
+
     def _stop_if_asked(self) -> None:
         # On GPUs ranks agree now and then only: asking costs them a wait for each other.
         if distributed.world_size() > 1 and self.device.type == "cuda" and self.iteration % LOG_INTERVAL:
             return
         if distributed.any_rank(self.stop.requested) and self.iteration < self.settings.max_iterations:
-            self._flush()
             self.save_state()
-            raise Interrupted(
-                f"stopped in round {self.settings.round_} after iteration {self.iteration}, the state is saved; "
-                "the same command with --resume goes on"
+            raise self.stop.interruption(
+                f"the state after iteration {self.iteration} of round {self.settings.round_} is saved"
             )
 
     def save_state(self) -> None:
+        """Save the state, once the losses and weights that led to it are known to be finite.
+
+        Raises:
+            RunError: if they are not, or the state cannot be written; the one saved before stays.
+        """
+        started = time.monotonic()
+        self._flush()
         if distributed.is_main():
+            if not torch.stack([torch.isfinite(p).all() for p in self.student.parameters()]).all():
+                raise self._diverged("the network's weights are", self.iteration, self._names)
             checkpoint.save_state(self.state_dict(), self.folder.state)
-        self._saved = time.monotonic()
+        self._kept = self.iteration
+        now, interval = time.monotonic(), self.settings.state_interval
+        self._save_at = now + (max(interval, (now - started) / STATE_SHARE) if interval else 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to go on; random numbers are functions of the iteration."""
+        """Return everything needed to go on: random numbers and batches are functions of seed and iteration."""
         best = self.best and {
             "dice": self.best.dice,
             "iteration": self.best.iteration,
@@ -279,6 +302,7 @@ class RoundTrainer:
         }
         return {
             "round": self.settings.round_,
+            "seed": self.settings.seed,
             "iteration": self.iteration,
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
@@ -287,11 +311,41 @@ class RoundTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iteration = state["iteration"]
-        self.student.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best = Best(**state["best"]) if state["best"] else None
+        """Take back what ``state_dict`` returned.
+
+        Raises:
+            RunError: if it is not of this round, network and method.
+        """
+        try:
+            if state["seed"] != self.settings.seed or not 0 <= state["iteration"] <= self.settings.max_iterations:
+                raise ValueError(f"seed {state['seed']}, iteration {state['iteration']}")
+            self.student.load_state_dict(state["student"])
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best = Best(**state["best"]) if state["best"] else None
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{self.folder.state} does not fit this run ({reason}); delete it and the one before it to begin the "
+                "round anew"
+            ) from error
+        self.iteration = self._kept = state["iteration"]
+
+
+class Carried(Dataset):
+    """The batches as a worker process sends them: an error travels as a value, without PyTorch's wrapping."""
+
+    def __init__(self, batches: BatchStream):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, t: int) -> Batch | InputError:
+        try:
+            return self.batches[t]
+        except InputError as error:
+            return error
 
 
 def total(terms: dict[str, Term]) -> Tensor:
