@@ -9,7 +9,7 @@ import h5py
 import torch
 
 from ..data.cache import ArrayCache
-from ..data.check import check_volumes
+from ..data.inspection import Need, inspect
 from ..data.volumes import Dataset
 from ..errors import InputError
 from ..features.extract import VolumeFeatures, extract_features, make_feature_set
@@ -87,7 +87,8 @@ def cohort_features(
         InputError: with every scan that cannot be used.
     """
     feature_set = make_feature_set(features, checkpoint, torch.device(device))
-    reports = check_volumes(dataset, names, 2, set(), set())
+    need = Need(num_classes=2, label=False, read_label=False)
+    reports = [inspect(dataset, name, need) for name in progress(names, "checking")]
     faults = [fault for report in reports for fault in report.faults]
     if faults:
         raise InputError("\n  ".join([f"{len(faults)} faults in the dataset:", *faults]) if faults[1:] else faults[0])
