@@ -226,17 +226,15 @@ class Campaign:
         self.results = folder / "results.jsonl"
         if not self.scans.exists():
             write_cohort(self.scans)
-        self._references: dict[str, tuple[dict[str, Any], float]] = {}
 
     def reference(self, backbone: str) -> tuple[dict[str, Any], float]:
         """Return the outcome of an unbroken run, and how long it worked."""
-        if backbone not in self._references:
-            trial = Trial(self.folder / f"unbroken_{backbone}", self.scans, backbone)
-            shutil.rmtree(trial.exp.parent, ignore_errors=True)
-            trial = Trial(self.folder / f"unbroken_{backbone}", self.scans, backbone)
-            seconds = trial.finish()
-            self._references[backbone] = (outcome(trial.folder), seconds)
-        return self._references[backbone]
+        folder = self.folder / f"unbroken_{backbone}"
+        seconds = folder / "seconds.txt"
+        if not seconds.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            seconds.write_text(str(Trial(folder, self.scans, backbone).finish()))
+        return outcome(Trial(folder, self.scans, backbone).folder), float(seconds.read_text())
 
     def run(
         self, number: int, backbone: str, stages: Sequence[str], random_kills: int, share: float = 1.0

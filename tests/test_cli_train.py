@@ -157,7 +157,7 @@ def test_prototypes_from_builtin_features_with_larger_batches(dataset: Path, tmp
     assert train(*flags) == 0
 
 
-def test_binary_label_and_saved_predictions(dataset: Path, tmp_path: Path) -> None:
+def test_binary_label_and_saved_predictions(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*train_flags(dataset, tmp_path / "run", num_classes=2), "--binary_label") == 0
     flags = ["--root_path", dataset, "--exp", tmp_path / "run", "--save_pred", tmp_path / "out", "--device", "cpu"]
     assert run_command(test_baseline.main, [str(flag) for flag in flags]) == 0
@@ -167,6 +167,18 @@ def test_binary_label_and_saved_predictions(dataset: Path, tmp_path: Path) -> No
         assert image.header.get_zooms() == (1.0, 1.5, 2.0)
     label = nibabel.load(tmp_path / "out" / "test0_lab.nii.gz").get_fdata()
     assert set(np.unique(label)) == {0, 1}
+    folder = tmp_path / "run_MT_1label_1" / "unet_3D"
+    before = (folder / "test_metrics.json").read_text()
+    assert run_command(test_baseline.main, [str(flag) for flag in flags]) == 2, "predictions would be overwritten"
+    assert "test0_pred.nii.gz exists already; name another folder, or --overwrite" in capsys.readouterr().err
+    assert run_command(test_baseline.main, [*map(str, flags), "--overwrite"]) == 0
+    assert not list(folder.glob("test_*_1.*")), "the same results are not kept twice"
+    assert run_command(test_baseline.main, [str(flag) for flag in [*flags[:4], "--stride_z", 3]]) == 0
+    assert (folder / "test_metrics_1.json").read_text() == before
+    assert {path.name for path in folder.glob("test_*_1.*")} == {
+        "test_metrics_1.json", "test_metrics_1.csv", "test_predictions_1.h5",
+    }  # fmt: skip
+    assert json.loads((folder / "test_metrics.json").read_text())["stride"][2] == 3
 
 
 @pytest.mark.parametrize("backbone", ["mt", "dan"])

@@ -14,7 +14,7 @@ from semisam_o1.evaluation.figures import draw_case, draw_curves, draw_rounds
 from semisam_o1.evaluation.tables import summarise, table, write_csv
 from semisam_o1.evaluation.testing import compare
 from semisam_o1.run_folder import RunFolder
-from semisam_o1.training.tracking import Tracker, overlay
+from semisam_o1.training.tracking import Position, Tracker, overlay
 
 
 def cases(spacing: tuple[float, float, float] | None) -> list:
@@ -55,16 +55,19 @@ def test_without_a_known_spacing_there_are_no_millimetres(tmp_path: Path) -> Non
 def test_what_is_done_again_is_not_logged_twice(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "unet_3D")
     with Tracker(folder) as tracker:
-        for step in range(5):
-            tracker.log(step, {"loss/total": float(step)}, round=1)
+        tracker.log(0, {"pseudo_labels/uncertainty": 0.0}, round=0)
+        for iteration in range(1, 5):
+            tracker.log(iteration, {"loss/total": float(iteration)}, round=1, iteration=iteration)
+        tracker.log(4, {"pseudo_labels/uncertainty": 1.0}, round=1)  # of a round that was not finished
     with folder.metrics.open("a") as file:
         file.write('{"step": 5, "loss/to')  # cut off by a kill
-    with Tracker(folder, since=3) as tracker:
-        tracker.log(3, {"loss/total": 30.0}, round=1)
+    with Tracker(folder, since=Position(finished=0, round_=1, iteration=3, step=3)) as tracker:
+        tracker.log(4, {"loss/total": 40.0}, round=1, iteration=4)
         tracker.say("done")
     rows = [json.loads(line) for line in folder.metrics.open()]
-    assert [(row["step"], row["loss/total"]) for row in rows] == [(0, 0), (1, 1), (2, 2), (3, 30)]
+    assert [(row["round"], row.get("loss/total")) for row in rows] == [(0, None), (1, 1), (1, 2), (1, 3), (1, 40)]
     assert folder.log.read_text() == "done\n"
+    assert len(list(folder.tensorboard.glob("events*"))) >= 1
 
 
 def test_overlay_outlines_label_and_prediction() -> None:

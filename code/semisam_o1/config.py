@@ -214,7 +214,13 @@ class TrainedConfig:
         for name, default in defaults.items():
             value = getattr(self, name)
             values[name] = trained.get(name, default) if value is None else value
-        patch = values["patch_size"] = tuple(values["patch_size"])
+        try:
+            patch = values["patch_size"] = tuple(map(int, values["patch_size"]))
+            values["num_classes"] = int(values["num_classes"])
+        except (TypeError, ValueError):
+            raise InputError(
+                "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
+            ) from None
         faults = _patch_faults(patch)
         if values["num_classes"] < 2:
             faults.append(f"--num_classes must be at least 2, it is {values['num_classes']}")
@@ -239,6 +245,7 @@ class TestConfig(TrainedConfig):
     save_pred: Path | None = option(
         None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR"
     )
+    overwrite: bool = option(False, "replace files in the folder of --save_pred", **SWITCH)
 
     def __post_init__(self) -> None:
         _set(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
@@ -330,7 +337,7 @@ def resolve_precision(precision: str, device: str) -> str:
 
 def _patch_faults(patch: Sequence[int]) -> list[str]:
     sides = " ".join(map(str, patch))
-    if not all(side > 0 and side % 16 == 0 for side in patch):
+    if len(patch) != 3 or not all(side > 0 and side % 16 == 0 for side in patch):
         return [f"--patch_size must be positive and divisible by 16 on every axis, it is {sides}"]
     if max(patch) == 16:
         return [f"--patch_size {sides} leaves one voxel at the bottom of the network; one axis must have 32 or more"]

@@ -187,7 +187,10 @@ def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
     folder = checkpoint.parent
     model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
     content = read_arguments(folder / "args.json")
-    return TrainedModel(folder, checkpoint, model, content.get("arguments", {}), content.get("preparation"))
+    arguments = content.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise InputError(f"{folder / 'args.json'} states no arguments; delete it and give the settings as flags")
+    return TrainedModel(folder, checkpoint, model, arguments, content.get("preparation"))
 
 
 def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import write_text
 from .metrics import METRICS
 
 HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95": "95HD", "asd": "ASD"}
@@ -75,19 +76,18 @@ def table(summary: dict[str, Any]) -> str:
 
 def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
     """Write a row per case and class."""
-    fields = ["name", "class", *METRICS, "hd95_mm", "asd_mm", "empty"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        for case in cases:
-            writer.writerow({"name": case.name, "class": case.label, **_row(case), "empty": int(case.empty)})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["name", "class", *METRICS, "hd95_mm", "asd_mm", "empty"], lineterminator="\n")
+    writer.writeheader()
+    for case in cases:
+        writer.writerow({"name": case.name, "class": case.label, **_row(case), "empty": int(case.empty)})
+    write_text(path, text.getvalue())
 
 
-def write_json(path: Path, cases: Sequence[CaseMetrics], summary: dict[str, Any], context: dict[str, Any]) -> None:
-    """Write the summary, every case and what was tested."""
+def as_json(cases: Sequence[CaseMetrics], summary: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary, every case and what was tested."""
     rows = [{"name": case.name, "class": case.label, **_row(case), "empty": case.empty} for case in cases]
-    content = {**context, "summary": summary, "per_case": rows}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return {**context, "summary": summary, "per_case": rows}
 
 
 def _row(case: CaseMetrics) -> dict[str, float]:

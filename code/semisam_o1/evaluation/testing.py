@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +16,7 @@ from ..config import TestConfig, resolve_device, resolve_precision
 from ..data.check import check_testing
 from ..data.volumes import Volume
 from ..errors import InputError
+from ..files import replacing, write_json
 from ..networks import build_network
 from ..progress import progress
 from ..run_folder import RunFolder, find_trained
@@ -19,7 +24,7 @@ from ..training.checkpoint import load_weights
 from .export import write_image
 from .inference import Predictor
 from .metrics import segmentation_metrics
-from .tables import CaseMetrics, summarise, table, write_csv, write_json
+from .tables import CaseMetrics, as_json, summarise, table, write_csv
 
 
 def test(config: TestConfig) -> dict:
@@ -37,6 +42,8 @@ def test(config: TestConfig) -> dict:
         raise InputError(f"--save_pred {config.save_pred} is a file; name a folder")
     network = build_network(config.model, config.num_classes)
     load_weights(network, trained.checkpoint)
+    if config.save_pred is not None and not config.overwrite:
+        _refuse_existing(dataset.names(config.test_list), config.save_pred)
     names = check_testing(dataset, config.test_list, config.num_classes)
     print(
         f"testing {trained.checkpoint} on {len(names)} volumes of {dataset.root / config.test_list}: "
@@ -51,26 +58,28 @@ def test(config: TestConfig) -> dict:
     )
     cases: list[CaseMetrics] = []
     kept = RunFolder(trained.folder, config.model).test_predictions
-    partial = kept.with_name(kept.name + ".partial")
-    with h5py.File(partial, "w") as file:  # for the report
-        for name in progress(names, "testing"):
-            volume = dataset.load(name)
-            prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
-            cases += compare(volume, prediction, config.num_classes)
-            file.create_dataset(name, data=prediction, compression="gzip", compression_opts=1)
-            if config.save_pred is not None:
-                save_prediction(config.save_pred, volume, prediction)
-    partial.replace(kept)
-    summary = summarise(cases)
-    print(table(summary))
-    write_csv(trained.folder / "test_metrics.csv", cases)
+    metrics = trained.folder / "test_metrics.json"
     context = {
         "checkpoint": str(trained.checkpoint), "root_path": str(dataset.root), "test_list": config.test_list,
-        "patch_size": config.patch_size, "stride": [config.stride_xy, config.stride_xy, config.stride_z],
+        "patch_size": list(config.patch_size), "stride": [config.stride_xy, config.stride_xy, config.stride_z],
         "precision": precision, "device": device.type,
     }  # fmt: skip
-    write_json(trained.folder / "test_metrics.json", cases, summary, context)
-    print(f"written: {trained.folder / 'test_metrics.csv'} and test_metrics.json")
+    with replacing(kept) as partial:
+        with h5py.File(partial, "w") as file:  # for the report
+            for name in progress(names, "testing"):
+                volume = dataset.load(name)
+                prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
+                cases += compare(volume, prediction, config.num_classes)
+                file.create_dataset(name, data=prediction, compression="gzip", compression_opts=1)
+                if config.save_pred is not None:
+                    save_prediction(config.save_pred, volume, prediction)
+        summary = summarise(cases)
+        print(table(summary))
+        content = as_json(cases, summary, context)
+        _keep_earlier(metrics, content, [metrics, metrics.with_suffix(".csv"), kept])
+    write_csv(metrics.with_suffix(".csv"), cases)
+    write_json(metrics, content)
+    print(f"written: {metrics.with_suffix('.csv')} and {metrics.name}")
     if config.save_pred is not None:
         print(f"predictions, images and labels: {config.save_pred}")
     return summary
@@ -92,6 +101,37 @@ def compare(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[Ca
 
 def save_prediction(folder: Path, volume: Volume, prediction: np.ndarray) -> None:
     """Write prediction, image and label as NIfTI with the geometry that the volume knows."""
-    folder.mkdir(parents=True, exist_ok=True)
     for suffix, array in (("pred", prediction), ("img", volume.image), ("lab", volume.label)):
-        write_image(folder / f"{volume.name}_{suffix}.nii.gz", array, volume.geometry)
+        write_image(_prediction_path(folder, volume.name, suffix), array, volume.geometry)
+
+
+def _prediction_path(folder: Path, name: str, suffix: str) -> Path:
+    return folder / f"{name}_{suffix}.nii.gz"
+
+
+def _refuse_existing(names: Sequence[str], folder: Path) -> None:
+    for name in names:
+        for suffix in ("pred", "img", "lab"):
+            path = _prediction_path(folder, name, suffix)
+            if path.exists():
+                raise InputError(f"--save_pred: {path} exists already; name another folder, or --overwrite")
+
+
+def _keep_earlier(metrics: Path, content: dict[str, Any], files: Sequence[Path]) -> None:
+    """Set the results of another test of the same run aside, under the first free number."""
+    try:
+        if json.loads(metrics.read_text(encoding="utf-8")) == json.loads(json.dumps(content)):
+            return
+    except FileNotFoundError:
+        return
+    except ValueError:  # damaged, but somebody's
+        pass
+    number = next(n for n in itertools.count(1) if not _numbered(metrics, n).exists())
+    for path in files:
+        if path.exists():
+            path.replace(_numbered(path, number))
+    print(f"the results of the test before differ and are kept as {_numbered(metrics, number)}")
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}_{number}{path.suffix}")
