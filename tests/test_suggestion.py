@@ -12,7 +12,7 @@ import train_SemiSAM_O1
 from semisam_o1.data.volumes import write_volume
 from semisam_o1.errors import run_command
 from semisam_o1.features.extract import VolumeFeatures
-from semisam_o1.features.representativeness import coverage, rank
+from semisam_o1.features.representativeness import distances_between, rank
 from tiny_cohort import train_flags, write_cohort
 
 
@@ -25,7 +25,7 @@ def test_distance_is_to_the_most_similar_cell_wherever_it_lies() -> None:
     first = generator.standard_normal((3, 4, 3, 2)).astype(np.float32)
     shuffled = first[:, ::-1, :, ::-1]
     other = first + 5
-    distances = coverage(features(first, shuffled, other))
+    distances = distances_between(features(first, shuffled, other))
     assert np.isnan(np.diag(distances)).all()
     np.testing.assert_allclose(np.nanmean(distances, axis=0), 1, rtol=1e-6)
     assert distances[0, 1] < 1e-5 and distances[1, 0] < 1e-5

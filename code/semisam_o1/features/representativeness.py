@@ -1,4 +1,4 @@
-"""Which scan stands best for a cohort: the one whose surroundings of every point the other scans find again in it."""
+"""Which scan stands best for a cohort: the one that is most like all others, place by place."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ def rank(
 ) -> list[Candidate]:
     """Return the scans by how well each stands for the others, the medoid of the cohort first.
 
-    The distance from a scan to a candidate is the mean, over the cells of the scan, of the squared distance
-    between the cell's feature and the most similar one anywhere in the candidate; cells near the centre of the
-    scan count most. Every scan's distances are divided by their mean, so that an odd scan, far from all, does
-    not decide.
+    The distance between two scans is the mean, over the cells of either, of the squared distance between the
+    cell's feature and the most similar one anywhere in the other; cells near the centre count most. Every scan's
+    distances are divided by their mean, so that an odd scan, far from all, does not decide.
 
     Args:
         wrap: wraps the names of the candidates, to show progress.
     """
-    distances = coverage(features, wrap)
+    distances = distances_between(features, wrap)
     names = list(features)
     result = []
     for row, name in zip(distances, names, strict=True):
@@ -53,10 +52,10 @@ def rank(
     return sorted(result, key=lambda candidate: candidate.distance)
 
 
-def coverage(
+def distances_between(
     features: Mapping[str, VolumeFeatures], wrap: Callable[[Sequence[str]], Sequence[str]] = list
 ) -> np.ndarray:
-    """Return the distance of every scan (column) to every candidate (row), NaN for a scan to itself.
+    """Return the distance of every candidate (row) to every scan (column), NaN for a scan to itself.
 
     The columns have mean 1; of more than MAX_TARGETS scans, an even selection makes the columns.
     """
@@ -64,15 +63,21 @@ def coverage(
     cells = {name: _cells(features[name].spatial) for name in names}
     targets = names[:: -(-len(names) // MAX_TARGETS)]
     distances = np.full((len(names), len(targets)), np.nan)
+    known: dict[frozenset[str], float] = {}
     for i, candidate in enumerate(wrap(names)):
-        values, _ = cells[candidate]
-        squares = (values**2).sum(1)
         for j, target in enumerate(targets):
             if target != candidate:
-                own, weight = cells[target]
-                nearest = (squares[None] - 2 * own @ values.T).min(dim=1).values + (own**2).sum(1)
-                distances[i, j] = float((nearest.clamp(min=0) * weight).sum())
+                pair = frozenset((candidate, target))
+                if pair not in known:
+                    known[pair] = _distance(cells[candidate], cells[target])
+                distances[i, j] = known[pair]
     return distances / np.nanmean(distances, axis=0)
+
+
+def _distance(first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]) -> float:
+    (a, weight_a), (b, weight_b) = first, second
+    squared = ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clamp(min=0)
+    return float((squared.min(1).values * weight_a).sum() + (squared.min(0).values * weight_b).sum()) / 2
 
 
 def _cells(spatial: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
