@@ -22,11 +22,13 @@ from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.suggestion import cohort_features
 from semisam_o1.features.representativeness import rank
 from semisam_o1.propagation.atlas import AtlasPropagation
+from semisam_o1.propagation.prototype import class_prototypes, propagate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path, help="dataset folder")
+    parser.add_argument("--propagation", choices=("atlas", "prototype"), default="atlas", help="with builtin features")
     parser.add_argument("--num_classes", type=int, default=2)
     parser.add_argument(
         "--every", type=int, default=4, help="try every n-th scan of train.txt beside the suggested one"
@@ -38,7 +40,8 @@ def main() -> None:
     dataset = Dataset(arguments.root)
     names = dataset.names("train.txt")
     volumes = {name: dataset.load(name) for name in names}
-    place = [c.name for c in rank(cohort_features(dataset, names, "builtin", Path(), "cpu"))]
+    features = cohort_features(dataset, names, "builtin", Path(), "cpu")
+    place = [c.name for c in rank(features)]
     done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     scored = names[:: -(-len(names) // arguments.scored)]
     chosen = list(dict.fromkeys([place[0], *names[:: arguments.every]]))
@@ -46,9 +49,9 @@ def main() -> None:
     for template in chosen:
         started = time.monotonic()
         if template not in done:
-            atlas = AtlasPropagation([(volumes[template].image, volumes[template].label)], arguments.num_classes)
+            label = labeller(volumes, features, template, arguments.propagation, arguments.num_classes)
             done[template] = {
-                name: dice_per_class(atlas.label(volumes[name].image), volumes[name].label, arguments.num_classes)
+                name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
                 for name in scored
                 if name != template
             }
@@ -59,6 +62,19 @@ def main() -> None:
     print(
         f"suggested {_mean(done[chosen[0]]):.3f}; {len(others)} others: mean {np.mean(others):.3f}, "
         f"best {max(others):.3f}, worst {min(others):.3f}"
+    )
+
+
+def labeller(volumes, features, template: str, propagation: str, num_classes: int):
+    """Return the function from a scan's name to its label, spread from one template as round 0 does."""
+    truth = volumes[template].label
+    if propagation == "atlas":
+        atlas = AtlasPropagation([(volumes[template].image, truth)], num_classes)
+        return lambda name: atlas.label(volumes[name].image)
+    found = features[template]
+    prototypes = class_prototypes([(found.spatial, truth, found.patch_size)], num_classes)
+    return lambda name: propagate(
+        features[name].spatial, prototypes, features[name].patch_size, volumes[name].image.shape
     )
 
 
