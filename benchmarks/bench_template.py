@@ -21,7 +21,7 @@ from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.suggestion import cohort_features
 from semisam_o1.features.representativeness import rank
-from semisam_o1.propagation.atlas import AtlasPropagation
+from semisam_o1.propagation.atlas import AtlasPropagation, Scan
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 
 
@@ -69,8 +69,8 @@ def labeller(volumes, features, template: str, propagation: str, num_classes: in
     """Return the function from a scan's name to its label, spread from one template as round 0 does."""
     truth = volumes[template].label
     if propagation == "atlas":
-        atlas = AtlasPropagation([(volumes[template].image, truth)], num_classes)
-        return lambda name: atlas.label(volumes[name].image)
+        atlas = AtlasPropagation([(Scan(volumes[template].image), truth)], num_classes)
+        return lambda name: atlas.label(Scan(volumes[name].image)).label
     found = features[template]
     prototypes = class_prototypes([(found.spatial, truth, found.patch_size)], num_classes)
     return lambda name: propagate(

@@ -93,6 +93,7 @@ class RoundTrainer:
         self.device = next(student.parameters()).device
         self.parallel = nn.parallel.DistributedDataParallel(student) if distributed.world_size() > 1 else student
         self.optimizer = torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
+        self.outcome = method.outcome(student)
         self.iteration = 0  # iterations that are done
         self.best: Best | None = None
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
@@ -126,13 +127,13 @@ class RoundTrainer:
             if done % settings.val_interval == 0 or done == settings.max_iterations:
                 self._validate()
             if done % settings.save_interval == 0 and distributed.is_main():
-                checkpoint.save(self.student.state_dict(), self.folder.periodic(settings.round_, done))
+                checkpoint.save(self.outcome.state_dict(), self.folder.periodic(settings.round_, done))
             # Last, so that a state never lacks a validation that its iteration is due.
             if time.monotonic() >= self._save_at and done < settings.max_iterations:
                 self.save_state()
             self._stop_if_asked()
         if self.best is None or self.best.dice <= 0:
-            self.best = Best(0.0, self.iteration, _copy(self.student.state_dict()))
+            self.best = Best(0.0, self.iteration, _copy(self.outcome.state_dict()))
         self.save_state()
         return self.best
 
@@ -220,9 +221,9 @@ class RoundTrainer:
         settings = self.settings
         self._flush()
         started = time.monotonic()
-        self.student.eval()
-        scores = self.validate(self.student)
-        self.student.train()
+        self.outcome.eval()
+        scores = self.validate(self.outcome)
+        self.outcome.train()
         mean = sum(scores) / len(scores)
         logged = {f"validation/dice_class{c}": score for c, score in enumerate(scores, start=1)}
         self.tracker.log(
@@ -231,7 +232,7 @@ class RoundTrainer:
         )  # fmt: skip
         better = self.best is None or mean > self.best.dice
         if better:
-            self.best = Best(mean, self.iteration, _copy(self.student.state_dict()))
+            self.best = Best(mean, self.iteration, _copy(self.outcome.state_dict()))
             if distributed.is_main() and mean > 0:
                 checkpoint.save(self.best.weights, self.folder.improvement(settings.round_, self.iteration, mean))
                 checkpoint.save(self.best.weights, self.folder.round_best(settings.round_))
@@ -246,10 +247,10 @@ class RoundTrainer:
 
     @torch.no_grad()
     def _log_images(self, batch: Batch) -> None:
-        self.student.eval()
+        self.outcome.eval()
         with autocast(self.device, self.settings.precision):
-            prediction = self.student.logits(batch.image).argmax(1).cpu().numpy()
-        self.student.train()
+            prediction = self.outcome.logits(batch.image).argmax(1).cpu().numpy()
+        self.outcome.train()
         for item, kind in ((0, "labelled"), (batch.labeled, "pseudo-labelled")):
             label = batch.label[item].cpu().numpy()
             z = int((label > 0).sum(axis=(0, 1)).argmax())
