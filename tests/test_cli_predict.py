@@ -157,6 +157,27 @@ def test_checkpoint_alone_with_the_preparation_of_its_data(cohort: Path, tmp_pat
     assert np.abs(centre(label) - centre(sitk.ReadImage(str(cohort / "labels" / "oblique.mha")))).max() < 0.5
 
 
+def test_a_rotated_anisotropic_scan_trained_on_and_predicted_comes_back_in_place(
+    cohort: Path, tmp_path: Path, narrow_networks: None
+) -> None:
+    """Nothing stands in for anything here: prepared, trained on as the template, predicted by the trained network."""
+    settings = {"num_classes": 2, "patch_size": "32 32 32", "max_iterations": 150, "val_interval": 50, "log_images": 0}
+    flags = train_flags(cohort / "learned", tmp_path / "run", base_lr=0.05, orientations="none", **settings)
+    names = ("tilted", "oblique", "sagittal", "axial", "flipped")
+    (cohort / "learned").mkdir()
+    (cohort / "learned" / "data").symlink_to(cohort / "data" / "data")
+    for part, listed in (("train", names[:3]), ("val", names[3:4])):
+        (cohort / "learned" / f"{part}.txt").write_text("".join(f"{name}\n" for name in listed))
+    assert run_command(train_SemiSAM_O1.main, flags) == 0
+    flags = ["--exp", str(tmp_path / "run"), "--scans", str(cohort / "images"), "--out", str(tmp_path / "out")]
+    assert run_command(predict.main, [*flags, "--preparation", str(cohort / "data" / "preparation.json")]) == 0
+    for name in DIRECTIONS:
+        label = sitk.ReadImage(str(tmp_path / "out" / name.replace(".mhd", ".mha")))
+        truth = sitk.ReadImage(str(cohort / "labels" / name))
+        assert same_grid(label, truth)
+        assert np.abs(centre(label) - centre(truth)).max() < 0.5, name
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -17,6 +17,7 @@ from .data.augment import KINDS as AUGMENTATIONS
 from .data.batches import ORIENTATIONS
 from .data.volumes import Dataset
 from .errors import InputError
+from .features.extract import FEATURE_SETS
 from .methods import METHODS
 from .networks import NETWORKS
 
@@ -113,7 +114,7 @@ class TrainConfig:
         None,
         "features for prototypes and neighbours: sam, or builtin (default: sam; builtin with "
         "--propagation atlas when the checkpoint is absent)",
-        choices=("sam", "builtin"),
+        choices=tuple(FEATURE_SETS),
     )
     image_key: str = option("image", "HDF5 dataset that holds the image")
     binary_label: bool = option(False, "merge all labels above 0 into class 1", **SWITCH)

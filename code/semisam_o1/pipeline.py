@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import PROJECT_ROOT, distributed
+from . import console, distributed
 from .config import TrainConfig
 from .data.batches import ORIENTATIONS, BatchStream
 from .data.cache import ArrayCache
@@ -82,9 +82,7 @@ class Run:
         torch.backends.cudnn.benchmark = not self.config.deterministic
         place, reason = choose_cache(self.config.cache, self.device, self.cohort.nbytes)
         self.tracker.say(
-            f"{len(self.cohort.labeled)} labelled, {len(self.cohort.unlabeled)} unlabelled, "
-            f"{len(self.cohort.validation)} validation volumes; {self.config.backbone} with {self.config.model} in "
-            f"{self.precision} on {self.device}; volumes kept: {place} ({reason}); run folder {self.folder.path}"
+            console.opening(self.config, self.cohort, self.device, self.precision, place, reason, self.folder.path)
         )
         self.store = VolumeStore(self.config.dataset, [*self.cohort.train, *self.cohort.validation], place, self.device)
 
@@ -154,6 +152,7 @@ class Run:
         )
         settings = RoundSettings(
             round_=round_,
+            rounds=config.num_rounds,
             max_iterations=config.max_iterations,
             base_lr=config.base_lr,
             precision=self.precision,
@@ -260,11 +259,9 @@ class Run:
             [f"round {record['round']}" for record in records],
             self.folder.figures / "pseudo_labels.png",
         )
+        self.tracker.say(console.closing(records))
         self.tracker.say(lines[-1])
-        self.tracker.say(
-            f"next: python {PROJECT_ROOT / 'code' / 'test_baseline.py'} --root_path {self.config.root_path} "
-            f"--exp {self.config.exp} --backbone {self.config.backbone}"
-        )
+        self.tracker.say(console.next_commands(self.config))
 
     def records(self) -> list[dict[str, Any]]:
         """Return the figures of every finished round, from 0."""
