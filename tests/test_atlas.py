@@ -73,6 +73,15 @@ def test_a_registration_that_does_not_better_the_match_is_not_followed(monkeypat
     assert dice(predict(propagation, image), label, 1) > 0.7
 
 
+def test_without_registration_the_matches_decide(monkeypatch):
+    monkeypatch.setattr(atlas, "register", lambda *arguments: pytest.fail("registered"))
+    image, label = scan(shift=(2, -2, 1), seed=1)
+    first, first_label = scan()
+    propagation = AtlasPropagation([(Scan(first), first_label)], 3, registered=False)
+    assert min(dice(predict(propagation, image), label, c) for c in (1, 2)) > 0.75
+    assert place(propagation, image).gain == 0
+
+
 def test_probabilities_are_probabilities_and_repeat():
     image, _ = scan(seed=1)
     first, second = (place(make_atlas(scan(), classes=4), image).probabilities for _ in range(2))

@@ -276,7 +276,7 @@ def test_the_best_recipe_trains_resumes_and_is_tested(
 ) -> None:
     """Registration, fusion, warps, weights and the warm start, once in one go and once stopped after a round."""
     flags = {"recipe": "best", "max_iterations": 2, "num_rounds": 2}
-    unset = ("--backbone", "--propagation", "--features")
+    unset = ("--backbone", "--propagation", "--features", "--registration")
 
     def command(exp: str, **changes: object) -> list[str]:
         whole = train_flags(dataset, tmp_path / exp, **(flags | changes))

@@ -71,3 +71,20 @@ def test_precision_and_device() -> None:
     assert resolve_device("cpu") == "cpu"
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
+
+
+def test_a_recipe_sets_defaults_and_flags_beside_it_win() -> None:
+    config = parse(TrainConfig, ["--recipe", "best", "--orientations", "all", "--augmentation"], "")
+    assert (config.propagation, config.refinement, config.backbone) == ("atlas", "fusion", "mt")
+    assert (config.orientations, config.augmentation) == ("all", ())
+    assert config.confidence_weights
+    published = parse(TrainConfig, [], "")
+    assert (published.propagation, published.refinement, published.backbone) == ("prototype", "knn", "uamt")
+    assert not (published.confidence_weights or published.use_teacher or published.warm_start)
+    assert published.augmentation == ()
+
+
+@pytest.mark.parametrize("flags", [["--refinement", "fusion"], ["--augmentation", "template"]])
+def test_what_works_by_registration_needs_it(flags: list[str]) -> None:
+    with pytest.raises(InputError, match="--registration on"):
+        parse(TrainConfig, ["--propagation", "atlas", "--registration", "off", *flags], "")

@@ -44,6 +44,9 @@ def write_cohort(root: Path) -> Path:
 
 def train_flags(root: Path, exp: Path, **changes: object) -> list[str]:
     """Return the command line of a short training run without the checkpoint."""
-    settings = {"root_path": root, "exp": exp, "backbone": "mt", "propagation": "atlas", "features": "builtin"}
+    settings = {
+        "root_path": root, "exp": exp, "backbone": "mt", "propagation": "atlas", "features": "builtin",
+        "registration": "off",
+    }  # fmt: skip
     settings |= SETTINGS | changes
     return [part for key, value in settings.items() for part in (f"--{key}", *str(value).split())]

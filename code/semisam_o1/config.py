@@ -96,6 +96,9 @@ class TrainConfig:
     consistency_rampup: float = option(200.0, "its ramp-up, in units of 150 iterations", type=float)
     knn_k: int = option(5, "neighbours that vote on an uncertain volume", type=int)
     uncertainty_quantile: float = option(0.9, "volumes at or above this quantile are uncertain", type=float)
+    registration: bool = option(
+        True, "atlas: register volumes and ask neighbours; off: leave them as their matches align them", **SWITCH
+    )
     refinement: str = option(
         "knn",
         "how labels are corrected between rounds: knn, a vote on whole uncertain volumes; fusion, by regions, with "
@@ -202,6 +205,11 @@ class TrainConfig:
             )
         if self.model == "unet_3D_sdf" and self.backbone != "dtc":
             faults.append(f"--model unet_3D_sdf is trained by --backbone dtc, not by {self.backbone}")
+        if not self.registration:
+            for flag, needs in (("--refinement fusion", self.refinement == "fusion"),
+                                ("--augmentation template", "template" in self.augmentation)):  # fmt: skip
+                if needs:
+                    faults.append(f"{flag} works by registration; leave --registration on")
         if self.resume and self.overwrite:
             faults.append("--resume goes on with a run and --overwrite deletes it; use one of the two")
         _raise(faults)

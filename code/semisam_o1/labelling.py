@@ -70,6 +70,7 @@ class CohortLabels:
             cache=self.cache,
             features_key=self.features_key,
             device=self.device,
+            registered=self.config.registration,
         )
 
     def propagate(self) -> PseudoLabels:

@@ -32,7 +32,7 @@ def compare_with_round0(dataset: Dataset, config: TestConfig, summary: dict[str,
     trained = find_trained(config.exp, backbone=config.backbone)
     config = config.resolve({**trained.arguments, "model": trained.model})
     template = dataset.load(dataset.names("train.txt")[0])
-    atlas = AtlasPropagation([(Scan(template.image), template.label)], config.num_classes)
+    atlas = AtlasPropagation([(Scan(template.image), template.label)], config.num_classes, registered=False)
     names = dataset.names(config.test_list)
     volumes = {name: dataset.load(name) for name in names}
     round0 = {name: atlas.label(Scan(volume.image)).label for name, volume in volumes.items()}

@@ -66,7 +66,7 @@ def by_atlas(templates: Templates, names: Sequence[str]) -> list[Labelled]:
     atlas = templates.atlas()
     gains = templates.share(lambda name: atlas.placed(name).gain, names, "registration")
     kept = [name for name, gain in zip(names, gains, strict=True) if gain == 0]
-    if kept:
+    if kept and atlas.atlas.registered:
         templates.warn(f"registration did not better the alignment of {', '.join(kept)}, which is kept as it was")
 
     def label(name: str) -> Labelled:

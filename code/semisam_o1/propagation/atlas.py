@@ -84,19 +84,25 @@ class AtlasPropagation:
             ``features`` or none.
         num_classes: background included; labels must be below it.
         device: that registers.
+        registered: whether to register, or to leave volumes as their matches align them, which takes seconds.
 
     Raises:
         ValueError: if a label is not below ``num_classes``.
     """
 
     def __init__(
-        self, templates: Sequence[tuple[Scan, np.ndarray]], num_classes: int, device: torch.device | str = "cpu"
+        self,
+        templates: Sequence[tuple[Scan, np.ndarray]],
+        num_classes: int,
+        device: torch.device | str = "cpu",
+        registered: bool = True,
     ) -> None:
         for _, label in templates:
             if label.max() >= num_classes:
                 raise ValueError(f"a template's label holds {label.max()}, with {num_classes} classes")
         self.num_classes = num_classes
         self.device = torch.device(device)
+        self.registered = registered
         (first, label), *_ = templates
         self._frame_shape = first.image.shape
         grid = working_grid(self._frame_shape, self._frame_shape)
@@ -141,6 +147,8 @@ class AtlasPropagation:
     def place(self, volume: Described) -> Placed:
         """Bring a volume into the frame and label it, on its working grid."""
         aligned = self._matcher.align(volume.matching).astype(np.float32)
+        if not self.registered:
+            return Placed(aligned, self._voted(volume, aligned), gain=0.0)
         places, gain = aligned, 0.0
         carried = np.zeros((self.num_classes, *volume.grid), np.float32)
         for index, template in enumerate(self.placed_templates):
@@ -158,6 +166,14 @@ class AtlasPropagation:
         """Return the labels of a volume by itself, without a cohort."""
         probabilities = torch.from_numpy(self.place(self.describe(scan)).probabilities)
         return labelled(resize(probabilities, scan.image.shape))
+
+    def _voted(self, volume: Described, places: np.ndarray) -> np.ndarray:
+        """Return what the matches alone say, (num_classes, w, h, d); far from any structure, background."""
+        inside = self._matcher.near_foreground(places, margin=1.0)
+        votes = np.zeros((self.num_classes, *volume.grid), np.float32)
+        votes[0] = 1
+        votes[:, inside] = self._matcher.votes(volume.matching[:, inside], places[:, inside])
+        return votes
 
     def register(
         self, fixed: Described, fixed_places: np.ndarray, moving: Described, start: np.ndarray

@@ -36,6 +36,7 @@ def build_atlas(
     cache: ArrayCache,
     features_key: str,
     device: torch.device,
+    registered: bool = True,
 ) -> CohortAtlas:
     """Return the atlas of a cohort.
 
@@ -45,10 +46,12 @@ def build_atlas(
 
     See ``CohortAtlas`` for the others.
     """
-    digest = hashlib.blake2b(f"{VERSION} {num_classes} {features_key}".encode(), digest_size=8)
+    digest = hashlib.blake2b(f"{VERSION} {num_classes} {features_key} {registered}".encode(), digest_size=8)
     for name, label in templates.items():
         digest.update(f"{key(name)} {content_hash(label)}".encode())
-    atlas = AtlasPropagation([(scan(name), label) for name, label in templates.items()], num_classes, device)
+    atlas = AtlasPropagation(
+        [(scan(name), label) for name, label in templates.items()], num_classes, device, registered
+    )
     return CohortAtlas(atlas, list(templates), scan, key, similarity, neighbours, cache, digest.hexdigest())
 
 
@@ -124,8 +127,13 @@ class CohortAtlas:
         return sum(resize(w, own.grid).cpu() * part for w, part in zip(weights, carried, strict=True)).numpy()
 
     def consensus(self, name: str) -> np.ndarray:
-        """Return the class probabilities (C, w, h, d) that the templates and the neighbours agree on."""
+        """Return the class probabilities (C, w, h, d) that the templates and the neighbours agree on.
+
+        Without registration, which neighbours are asked by, only those of the templates.
+        """
         own = self.placed(name).probabilities
+        if not self.atlas.registered:
+            return own
         return (own + self.ask_neighbours(name, lambda other: self.placed(other).probabilities)) / 2
 
     def _registered(self, fixed: str, moving: str) -> np.ndarray:
