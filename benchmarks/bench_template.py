@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""How much the choice of the template matters: pseudo-label Dice of round 0 with each of many templates.
+"""How much the choice of the template matters: pseudo-label Dice of round 0 with the suggested one and many others.
 
-Every scan of train.txt needs a label here, to score with. Prints the Dice of each template beside its place in the
-ranking of suggest_template.py, and the suggested one against the mean, best and worst.
+Every scan of train.txt needs a label here, to score with. A Markdown row per template, and one that sums up.
 """
 
 from __future__ import annotations
@@ -10,40 +9,77 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.propagation.atlas import AtlasPropagation
+from semisam_o1.evaluation.suggestion import cohort_features
+from semisam_o1.features.representativeness import rank
+from semisam_o1.propagation.atlas import AtlasPropagation, Scan
+from semisam_o1.propagation.prototype import class_prototypes, propagate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path, help="dataset folder")
+    parser.add_argument("--propagation", choices=("atlas", "prototype"), default="atlas", help="with builtin features")
     parser.add_argument("--num_classes", type=int, default=2)
-    parser.add_argument("--every", type=int, default=1, help="try every n-th scan of the ranking as template")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file, gone on with where it exists")
+    parser.add_argument(
+        "--every", type=int, default=4, help="try every n-th scan of train.txt beside the suggested one"
+    )
+    parser.add_argument("--scored", type=int, default=1000, help="score on this many of the other scans, evenly chosen")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of what was measured; gone on with")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     dataset = Dataset(arguments.root)
     names = dataset.names("train.txt")
     volumes = {name: dataset.load(name) for name in names}
+    features = cohort_features(dataset, names, "builtin", Path(), "cpu")
+    place = [c.name for c in rank(features)]
     done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    for template in names[:: arguments.every]:
-        if template in done:
-            continue
-        atlas = AtlasPropagation([(volumes[template].image, volumes[template].label)], arguments.num_classes)
-        scores = {
-            name: dice_per_class(atlas.label(volumes[name].image), volumes[name].label, arguments.num_classes)
-            for name in names
-            if name != template
-        }
-        done[template] = {name: float(np.mean(score)) for name, score in scores.items()}
-        arguments.out.write_text(json.dumps(done))
-        print(template, f"{np.mean(list(done[template].values())):.4f}", flush=True)
+    scored = names[:: -(-len(names) // arguments.scored)]
+    chosen = list(dict.fromkeys([place[0], *names[:: arguments.every]]))
+    print("| template | place among the suggested | pseudo-label Dice | time |\n| --- | --- | --- | --- |")
+    for template in chosen:
+        started = time.monotonic()
+        if template not in done:
+            label = labeller(volumes, features, template, arguments.propagation, arguments.num_classes)
+            done[template] = {
+                name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
+                for name in scored
+                if name != template
+            }
+            arguments.out.write_text(json.dumps(done))
+        row = f"| {template} | {place.index(template) + 1} of {len(names)} | {_mean(done[template]):.3f} "
+        print(f"{row}| {time.monotonic() - started:.0f} s |", flush=True)
+    others = [_mean(done[name]) for name in chosen[1:]]
+    print(
+        f"suggested {_mean(done[chosen[0]]):.3f}; {len(others)} others: mean {np.mean(others):.3f}, "
+        f"best {max(others):.3f}, worst {min(others):.3f}"
+    )
+
+
+def labeller(volumes, features, template: str, propagation: str, num_classes: int):
+    """Return the function from a scan's name to its label, spread from one template as round 0 does."""
+    truth = volumes[template].label
+    if propagation == "atlas":
+        atlas = AtlasPropagation([(Scan(volumes[template].image), truth)], num_classes)
+        return lambda name: atlas.label(Scan(volumes[name].image)).label
+    found = features[template]
+    prototypes = class_prototypes([(found.spatial, truth, found.patch_size)], num_classes)
+    return lambda name: propagate(
+        features[name].spatial, prototypes, features[name].patch_size, volumes[name].image.shape
+    )
+
+
+def _mean(scores: dict[str, list[float]]) -> float:
+    return float(np.mean([np.mean(score) for score in scores.values()]))
 
 
 if __name__ == "__main__":

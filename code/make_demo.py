@@ -15,6 +15,8 @@ from semisam_o1.data.phantom import holds_cohort, make_cohort
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.errors import InputError, run_command
 from semisam_o1.evaluation.demo import compare_with_round0
+from semisam_o1.evaluation.html_report import write_report
+from semisam_o1.evaluation.run_results import read_run
 from semisam_o1.evaluation.testing import test
 from semisam_o1.pipeline import train
 
@@ -88,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tested = TestConfig(root_path=arguments.destination, exp=arguments.exp, backbone="mt", stride_xy=24, stride_z=16)
     summary = test(tested)
     print(compare_with_round0(Dataset(arguments.destination), tested, summary))
+    results = read_run(arguments.exp, "mt")
+    write_report(results, results.folder.path / "report.html")
+    print(f"a page to look at, in any browser: {results.folder.path / 'report.html'}")
     print(f"the whole demo took {(time.monotonic() - started) / 60:.1f} minutes")
 
 

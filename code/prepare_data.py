@@ -19,8 +19,9 @@ from semisam_o1.data.convert import (
 )
 from semisam_o1.data.formats import SUFFIXES
 from semisam_o1.data.intensity import WINDOWS
-from semisam_o1.data.lists import FRACTIONS
+from semisam_o1.data.lists import FRACTIONS, LISTS
 from semisam_o1.data.preparation import INTENSITIES, Preparation, parse_labels
+from semisam_o1.data.volumes import Dataset
 from semisam_o1.errors import InputError, run_command
 
 EXAMPLES = """examples:
@@ -236,9 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = sources.with_bounds(found, Path(arguments.crop))
     common = {"overwrite": arguments.overwrite, "workers": arguments.workers}
     standard = {"la": STANDARD_LA, "brats": STANDARD_LISTS / "BraTS2019"}.get(arguments.command)
-    if arguments.command == "la" or (
-        arguments.command == "brats" and arguments.template is None and not arguments.lists and not arguments.split
-    ):
+    if standard is not None and (arguments.command == "la" or _takes_standard_lists(arguments, found, standard)):
         spacing = None
         if arguments.command == "la" and settings.spacing is not None:
             spacing = _per_axis(arguments.source_spacing, "--source_spacing")
@@ -254,6 +253,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 fractions=arguments.split or FRACTIONS, list_files=arguments.lists, seed=arguments.seed, **common,
             )
         )  # fmt: skip
+
+
+def _takes_standard_lists(arguments: argparse.Namespace, found: sources.Found, standard: Path) -> bool:
+    """Return whether nothing else was asked for, and the lists name scans that are there (other releases do not)."""
+    if arguments.template is not None or arguments.lists or arguments.split:
+        return False
+    return any(name in found.scans for listed in LISTS for name in Dataset(standard).names(listed))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel
@@ -12,9 +13,10 @@ import torch
 
 import predict
 import prepare_data
+import test_baseline
 import train_SemiSAM_O1
 from semisam_o1.errors import run_command
-from semisam_o1.evaluation import prediction
+from semisam_o1.evaluation import prediction, testing
 from test_grid import oblique
 from tiny_cohort import train_flags
 
@@ -78,6 +80,7 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
             return torch.stack([1 - foreground, foreground])
 
     monkeypatch.setattr(prediction, "Predictor", Threshold)
+    monkeypatch.setattr(testing, "Predictor", Threshold)
 
 
 def centre(label: sitk.Image) -> np.ndarray:
@@ -154,6 +157,27 @@ def test_checkpoint_alone_with_the_preparation_of_its_data(cohort: Path, tmp_pat
     assert np.abs(centre(label) - centre(sitk.ReadImage(str(cohort / "labels" / "oblique.mha")))).max() < 0.5
 
 
+def test_a_rotated_anisotropic_scan_trained_on_and_predicted_comes_back_in_place(
+    cohort: Path, tmp_path: Path, narrow_networks: None
+) -> None:
+    """Nothing stands in for anything here: prepared, trained on as the template, predicted by the trained network."""
+    settings = {"num_classes": 2, "patch_size": "32 32 32", "max_iterations": 150, "val_interval": 50, "log_images": 0}
+    flags = train_flags(cohort / "learned", tmp_path / "run", base_lr=0.05, orientations="none", **settings)
+    names = ("tilted", "oblique", "sagittal", "axial", "flipped")
+    (cohort / "learned").mkdir()
+    (cohort / "learned" / "data").symlink_to(cohort / "data" / "data")
+    for part, listed in (("train", names[:3]), ("val", names[3:4])):
+        (cohort / "learned" / f"{part}.txt").write_text("".join(f"{name}\n" for name in listed))
+    assert run_command(train_SemiSAM_O1.main, flags) == 0
+    flags = ["--exp", str(tmp_path / "run"), "--scans", str(cohort / "images"), "--out", str(tmp_path / "out")]
+    assert run_command(predict.main, [*flags, "--preparation", str(cohort / "data" / "preparation.json")]) == 0
+    for name in DIRECTIONS:
+        label = sitk.ReadImage(str(tmp_path / "out" / name.replace(".mhd", ".mha")))
+        truth = sitk.ReadImage(str(cohort / "labels" / name))
+        assert same_grid(label, truth)
+        assert np.abs(centre(label) - centre(truth)).max() < 0.5, name
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -178,3 +202,32 @@ def test_unusable_arguments_end_with_2_and_say_why(
         code = stopped.code
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_model_of_resampled_scans_is_scored_on_their_original_grid(
+    cohort: Path, threshold: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = [f"--{name}={cohort / 'data' / f'{name}.txt'}" for name in ("train", "val", "test")]
+    flags = [
+        "--images",
+        cohort / "images",
+        "--labels",
+        cohort / "labels",
+        "--orientation",
+        "keep",
+        *lists,
+        tmp_path / "full",
+    ]
+    assert run_command(prepare_data.main, ["nifti", *map(str, flags)]) == 0, capsys.readouterr().err
+    tested = ["--root_path", str(cohort / "data"), "--exp", str(cohort / "run"), "--truth", str(tmp_path / "full")]
+    saved = tmp_path / "saved"
+    assert run_command(test_baseline.main, [*tested, "--save_pred", str(saved)]) == 0, capsys.readouterr().err
+    written = json.loads((cohort / "run_MT_1label_1" / "unet_3D" / "test_metrics.json").read_text())
+    assert written["summary"]["overall"]["dice"]["mean"] > 0.9
+    (name,) = (cohort / "data" / "test.txt").read_text().split()
+    files = {kind: nibabel.load(saved / f"{name}_{kind}.nii.gz") for kind in ("pred", "lab")}
+    assert files["pred"].shape == files["lab"].shape == (30, 26, 16)
+
+    (tmp_path / "full" / "test.txt").write_text("oblique\n" if name != "oblique" else "axial\n")
+    assert run_command(test_baseline.main, [*tested, "--overwrite"]) == 2
+    assert "different scans" in capsys.readouterr().err

@@ -46,6 +46,8 @@ def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[7].startswith("values 0.00")
     del lines[7]
+    command = f"python code/train_SemiSAM_O1.py --root_path {cohort / 'out'} --exp SemiSAM_O1/out --patch_size 16 16 32"
+    assert lines.pop().removesuffix(" --propagation atlas") == command
     assert lines == [
         "out: 6 scans (6 written, 0 kept), 4 with a label",
         "lists written: train.txt 4, val.txt 1, test.txt 1",
@@ -57,7 +59,6 @@ def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
         "label values 0, 1 0, 1",
         "intensities: 0.5 to 99.5 percentile, mean 0, standard deviation 1",
         "next:",
-        f"python code/train_SemiSAM_O1.py --root_path {cohort / 'out'} --exp SemiSAM_O1/out",
     ]
     train = Dataset(cohort / "out").names("train.txt")
     assert train[0] == "p2"

@@ -47,3 +47,22 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
     for function in (dice_loss, squared_difference):
         with pytest.raises(ValueError, match=r"\(2, 2, 4, 4, 4\) and \(2, 1, 4, 4, 4\)"):
             function(a, b)
+
+
+def test_voxels_without_weight_do_not_count_and_equal_weights_change_nothing() -> None:
+    logits = volume((2, 3, 4, 5, 6), 1)
+    label = torch.randint(0, 3, (2, 4, 5, 6), generator=torch.Generator().manual_seed(0))
+    whole = torch.ones(2, 4, 5, 6)
+    half = whole.clone()
+    half[:, 2:] = 0
+    target = one_hot(label, 3)
+    for loss, reference in (
+        (lambda weight: cross_entropy(logits, label, weight), cross_entropy(logits[:, :, :2], label[:, :2])),
+        (
+            lambda weight: dice_loss(logits.softmax(1), target, weight),
+            dice_loss(logits.softmax(1)[:, :, :2], target[:, :, :2]),
+        ),
+    ):
+        torch.testing.assert_close(loss(half), reference)
+        torch.testing.assert_close(loss(0.3 * whole), loss(None), atol=1e-4, rtol=0)
+    assert cross_entropy(logits, label, 0 * whole) == 0

@@ -73,3 +73,12 @@ def test_teacher_sees_the_noise_and_the_student_does_not() -> None:
     method.losses(student, batch, 3)
     assert torch.equal(seen["student"], batch.image)
     assert torch.equal(seen["teacher"], method.add_noise(batch.image[1:], 3)[0])
+
+
+def test_the_teacher_comes_out_of_training_only_if_asked_for() -> None:
+    student = small_student("mt")
+    assert make_method("mt", student).outcome(student) is student
+    method = make_method("mt", student, use_teacher=True)
+    assert method.outcome(student) is method.teacher
+    other = small_student("dan")
+    assert make_method("dan", other, use_teacher=True).outcome(other) is other

@@ -9,6 +9,7 @@ import pytest
 
 import prepare_data
 from semisam_o1.data.preparation import Preparation, body_box, parse_labels, prepare, remap
+from semisam_o1.data.summary import fitting_patch
 from semisam_o1.data.volumes import Dataset, Geometry, Grid
 from semisam_o1.errors import InputError, run_command
 from semisam_o1.evaluation.export import write_image
@@ -124,3 +125,9 @@ def test_unusable_settings_end_with_2_and_say_why(
     assert run(folder, *flags) == 2
     assert sentence in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_a_patch_is_suggested_that_fits_the_scans() -> None:
+    assert fitting_patch([(190, 140, 88), (200, 150, 90)]) == (128, 128, 96)
+    assert fitting_patch([(35, 50, 36)]) == (32, 48, 32)
+    assert fitting_patch([(5, 20, 7)]) == (16, 32, 16)

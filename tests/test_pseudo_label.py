@@ -1,4 +1,4 @@
-"""Entropy and label of class probabilities."""
+"""The uncertainty of class probabilities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from semisam_o1.refinement.pseudo_label import label_map, mean_entropy
+from semisam_o1.refinement.pseudo_label import mean_entropy
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -19,10 +19,3 @@ def test_entropy_of_certainty_is_0_and_means_are_taken_over_voxels() -> None:
     certain = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
     assert mean_entropy(certain) == 0
     assert mean_entropy(torch.cat([certain, torch.full((2, 1, 1, 1), 0.5)], dim=3)) == pytest.approx(math.log(2) / 2)
-
-
-def test_label_is_the_most_probable_class_and_ties_go_to_the_lower() -> None:
-    probabilities = torch.tensor([[0.2, 0.4, 0.1], [0.5, 0.4, 0.1], [0.3, 0.2, 0.8]]).reshape(3, 1, 1, 3)
-    label = label_map(probabilities)
-    assert label.dtype == torch.uint8
-    assert label.flatten().tolist() == [1, 0, 2]

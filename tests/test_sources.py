@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import prepare_data
+from semisam_o1.data.formats import own_locale, read_image
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.errors import run_command
 
@@ -32,6 +34,7 @@ def write(path: Path, array: np.ndarray) -> None:
     sitk.WriteImage(image, str(path))
 
 
+@own_locale()
 def write_dicom(folder: Path, array: np.ndarray, uid: str = "1.2.3.4", skip: int | None = None) -> None:
     """Write a series with a slice per file, 2 mm apart, numbered against their order in space."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,13 @@ def test_dicom_series_become_scans_and_take_labels_drawn_in_other_formats(tmp_pa
     np.testing.assert_allclose(volume.geometry.spacing, (0.7, 0.7, 2.0), atol=1e-4)
     np.testing.assert_allclose(volume.geometry.origin, (-5, 10, 30), atol=1e-4)
     assert volume.source == str(tmp_path / "images" / "p0")
+
+
+def test_reading_dicom_leaves_the_locale_alone(tmp_path: Path) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    write_dicom(tmp_path / "p", scan(0))
+    read_image(tmp_path / "p")
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_dicom_series_with_a_gap_and_folders_with_two_are_refused(
@@ -166,6 +176,25 @@ def test_brats_release(style: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "rename them with --labels 1=1,3=2" in capsys.readouterr().out
     assert prepare("brats", tmp_path / "brats", "--modality", "t1", *flags, tmp_path / "two") == 2
     assert "no t1 image of BraTS_0" in capsys.readouterr().err
+
+
+def test_brats2019_has_its_standard_lists_and_other_releases_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = Path(prepare_data.__file__).parents[1] / "data" / "BraTS2019"
+    names = [(lists / f"{part}.txt").read_text().split()[0].split(",")[0] for part in ("train", "val", "test")]
+    for name in names:
+        write(tmp_path / "known" / name / f"{name}_flair.nii.gz", scan(1))
+        write(tmp_path / "known" / name / f"{name}_seg.nii.gz", (scan(1) > 400).astype(np.uint8))
+    assert prepare("brats", tmp_path / "known", tmp_path / "out") == 0
+    dataset = Dataset(tmp_path / "out")
+    assert [dataset.names(f"{part}.txt") for part in ("train", "val", "test")] == [[name] for name in names]
+    assert (lists / "train.txt").read_text().split()[0].startswith(names[0])
+    case = tmp_path / "other" / "BraTS_9"
+    write(case / "BraTS_9_flair.nii.gz", scan(1))
+    write(case / "BraTS_9_seg.nii.gz", (scan(1) > 400).astype(np.uint8))
+    assert prepare("brats", tmp_path / "other", tmp_path / "two") == 2
+    assert "--template is missing" in capsys.readouterr().err
 
 
 def test_scans_are_converted_in_processes_alike(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import torch
 
 from . import PROJECT_ROOT
+from .data.augment import KINDS as AUGMENTATIONS
 from .data.batches import ORIENTATIONS
 from .data.volumes import Dataset
 from .errors import InputError
+from .features.extract import FEATURE_SETS
 from .methods import METHODS
 from .networks import NETWORKS
 
@@ -44,6 +46,20 @@ def on_off(text: str) -> bool:
     return switches[text.lower()]
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "best": {
+        "backbone": "mt",
+        "propagation": "atlas",
+        "refinement": "fusion",
+        "confidence_weights": True,
+        "use_teacher": True,
+        "augmentation": ("spatial", "intensity", "template"),
+        "orientations": "none",
+        "largest_component": True,
+    },
+}
+
 SWITCH: dict[str, Any] = {"type": on_off, "nargs": "?", "const": True, "metavar": "on|off"}
 THREE: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("W", "H", "D")}
 
@@ -52,6 +68,10 @@ THREE: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("W", "H", "D")}
 class TrainConfig:
     """Everything that ``train_SemiSAM_O1.py`` can be told."""
 
+    recipe: str = option(
+        "published", "other defaults for the flags below: published, or best, the combination that scored highest",
+        choices=tuple(RECIPES),
+    )  # fmt: skip
     root_path: Path = option(PROJECT_ROOT / "data" / "LA", "the dataset folder", type=Path)
     exp: str = option("SemiSAM_O1/LA", "name of the experiment, a folder below model/")
     backbone: str = option("uamt", "semi-supervised method", choices=tuple(METHODS))
@@ -66,17 +86,33 @@ class TrainConfig:
     base_lr: float = option(0.01, "learning rate at the start of a round", type=float)
     DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", type=float)
     ema_decay: float = option(0.99, "decay of the teacher's weights", type=float)
+    pseudo_weight: float = option(1.0, "weight of the loss on pseudo-labels, once it has risen", type=float)
+    use_teacher: bool = option(
+        False, "the teacher is validated, kept and used instead of the student, where the method has one", **SWITCH
+    )
     consistency: float = option(0.1, "weight of the consistency term", type=float)
     consistency_rampup: float = option(200.0, "its ramp-up, in units of 150 iterations", type=float)
     knn_k: int = option(5, "neighbours that vote on an uncertain volume", type=int)
     uncertainty_quantile: float = option(0.9, "volumes at or above this quantile are uncertain", type=float)
+    refinement: str = option(
+        "knn",
+        "how labels are corrected between rounds: knn, a vote on whole uncertain volumes; fusion, by regions, with "
+        "the labels of registered neighbours and of the template",
+        choices=("knn", "fusion"),
+    )
+    confidence_weights: bool = option(False, "weigh pseudo-labels by their probability, voxel by voxel", **SWITCH)
+    augmentation: tuple[str, ...] = option(
+        (), "random changes to patches: any of spatial, intensity, template (warped as the other scans are shaped)",
+        nargs="*", choices=AUGMENTATIONS, metavar="KIND",
+    )  # fmt: skip
+    largest_component: bool = option(False, "keep the largest connected part of each class only", **SWITCH)
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", type=Path)
     propagation: str = option("prototype", "how round 0 spreads the template's label", choices=("prototype", "atlas"))
     features: str | None = option(
         None,
         "features for prototypes and neighbours: sam, or builtin (default: sam; builtin with "
         "--propagation atlas when the checkpoint is absent)",
-        choices=("sam", "builtin"),
+        choices=tuple(FEATURE_SETS),
     )
     image_key: str = option("image", "HDF5 dataset that holds the image")
     binary_label: bool = option(False, "merge all labels above 0 into class 1", **SWITCH)
@@ -125,6 +161,7 @@ class TrainConfig:
             root_path=Path(self.root_path).expanduser().resolve(),
             exp=str(Path(self.exp)),
             patch_size=tuple(self.patch_size),
+            augmentation=tuple(self.augmentation),
             sam_ckpt=find_checkpoint(self.sam_ckpt),
         )
         if self.backbone == "dtc":
@@ -142,7 +179,7 @@ class TrainConfig:
                      "val_stride", "save_interval"):  # fmt: skip
             if getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1, it is {getattr(self, name)}")
-        for name in ("consistency", "consistency_rampup", "num_workers", "log_images", "seed",
+        for name in ("pseudo_weight", "consistency", "consistency_rampup", "num_workers", "log_images", "seed",
                      "state_interval"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"--{name} must be 0 or more, it is {getattr(self, name)}")
@@ -191,6 +228,9 @@ class TrainedConfig:
     labeled_num: int | None = option(None, "tests model/{exp}_{labeled_num} or that run of the experiment", type=int)
     image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
     binary_label: bool | None = option(None, "merge all labels above 0 into class 1", **SWITCH)
+    largest_component: bool | None = option(
+        None, "keep the largest connected part of each class only (default: as trained, else off)", **SWITCH
+    )
     device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto",
@@ -207,7 +247,7 @@ class TrainedConfig:
         """
         defaults = {
             "model": "unet_3D", "num_classes": 2, "patch_size": (128, 128, 128), "image_key": "image",
-            "binary_label": False,
+            "binary_label": False, "largest_component": False,
         }  # fmt: skip
         values = {}
         for name, default in defaults.items():
@@ -241,6 +281,10 @@ class TestConfig(TrainedConfig):
     root_path: Path = option(None, "the dataset folder", type=Path, required=True)
     exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
     test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
+    truth: Path | None = option(
+        None, "dataset folder with the same scans on their original grid: predictions are brought back to it and "
+        "compared with its labels", type=Path, metavar="DIR",
+    )  # fmt: skip
     save_pred: Path | None = option(
         None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR"
     )
@@ -302,6 +346,8 @@ def parse(config: type[Config], argv: Sequence[str] | None, description: str) ->
         if item.default is None or keywords.get("required"):
             keywords.setdefault("default", argparse.SUPPRESS)  # the help text says what stands in for it
         parser.add_argument(f"--{item.name}", **{"default": item.default, **keywords})
+    recipe = getattr(parser.parse_known_args(argv)[0], "recipe", "published")
+    parser.set_defaults(**RECIPES[recipe])
     return config(**vars(parser.parse_args(argv)))
 
 

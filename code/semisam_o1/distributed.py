@@ -6,6 +6,8 @@ import datetime
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import torch
@@ -108,17 +110,23 @@ def share_out(
     work: Callable[[Item], Result],
     items: Sequence[Item],
     wrap: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+    threads: int = 0,
 ) -> list[Result]:
     """Return ``[work(item) for item in items]``, every rank having done its share.
+
+    Args:
+        wrap: wraps the items, to show progress or to stop.
+        threads: of a rank, each computing with one thread of PyTorch's own, whatever their number; 0: no others.
 
     Raises:
         Interrupted: on every rank, if ``work`` or ``wrap`` raised it on one.
     """
+    do = partial(_in_threads, threads=threads) if threads else _one_by_one
     if not dist.is_initialized():
-        return [work(item) for item in wrap(items)]
+        return do(work, items, wrap)
     own, stopped = [], None
     try:
-        own += (work(item) for item in wrap(items[rank() :: world_size()]))
+        own = do(work, items[rank() :: world_size()], wrap)
     except Interrupted as error:  # the others wait for this rank
         stopped = error
     outcomes: list = [None] * world_size()
@@ -127,6 +135,34 @@ def share_out(
         if error is not None:
             raise error
     return [outcomes[i % world_size()][0][i // world_size()] for i in range(len(items))]
+
+
+def cpu_threads() -> int:
+    """Return how many threads this rank may keep busy: memory is short before more than eight are of use."""
+    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _one_by_one(
+    work: Callable[[Item], Result], items: Sequence[Item], wrap: Callable[[Iterable[Item]], Iterable[Item]]
+) -> list[Result]:
+    return [work(item) for item in wrap(items)]
+
+
+def _in_threads(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    wrap: Callable[[Iterable[Item]], Iterable[Item]],
+    threads: int,
+) -> list[Result]:
+    before = torch.get_num_threads()
+    # PyTorch counts threads per thread: one for those of the pool, and none of another order of sums.
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        results = pool.map(work, items)
+        return [next(results) for _ in wrap(items)]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import PROJECT_ROOT, distributed
+from . import console, distributed
 from .config import TrainConfig
 from .data.batches import ORIENTATIONS, BatchStream
 from .data.cache import ArrayCache
@@ -20,19 +19,17 @@ from .data.check import Cohort
 from .data.store import LastRead, VolumeStore, choose_cache
 from .evaluation.inference import Predictor, mean_dice
 from .evaluation.metrics import dice_per_class
-from .features.extract import FeatureSet, VolumeFeatures, extract_features
+from .features.extract import FeatureSet, extract_features
 from .files import write_json, write_text
+from .labelling import CohortLabels
 from .methods import METHODS, MethodOptions
 from .networks import build_network
 from .progress import progress
-from .propagation import PROPAGATIONS, Templates
-from .refinement.neighbours import refine
 from .refinement.pseudo_label import (
     PseudoLabels,
-    label_map,
     load_labels,
     load_record,
-    mean_entropy,
+    save_confidence,
     save_pseudo_labels,
 )
 from .run_folder import RunFolder
@@ -85,9 +82,7 @@ class Run:
         torch.backends.cudnn.benchmark = not self.config.deterministic
         place, reason = choose_cache(self.config.cache, self.device, self.cohort.nbytes)
         self.tracker.say(
-            f"{len(self.cohort.labeled)} labelled, {len(self.cohort.unlabeled)} unlabelled, "
-            f"{len(self.cohort.validation)} validation volumes; {self.config.backbone} with {self.config.model} in "
-            f"{self.precision} on {self.device}; volumes kept: {place} ({reason}); run folder {self.folder.path}"
+            console.opening(self.config, self.cohort, self.device, self.precision, place, reason, self.folder.path)
         )
         self.store = VolumeStore(self.config.dataset, [*self.cohort.train, *self.cohort.validation], place, self.device)
 
@@ -95,11 +90,10 @@ class Run:
         """Do every stage that is not done yet."""
         for remark in start.remarks:
             self.tracker.say(remark)
-        features = self.extract(checked.take_feature_set())
+        self.extract(checked.take_feature_set())
         if start.done is None:
-            self.propagate(features)
-        whole = {name: volume.whole for name, volume in features.items()}
-        del features  # the spatial ones have done their work
+            self.propagate()
+        self.augmentation = self.labels.augmentation()
         first = 1 if start.done is None else start.done + 1
         for round_ in range(first, self.config.num_rounds + 1):
             if distributed.any_rank(self.stop.requested):
@@ -107,39 +101,33 @@ class Run:
             started = time.monotonic()
             best = self.train_round(round_, start.state if round_ == first else None)
             pseudo = self.relabel(best)
-            self.refine(pseudo, whole)
             self.finish_round(round_, best, pseudo, time.monotonic() - started)
         self.summarise()
 
-    def extract(self, feature_set: FeatureSet) -> dict[str, VolumeFeatures]:
-        """Return the features of all training volumes, computed or found on disk."""
+    def extract(self, feature_set: FeatureSet) -> None:
+        """Get the features of all training volumes, computed or found on disk."""
         started = time.monotonic()
+        cache = ArrayCache(self.config.root_path / "features", self.folder.cache)
         features, computed = extract_features(
             self.cohort.train,
             self.image,
             lambda name: self.cohort.info[name].hash,
             feature_set,
-            ArrayCache(self.config.root_path / "features", self.folder.cache),
+            cache,
             self._stoppable("features"),
         )
         how = f"{computed} computed in {time.monotonic() - started:.1f} s" if computed else "nothing extracted"
         self.tracker.say(f"features ({feature_set.key}): {len(features) - computed} found on disk, {how}")
-        return features
+        self.labels = CohortLabels(
+            self.config, self.cohort, self.store, features, feature_set.key, cache, self.device, self._stoppable,
+            self.tracker.say,
+        )  # fmt: skip
 
-    def propagate(self, features: dict[str, VolumeFeatures]) -> None:
+    def propagate(self) -> None:
         """Round 0: spread the labels of the labelled volumes."""
         started = time.monotonic()
-        templates = Templates(
-            self.cohort.labeled, self.image, self.true_label, lambda name: self.cohort.info[name].shape, features,
-            self.config.num_classes, self.tracker.say,
-        )  # fmt: skip
-        names = self.cohort.unlabeled
-        label = self._keeping(PROPAGATIONS[self.config.propagation](templates))
-        labels = distributed.share_out(label, names, self._stoppable("round 0"))
-        pseudo = PseudoLabels(self._with_templates(dict(zip(names, labels, strict=True))))
+        pseudo = self.labels.propagate()
         self.write_labels(0, pseudo, {"seconds": time.monotonic() - started})
-        if distributed.is_main():
-            shutil.rmtree(self.folder.propagated, ignore_errors=True)
 
     def train_round(self, round_: int, state: dict[str, Any] | None) -> Best:
         """Train a network from scratch on the labels of the round before, or go on with ``state``."""
@@ -153,13 +141,16 @@ class Run:
                 max_iterations=config.max_iterations,
                 consistency=config.consistency,
                 consistency_rampup=config.consistency_rampup,
+                pseudo_weight=config.pseudo_weight,
                 ema_decay=config.ema_decay,
+                use_teacher=config.use_teacher,
                 discriminator_lr=config.DAN_lr,
                 seed=seed,
             ),
         )
         settings = RoundSettings(
             round_=round_,
+            rounds=config.num_rounds,
             max_iterations=config.max_iterations,
             base_lr=config.base_lr,
             precision=self.precision,
@@ -188,30 +179,7 @@ class Run:
         """Label the unlabelled volumes with the best model of the round."""
         network = build_network(self.config.model, self.config.num_classes)
         network.load_state_dict(best.weights)
-        predict = self._predictor(network.to(self.device))
-
-        def label(name: str) -> tuple[np.ndarray, float]:
-            probabilities = predict(self.store.image(name))
-            return label_map(probabilities).cpu().numpy(), mean_entropy(probabilities)
-
-        names = self.cohort.unlabeled
-        results = distributed.share_out(label, names, self._stoppable("relabelling"))
-        labels = {name: result[0] for name, result in zip(names, results, strict=True)}
-        uncertainty = {name: result[1] for name, result in zip(names, results, strict=True)}
-        return PseudoLabels(self._with_templates(labels), uncertainty)
-
-    def refine(self, pseudo: PseudoLabels, features: dict[str, np.ndarray]) -> None:
-        """Let the nearest certain neighbours (by global feature) vote on the uncertain volumes, in place."""
-        refined = refine(
-            pseudo.labels,
-            pseudo.uncertainty,
-            features,
-            self.config.num_classes,
-            self.config.knn_k,
-            self.config.uncertainty_quantile,
-        )
-        pseudo.labels.update(refined)
-        pseudo.refined = list(refined)
+        return self.labels.relabel(self._predictor(network.to(self.device)))
 
     def finish_round(self, round_: int, best: Best, pseudo: PseudoLabels, seconds: float) -> None:
         """Keep the round's model and labels; the best round's model becomes the run's."""
@@ -254,6 +222,8 @@ class Run:
         # The labels last: with them the round counts as finished, and what was logged without them is dropped.
         self.tracker.log(round_ * self.config.max_iterations, figures, round=round_)
         self.tracker.sync()
+        if pseudo.confidence:
+            save_confidence(self.folder.confidence(round_), pseudo.confidence)
         save_pseudo_labels(self.folder.pseudo_labels(round_), pseudo, record)
         write_json(self.folder.tracking, self.records())
         self.tracker.say(describe(record))
@@ -287,11 +257,9 @@ class Run:
             [f"round {record['round']}" for record in records],
             self.folder.figures / "pseudo_labels.png",
         )
+        self.tracker.say(console.closing(records))
         self.tracker.say(lines[-1])
-        self.tracker.say(
-            f"next: python {PROJECT_ROOT / 'code' / 'test_baseline.py'} --root_path {self.config.root_path} "
-            f"--exp {self.config.exp} --backbone {self.config.backbone}"
-        )
+        self.tracker.say(console.next_commands(self.config))
 
     def records(self) -> list[dict[str, Any]]:
         """Return the figures of every finished round, from 0."""
@@ -305,14 +273,21 @@ class Run:
         return self.store.label(name).cpu().numpy()
 
     def _batches(self, round_: int, seed: int) -> BatchStream:
-        path = self.folder.pseudo_labels(round_ - 1)
+        path, weight = self.folder.pseudo_labels(round_ - 1), None
+        weighted = self.config.confidence_weights and self.folder.confidence(round_ - 1).is_file()
         if self.store.in_memory:
             labels = load_labels(path, self.cohort.train)
             held = {name: torch.from_numpy(label).to(self.store.device) for name, label in labels.items()}
             image, label = self.store.image, held.__getitem__
+            if weighted:
+                trusted = load_labels(self.folder.confidence(round_ - 1), self.cohort.unlabeled)
+                trust = {name: torch.from_numpy(values).to(self.store.device) for name, values in trusted.items()}
+                weight = trust.__getitem__
         else:
             reader = LastRead(self.config.dataset, str(path), self.cohort.labeled)
             image, label = reader.image, reader.label
+            if weighted:
+                weight = LastRead(self.config.dataset, str(self.folder.confidence(round_ - 1)), ()).label
         return BatchStream(
             self.cohort.labeled,
             self.cohort.unlabeled,
@@ -324,29 +299,13 @@ class Run:
             length=self.config.max_iterations,
             seed=(seed,),
             orientations=ORIENTATIONS[self.config.orientations],
+            weight=weight,
+            augmentation=self.augmentation,
             part=(distributed.rank(), distributed.world_size()),
         )
 
     def _predictor(self, network: nn.Module) -> Predictor:
         return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)
-
-    def _with_templates(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: self.true_label(name) for name in self.cohort.labeled} | labels
-
-    def _keeping(self, label: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
-        """Return ``label`` with a memory in the run folder: minutes of work per volume survive a kill."""
-        kept = ArrayCache(self.folder.propagated)
-
-        def kept_or_made(name: str) -> np.ndarray:
-            key, shape = self.cohort.info[name].hash, self.cohort.info[name].shape
-            there = kept.get(key)
-            if there is not None and getattr(there.get("label"), "shape", None) == shape:
-                return there["label"]
-            made = label(name)
-            kept.put(key, label=made)
-            return made
-
-        return kept_or_made
 
     def _stoppable(self, description: str) -> Callable[[Iterable[str]], Iterator[str]]:
         """Return a wrapper that shows progress and ends between two volumes if a stop is asked for."""

@@ -71,16 +71,14 @@ class RunFolder:
         return self.path / "cache"
 
     @property
-    def propagated(self) -> Path:
-        """Labels of round 0 that are there already, while it is computed."""
-        return self.path / "propagated"
-
-    @property
     def best_model(self) -> Path:
         return self.path / f"{self.model}_best_model.pth"
 
     def pseudo_labels(self, round_: int) -> Path:
         return self.path / "pseudo_labels" / f"round{round_}.h5"
+
+    def confidence(self, round_: int) -> Path:
+        return self.path / "pseudo_labels" / f"round{round_}_confidence.h5"
 
     def round_best(self, round_: int) -> Path:
         return self.path / f"round{round_}_best.pth"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..seeding import numpy_generator
+from .augment import NO_AUGMENTATION, Augmentation, look
 
 MARGIN = 3  # zeros around a volume that is not larger than the patch
 
@@ -45,18 +46,25 @@ class Batch:
         label: (B, w, h, d) uint8, true labels first, pseudo-labels after them.
         labeled: how many of the items are labelled.
         names: of the volumes that the items come from.
+        weight: (B, w, h, d) float32 between 0 and 1, how much each voxel's label counts; None: all the same.
     """
 
     image: Tensor
     label: Tensor
     labeled: int
     names: tuple[str, ...]
+    weight: Tensor | None = None
+
+    def trust(self, items: slice) -> Tensor | None:
+        """Return the weight (b, w, h, d) of some items."""
+        return None if self.weight is None else self.weight[items]
 
     def to(self, device: torch.device) -> Batch:
         return replace(
             self,
             image=self.image.to(device, non_blocking=True),
             label=self.label.to(device, non_blocking=True),
+            weight=None if self.weight is None else self.weight.to(device, non_blocking=True),
         )
 
 
@@ -72,6 +80,8 @@ class BatchStream(torch.utils.data.Dataset):
         orientations: to draw from, uniformly.
         length: number of iterations.
         seed: any number of non-negative integers.
+        weight: name → (W, H, D) uint8, 255 where the label of an unlabelled volume counts in full; None: everywhere.
+        augmentation: what is changed at random.
         part: (rank, ranks): this rank gets every ``ranks``-th labelled and unlabelled item.
     """
 
@@ -88,6 +98,8 @@ class BatchStream(torch.utils.data.Dataset):
         length: int,
         seed: Sequence[int],
         orientations: Sequence[Orientation] = ORIENTATIONS["all"],
+        weight: Callable[[str], Tensor] | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
         part: tuple[int, int] = (0, 1),
     ):
         self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
@@ -96,6 +108,7 @@ class BatchStream(torch.utils.data.Dataset):
         self.labeled_bs, self.unlabeled_bs = labeled_bs, batch_size - labeled_bs
         self.length, self.seed = length, tuple(seed)
         self.orientations = tuple(orientations)
+        self.weight, self.augmentation = weight, augmentation
         self.rank, self.ranks = part
 
     def __len__(self) -> int:
@@ -107,26 +120,47 @@ class BatchStream(torch.utils.data.Dataset):
         generator = numpy_generator(*self.seed, 2, t)
         # Drawn for the whole batch, so that the number of ranks does not change it.
         draws = [
-            (name, generator.integers(len(self.orientations)), generator.random(3)) for name in labeled + unlabeled
+            (name, self.orientations[generator.integers(len(self.orientations))], generator.random(3), index)
+            for index, name in enumerate(labeled + unlabeled)
         ]
         own = draws[: len(labeled)][self.rank :: self.ranks]
         labeled_count = len(own)
         own += draws[len(labeled) :][self.rank :: self.ranks]
-        patches = [self._patch(name, self.orientations[index], place) for name, index, place in own]
+        patches = [
+            self._patch(name, orientation, place, numpy_generator(*self.seed, 3, t, index))
+            for name, orientation, place, index in own
+        ]
+        image, label, weight = zip(*patches, strict=True)
         return Batch(
-            torch.stack([image for image, _ in patches])[:, None],
-            torch.stack([label for _, label in patches]),
+            torch.stack(image)[:, None],
+            torch.stack(label),
             labeled_count,
-            tuple(name for name, _, _ in own),
+            tuple(name for name, *_ in own),
+            None if self.weight is None else torch.stack(weight),
         )
 
-    def _patch(self, name: str, orientation: Orientation, place: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _patch(
+        self, name: str, orientation: Orientation, place: np.ndarray, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return image, label and (where labels are weighted) weight of one patch."""
         image, label = self.image(name), self.label(name)
         if image.shape != label.shape:
             raise ValueError(f"{name}: image has shape {tuple(image.shape)} and label {tuple(label.shape)}")
+        weight = None
+        if self.weight is not None:
+            weight = torch.full_like(label, 255) if name in self.labeled else self.weight(name)
+        volumes = (image, label, weight)
         size = source_size(self.patch_size, orientation)
-        start = patch_start(image.shape, size, place)
-        return orient(crop(image, start, size), orientation), orient(crop(label, start, size), orientation)
+        warp = self.augmentation.draw_warp(name, generator)
+        start = patch_start(warp.donor.shape if warp else image.shape, size, place)
+        if warp or self.augmentation.spatial:
+            places = self.augmentation.places(start, size, warp, generator, image.device)
+            patches = [look(volume, places, nearest=index > 0) for index, volume in enumerate(volumes)]
+        else:
+            patches = [None if volume is None else crop(volume, start, size) for volume in volumes]
+        image, label, weight = (None if patch is None else orient(patch, orientation) for patch in patches)
+        image = self.augmentation.appearance(image, warp, generator)
+        return image, label, None if weight is None else weight.float() / 255
 
 
 def patch_start(shape: Sequence[int], size: Sequence[int], place: np.ndarray) -> tuple[int, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import locale
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,17 @@ def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geom
     return array.transpose(2, 1, 0), geometry
 
 
+@contextlib.contextmanager
+def own_locale() -> Iterator[None]:
+    """Take the process's locale back from GDCM, which sets it to C: files would then be read as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@own_locale()
 def _read_series(folder: Path) -> sitk.Image:
     """Read the one DICOM series of a folder, slices sorted by place.
 

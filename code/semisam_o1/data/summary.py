@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import PROJECT_ROOT
 from .formats import times
 from .grid import orientation_of
 from .preparation import Preparation, remap
 from .volumes import Volume
 
 WIDTH = 110  # of the printed lines
+CHECKPOINT = PROJECT_ROOT / "pretrained_ckpt" / "sam_med3d_turbo.pth"
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def next_steps(destination: Path, prepared: Iterable[Prepared], standard: bool =
         standard: the folder is the one that training takes by default.
     """
     root = shlex.quote(str(destination.resolve()))
-    values = [value for value in label_values(scan.made for scan in prepared) if value > 0]
+    made = [scan.made for scan in prepared]
+    values = [value for value in label_values(made) if value > 0]
     if not values:
         return [
             "No scan has a label yet. Find out which one is worth labelling:",
@@ -168,6 +171,11 @@ def next_steps(destination: Path, prepared: Iterable[Prepared], standard: bool =
     command = f"python code/train_SemiSAM_O1.py --root_path {root}"
     if not standard:
         command += f" --exp {shlex.quote(f'SemiSAM_O1/{destination.resolve().name}')}"
+        patch = fitting_patch([state.size for state in made])
+        if patch != (128, 128, 128):
+            command += f" --patch_size {' '.join(map(str, patch))}"
+    if not CHECKPOINT.is_file():
+        command += " --propagation atlas"
     if values == list(range(1, len(values) + 1)):
         return ["next:", f"  {command}" + (f" --num_classes {len(values) + 1}" if len(values) > 1 else "")]
     renamed = ",".join(f"{value}={i}" for i, value in enumerate(values, start=1))
@@ -175,6 +183,14 @@ def next_steps(destination: Path, prepared: Iterable[Prepared], standard: bool =
         f"next (the label values have gaps: all above 0 count as one class, or rename them with --labels {renamed}):",
         f"  {command} --binary_label",
     ]
+
+
+def fitting_patch(sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return a patch about as large as the typical scan, at most 128 voxels: sides divisible by 16, one at least 32."""
+    sides = [min(max(round(float(side) / 16), 1), 8) * 16 for side in np.median(sizes, axis=0)]
+    if max(sides) == 16:
+        sides[int(np.argmax(np.median(sizes, axis=0)))] = 32
+    return tuple(sides)
 
 
 def fold(line: str) -> list[str]:

@@ -56,9 +56,11 @@ def _about_cases(results: RunResults, cases: Sequence[Case]) -> list[str]:
 def _next(results: RunResults, groups: Mapping[str, Sequence[Case]]) -> list[str]:
     lines = []
     if "test" not in groups:
-        lines.append("No test scan has been predicted yet: test_baseline.py adds them to this page.")
+        lines.append(
+            "No test scan has been predicted yet: test_baseline.py, then report.py once more, adds them to this page."
+        )
     if len(results.records) > 1:
-        lines.append(f"Which scan to label next: suggest_template.py --run {results.folder.path}")
+        lines.append(f"Which scan to label next: python code/suggest_template.py --run {results.arguments['exp']}")
     return lines
 
 

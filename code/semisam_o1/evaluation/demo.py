@@ -10,7 +10,7 @@ import torch
 from ..config import TestConfig, resolve_device, resolve_precision
 from ..data.volumes import Dataset
 from ..networks import build_network
-from ..propagation.atlas import AtlasPropagation
+from ..propagation.atlas import AtlasPropagation, Scan
 from ..run_folder import find_trained
 from ..training.checkpoint import load_weights
 from .inference import Predictor
@@ -32,10 +32,10 @@ def compare_with_round0(dataset: Dataset, config: TestConfig, summary: dict[str,
     trained = find_trained(config.exp, backbone=config.backbone)
     config = config.resolve({**trained.arguments, "model": trained.model})
     template = dataset.load(dataset.names("train.txt")[0])
-    atlas = AtlasPropagation([(template.image, template.label)], config.num_classes)
+    atlas = AtlasPropagation([(Scan(template.image), template.label)], config.num_classes)
     names = dataset.names(config.test_list)
     volumes = {name: dataset.load(name) for name in names}
-    round0 = {name: atlas.label(volume.image) for name, volume in volumes.items()}
+    round0 = {name: atlas.label(Scan(volume.image)).label for name, volume in volumes.items()}
     scores = np.array([dice_per_class(round0[n], volumes[n].label, config.num_classes) for n in names])
     typical = names[int(np.argsort(scores.mean(axis=1))[len(names) // 2])]
 

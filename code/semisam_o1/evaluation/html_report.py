@@ -12,14 +12,16 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import write_text
+from ..progress import duration
 from .advice import advise
 from .charts import Line, line_chart, smooth
-from .run_results import GROUPS, Case, RunResults
+from .run_results import Case, RunResults
 from .slices import plane_svg, slices
 from .tables import HEADINGS
 
 ASSETS = Path(__file__).parent / "assets"
 GENERATOR = "SemiSAM-O1 report"
+TITLES = {"cohort": "Cohort", "test": "Test"}
 KINDS = {"truth": "true label", "first": "round 0", "prediction": "prediction"}
 # Everything is in the page: a browser that obeys this fetches nothing, whatever a name or a path in it holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -82,8 +84,10 @@ def _page(results: RunResults, groups: dict[str, tuple[list[Case], dict[str, str
     ]
     if "test" in groups:
         sections.append(("test-table", "Test metrics", _test_summary(results)))
-    sections += [(f"table-{g}", f"All {GROUPS[g]}", _case_table(results, g, cases)) for g, (cases, _) in groups.items()]
-    sections += [(f"cases-{g}", f"A look at the {GROUPS[g]}", _cards(results, g, *content))
+    sections += [
+        (f"table-{g}", f"{TITLES[g]}, scan by scan", _case_table(results, g, cases)) for g, (cases, _) in groups.items()
+    ]
+    sections += [(f"cases-{g}", f"{TITLES[g]} in pictures", _cards(results, g, *content))
                  for g, content in groups.items()]  # fmt: skip
     sections.append(("arguments", "Arguments", _arguments(results)))
     links = "".join(f'<a href="#{key}">{escape(heading)}</a>' for key, heading, _ in sections)
@@ -133,7 +137,7 @@ def _tiles(results: RunResults, groups: dict[str, tuple[list[Case], dict[str, st
         change = f"{known[0]:.3f} in round 0" if len(known) > 1 else "round 0"
         tiles.append(("pseudo-label Dice", f"{known[-1]:.3f}", change))
     seconds = sum(record.get("seconds", 0) for record in records)
-    tiles.append(("time", _duration(seconds), f"{len(records)} rounds with round 0"))
+    tiles.append(("time", duration(seconds), f"{len(records)} rounds with round 0"))
     return '<dl class="tiles">' + "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in tiles
@@ -224,7 +228,7 @@ def _round_table(results: RunResults) -> str:
             (str(len(r["refined"])), len(r["refined"])),
             _cell(r.get("validation_dice")),
             (str(r["best_iteration"]), r["best_iteration"]) if "best_iteration" in r else ("–", None),
-            (_duration(r["seconds"]), r["seconds"]),
+            (duration(r["seconds"]), r["seconds"]),
         ]
         for r in results.records
     ]
@@ -362,9 +366,3 @@ def _arguments(results: RunResults) -> str:
 
 def _cell(value: float | None, digits: int = 3) -> tuple[str, float | None]:
     return ("–", None) if value is None else (f"{value:.{digits}f}", float(value))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,6 +20,7 @@ from ..data.volumes import Dataset, Volume
 from ..errors import InputError
 from ..networks import build_network
 from ..progress import progress
+from ..refinement.components import largest_components
 from ..run_folder import TrainedModel, find_trained, last_labels
 from ..training.checkpoint import load_weights
 from .export import export_path, write_image
@@ -65,11 +66,27 @@ def predict_scans(config: PredictConfig, trained: TrainedModel) -> list[Path]:
         except ValueError as error:
             raise InputError(f"{scan.image} {error}; export it again or take it out") from None
         probabilities = predictor(torch.from_numpy(volume.image)).cpu().numpy()
-        for kind, array in maps(probabilities, volume, config.probabilities, config.uncertainty).items():
+        made = maps(probabilities, volume, config.probabilities, config.uncertainty)
+        if config.largest_component:
+            made[""] = largest_components(made[""], config.num_classes)
+        for kind, array in made.items():
             write_image(path if not kind else export_path(config.out, scan.name, scan.image, kind), array,
                         volume.original.geometry)  # fmt: skip
     _tell(outputs, config.out)
     return outputs
+
+
+def on_original_grid(probabilities: np.ndarray, volume: Volume) -> np.ndarray:
+    """Bring class probabilities (C, w, h, d) of a prepared volume back to the grid of the scan's file, (C, W, H, D).
+
+    What was cropped away is background for certain.
+    """
+    original = volume.original or volume.grid
+    back = resample(probabilities.astype(np.float32, copy=False), volume.grid, original, outside=-1)
+    cut = back[0] < 0
+    back[:, cut] = 0
+    back[0, cut] = 1
+    return back
 
 
 def maps(probabilities: np.ndarray, volume: Volume, soft: bool = False, entropy: bool = False) -> dict[str, np.ndarray]:
@@ -84,11 +101,7 @@ def maps(probabilities: np.ndarray, volume: Volume, soft: bool = False, entropy:
         (W, H, D) by kind: '' is the label map, uint8; 'probability1', … and 'uncertainty' are float32. What
         was cropped away is background for certain.
     """
-    original = volume.original or volume.grid
-    back = resample(probabilities.astype(np.float32, copy=False), volume.grid, original, outside=-1)
-    cut = back[0] < 0
-    back[:, cut] = 0
-    back[0, cut] = 1
+    back = on_original_grid(probabilities, volume)
     result = {"": back.argmax(axis=0).astype(np.uint8)}
     if soft:
         result |= {f"probability{c}": back[c] for c in range(1, len(back))}

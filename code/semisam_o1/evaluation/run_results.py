@@ -18,8 +18,6 @@ from ..refinement.pseudo_label import load_record
 from ..run_folder import MODEL_ROOT, RunFolder, find_trained, read_arguments
 from .metrics import dice_per_class, segmentation_metrics
 
-GROUPS = {"cohort": "unlabelled scans of the cohort", "test": "test scans"}
-
 
 @dataclass
 class Case:

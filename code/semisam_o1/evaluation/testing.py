@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -14,16 +15,18 @@ import torch
 
 from ..config import TestConfig, resolve_device, resolve_precision
 from ..data.check import check_testing
-from ..data.volumes import Volume
+from ..data.volumes import Dataset, Volume
 from ..errors import InputError
 from ..files import replacing, write_json
 from ..networks import build_network
 from ..progress import progress
+from ..refinement.components import largest_components
 from ..run_folder import RunFolder, find_trained
 from ..training.checkpoint import load_weights
 from .export import write_image
 from .inference import Predictor
 from .metrics import segmentation_metrics
+from .prediction import on_original_grid
 from .tables import CaseMetrics, as_json, summarise, table, write_csv
 
 
@@ -45,6 +48,7 @@ def test(config: TestConfig) -> dict:
     if config.save_pred is not None and not config.overwrite:
         _refuse_existing(dataset.names(config.test_list), config.save_pred)
     names = check_testing(dataset, config.test_list, config.num_classes)
+    truth = None if config.truth is None else _same_scans(config, names)
     print(
         f"testing {trained.checkpoint} on {len(names)} volumes of {dataset.root / config.test_list}: "
         f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
@@ -62,15 +66,20 @@ def test(config: TestConfig) -> dict:
     context = {
         "checkpoint": str(trained.checkpoint), "root_path": str(dataset.root), "test_list": config.test_list,
         "patch_size": list(config.patch_size), "stride": [config.stride_xy, config.stride_xy, config.stride_z],
+        "truth": None if truth is None else str(truth.root), "largest_component": config.largest_component,
         "precision": precision, "device": device.type,
     }  # fmt: skip
     with replacing(kept) as partial:
         with h5py.File(partial, "w") as file:  # for the report
             for name in progress(names, "testing"):
                 volume = dataset.load(name)
-                prediction = predictor(torch.from_numpy(volume.image)).argmax(0).to(torch.uint8).cpu().numpy()
-                cases += compare(volume, prediction, config.num_classes)
+                probabilities = predictor(torch.from_numpy(volume.image)).cpu().numpy()
+                prediction = _label(probabilities, config)
                 file.create_dataset(name, data=prediction, compression="gzip", compression_opts=1)
+                if truth is not None:
+                    prediction = _label(on_original_grid(probabilities, volume), config)
+                    volume = _on_that_grid(truth.load(name), prediction, truth)
+                cases += compare(volume, prediction, config.num_classes)
                 if config.save_pred is not None:
                     save_prediction(config.save_pred, volume, prediction)
         summary = summarise(cases)
@@ -83,6 +92,33 @@ def test(config: TestConfig) -> dict:
     if config.save_pred is not None:
         print(f"predictions, images and labels: {config.save_pred}")
     return summary
+
+
+def _label(probabilities: np.ndarray, config: TestConfig) -> np.ndarray:
+    """Return the label map uint8 (W, H, D) of class probabilities (C, W, H, D)."""
+    label = probabilities.argmax(axis=0).astype(np.uint8)
+    return largest_components(label, config.num_classes) if config.largest_component else label
+
+
+def _same_scans(config: TestConfig, names: Sequence[str]) -> Dataset:
+    """Return the dataset that --truth names, checked to hold the labels of the scans to be tested."""
+    truth = dataclasses.replace(config.dataset, root=config.truth.expanduser().resolve())
+    there = check_testing(truth, config.test_list, config.num_classes)
+    if sorted(there) != sorted(names):
+        raise InputError(
+            f"{truth.root / config.test_list} and {config.dataset.root / config.test_list} name different scans; "
+            "--truth takes the same scans, prepared on their original grid"
+        )
+    return truth
+
+
+def _on_that_grid(volume: Volume, prediction: np.ndarray, truth: Dataset) -> Volume:
+    if volume.label.shape != prediction.shape:
+        raise InputError(
+            f"{truth.path(volume.name)} has {volume.label.shape} voxels, the scan that {volume.name} was prepared from "
+            f"{prediction.shape}; prepare --truth without --spacing, --crop and --orientation"
+        )
+    return volume
 
 
 def compare(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[CaseMetrics]:

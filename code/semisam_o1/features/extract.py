@@ -81,13 +81,19 @@ class SamFeatures:
     global_feature = staticmethod(global_feature)
 
 
+FEATURE_SETS: dict[str, Callable[[Path, torch.device], FeatureSet]] = {
+    "sam": SamFeatures,
+    "builtin": lambda checkpoint, device: BuiltinFeatures(),
+}
+
+
 def make_feature_set(name: str, checkpoint: Path, device: torch.device) -> FeatureSet:
     """Return the feature set that ``--features`` names.
 
     Raises:
         InputError: if it needs the checkpoint and there is none.
     """
-    return BuiltinFeatures() if name == "builtin" else SamFeatures(checkpoint, device)
+    return FEATURE_SETS[name](checkpoint, device)
 
 
 def extract_features(

@@ -29,6 +29,8 @@ class MethodOptions:
 
     Attributes:
         max_iterations: of the round.
+        pseudo_weight: of the pseudo-label loss once it has risen.
+        use_teacher: whether the teacher, where there is one, is what comes out of training.
         noise: standard deviation of the noise on the teacher's input, clipped at twice that.
         discriminator_lr, discriminator_dropout: DAN's.
         seed: the noise of iteration t is drawn from (seed, t) alone.
@@ -38,7 +40,9 @@ class MethodOptions:
     max_iterations: int = 15000
     consistency: float = 0.1
     consistency_rampup: float = 200.0
+    pseudo_weight: float = 1.0
     ema_decay: float = 0.99
+    use_teacher: bool = False
     noise: float = 0.1
     discriminator_lr: float = 1e-4
     discriminator_dropout: float = 0.5
@@ -67,8 +71,9 @@ class Method:
         target = one_hot(batch.label, self.options.num_classes)
         terms = {}
         for name, items, weight in self.streams(batch, t):
-            terms[f"{name}_ce"] = Term(cross_entropy(logits[items], batch.label[items]), 0.5 * weight)
-            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], target[items]), 0.5 * weight)
+            trust = batch.trust(items)
+            terms[f"{name}_ce"] = Term(cross_entropy(logits[items], batch.label[items], trust), 0.5 * weight)
+            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], target[items], trust), 0.5 * weight)
         unlabeled = slice(batch.labeled, None)
         value = self.consistency(probabilities[unlabeled], batch.image[unlabeled], t)
         terms["consistency"] = Term(value, self.consistency_weight(t))
@@ -87,6 +92,10 @@ class Method:
         """Move what the method owns after the student's step; return what is worth logging."""
         return {}
 
+    def outcome(self, student: nn.Module) -> nn.Module:
+        """Return the network that is validated, kept and used."""
+        return student
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the method owns and that training changes."""
         return {}
@@ -98,8 +107,11 @@ class Method:
         """Return (name, items, weight) of the labelled and the pseudo-labelled part of a batch."""
         return [
             ("supervised", slice(0, batch.labeled), 1.0),
-            ("pseudo", slice(batch.labeled, None), pseudo_weight(t, self.options.max_iterations)),
+            ("pseudo", slice(batch.labeled, None), self.pseudo_weight(t)),
         ]
+
+    def pseudo_weight(self, t: int) -> float:
+        return self.options.pseudo_weight * pseudo_weight(t, self.options.max_iterations)
 
     def consistency_weight(self, t: int) -> float:
         return consistency_weight(self.options.consistency, t, self.options.consistency_rampup)

@@ -30,11 +30,12 @@ class DTC(Method):
         true_distance = signed_distances(batch.label, self.options.num_classes)
         terms = {}
         for name, items, weight in self.streams(batch, t):
-            ce = cross_entropy(logits[items], batch.label[items])
+            trust = batch.trust(items)
+            ce = cross_entropy(logits[items], batch.label[items], trust)
             terms[f"{name}_ce"] = Term(ce, 0.5 * CE_SCALE * weight)
-            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], truth[items]), 0.5 * weight)
+            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], truth[items], trust), 0.5 * weight)
             terms[f"{name}_distance"] = Term((distance[items] - true_distance[items]).abs().mean(), weight)
-            terms[f"{name}_implied_dice"] = Term(dice_loss(implied[items], truth[items]), weight)
+            terms[f"{name}_implied_dice"] = Term(dice_loss(implied[items], truth[items], trust), weight)
         agreement: Tensor = squared_difference(implied, probabilities).mean()
         terms["consistency"] = Term(agreement, self.consistency_weight(t))
         return terms

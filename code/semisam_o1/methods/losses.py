@@ -15,24 +15,38 @@ def one_hot(label: Tensor, num_classes: int) -> Tensor:
     return (label[:, None] == classes).float()
 
 
-def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+def dice_loss(probabilities: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return 1 − (2Σpg + ε)/(Σp² + Σg² + ε), ε = 1e-5, summed per class over the whole batch, mean over classes.
 
     Args:
         probabilities, target: (B, C, W, H, D) of the same shape.
+        weight: (B, W, H, D), how much each voxel counts in the sums; None: all the same.
     """
     if probabilities.shape != target.shape:
         raise ValueError(f"shapes differ: {tuple(probabilities.shape)} and {tuple(target.shape)}")
-    axes = (0, 2, 3, 4)
+
+    def total(values: Tensor) -> Tensor:
+        return (values if weight is None else values * weight[:, None]).sum((0, 2, 3, 4))
+
     overlap, size = sum_over_ranks(
-        torch.stack([(probabilities * target).sum(axes), probabilities.square().sum(axes) + target.square().sum(axes)])
+        torch.stack([total(probabilities * target), total(probabilities.square()) + total(target.square())])
     )
     return (1 - (2 * overlap + 1e-5) / (size + 1e-5)).mean()
 
 
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, C, W, H, D) and labels (B, W, H, D)."""
-    return F.cross_entropy(logits, label.long())
+def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of logits (B, C, W, H, D) and labels (B, W, H, D), by weights (B, W, H, D) if given."""
+    if weight is None:
+        return F.cross_entropy(logits, label.long())
+    return weighted_mean(F.cross_entropy(logits, label.long(), reduction="none"), weight)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Return Σwv / Σw of two tensors of the same shape, 0 where all weights are."""
+    if values.shape != weight.shape:
+        raise ValueError(f"shapes differ: {tuple(values.shape)} and {tuple(weight.shape)}")
+    total, share = sum_over_ranks(torch.stack([(weight * values).sum(), weight.sum()]))
+    return total / share.clamp_min(1e-5)
 
 
 def squared_difference(a: Tensor, b: Tensor) -> Tensor:

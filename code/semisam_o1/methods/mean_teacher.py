@@ -35,6 +35,9 @@ class MeanTeacher(Method):
         update_teacher(self.teacher, student, ema_decay(self.options.ema_decay, t))
         return {}
 
+    def outcome(self, student: nn.Module) -> nn.Module:
+        return self.teacher if self.options.use_teacher else student
+
     def state_dict(self) -> dict[str, Any]:
         return {"teacher": self.teacher.state_dict()}
 

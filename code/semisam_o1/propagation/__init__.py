@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from ..data.fields import resize
 from ..features.extract import VolumeFeatures
-from .atlas import AtlasPropagation
+from .cohort import CohortAtlas
+from .labelled import Labelled, labelled
 from .prototype import class_prototypes, propagate
 
-Labeller = Callable[[str], np.ndarray]  # name of a volume → pseudo-label uint8 (W, H, D)
+Share = Callable[[Callable[[str], Labelled], Sequence[str], str], list[Labelled]]
+"""(work, names, what it is called) → work of every name: shared out over processes, with progress shown."""
 
 
 @dataclass(frozen=True)
@@ -20,23 +24,25 @@ class Templates:
 
     Attributes:
         names: of the labelled volumes.
-        image: name → (W, H, D) float32, of any volume.
         label: name → (W, H, D) uint8, of the labelled ones.
         shape: name → (W, H, D).
         features: of all volumes.
+        atlas: makes the cohort's atlas; called where it is needed only.
+        share: sees to it that all volumes are labelled.
         warn: tells the user what will not go well.
     """
 
     names: Sequence[str]
-    image: Callable[[str], np.ndarray]
     label: Callable[[str], np.ndarray]
     shape: Callable[[str], tuple[int, int, int]]
     features: Mapping[str, VolumeFeatures]
     num_classes: int
+    atlas: Callable[[], CohortAtlas]
+    share: Share
     warn: Callable[[str], None] = print
 
 
-def by_prototype(templates: Templates) -> Labeller:
+def by_prototype(templates: Templates, names: Sequence[str]) -> list[Labelled]:
     features = templates.features
     prototypes = class_prototypes(
         [(features[name].spatial, templates.label(name), features[name].patch_size) for name in templates.names],
@@ -50,16 +56,26 @@ def by_prototype(templates: Templates) -> Labeller:
             "spread; --propagation atlas works voxel by voxel"
         )
 
-    def label(name: str) -> np.ndarray:
-        return propagate(features[name].spatial, prototypes, features[name].patch_size, templates.shape(name))
+    def label(name: str) -> Labelled:
+        return Labelled(propagate(features[name].spatial, prototypes, features[name].patch_size, templates.shape(name)))
 
-    return label
-
-
-def by_atlas(templates: Templates) -> Labeller:
-    labelled = [(templates.image(name), templates.label(name)) for name in templates.names]
-    atlas = AtlasPropagation(labelled, templates.num_classes)
-    return lambda name: atlas.label(templates.image(name))
+    return templates.share(label, names, "round 0")
 
 
-PROPAGATIONS: dict[str, Callable[[Templates], Labeller]] = {"prototype": by_prototype, "atlas": by_atlas}
+def by_atlas(templates: Templates, names: Sequence[str]) -> list[Labelled]:
+    atlas = templates.atlas()
+    gains = templates.share(lambda name: atlas.placed(name).gain, names, "registration")
+    kept = [name for name, gain in zip(names, gains, strict=True) if gain == 0]
+    if kept:
+        templates.warn(f"registration did not better the alignment of {', '.join(kept)}, which is kept as it was")
+
+    def label(name: str) -> Labelled:
+        return labelled(resize(torch.from_numpy(atlas.consensus(name)), templates.shape(name)))
+
+    return templates.share(label, names, "round 0")
+
+
+PROPAGATIONS: dict[str, Callable[[Templates, Sequence[str]], list[Labelled]]] = {
+    "prototype": by_prototype,
+    "atlas": by_atlas,
+}

@@ -1,237 +1,262 @@
-"""Round 0 without a foundation model: the template's label travels by voxel-wise nearest neighbours.
+"""Round 0 by registration and voxel-wise matches: the template's label carried over to every volume.
 
-Each voxel of a volume looks up the template voxels that resemble it most in local features and lie at
-about the same place, and takes the mean of their labels. Where "the same place"
-is gets better as matches are found: a smooth map into the template's frame is fitted to them and the
-search repeated, as in iterative closest points.
+Each volume is aligned with the template by its matches (``matching``), the alignment made exact by deformable
+registration (``registration``). Two answers are averaged: the template's label as the registration carries it, and the
+vote of the matches that are searched again around the registered places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional as F
 
+from ..data.fields import resize, sample
 from ..features.builtin import cell_means, voxel_features
+from ..features.extract import VolumeFeatures
+from .labelled import Labelled, labelled
+from .matching import TemplateMatcher, mean_radius, working_grid
+from .registration import box_mean, register, self_similarity
 
-MAX_VOXELS = 500_000  # of a volume on the working grid, and of all templates' voxels searched
-MIN_REDUCED_AXIS = 32  # voxels; shorter axes are not reduced
-SPARSE_QUERIES = 8_000  # voxels that align a volume
-MIN_QUERIES = 100  # fewer do not hold a polynomial
-FOREGROUND_PULL = 2.0  # how much more the fit heeds matches in the foreground
-RIDGE = 1e-3  # of the fit, beside a mean square of 1
+SELF_SIMILARITY_WEIGHT = 6.0  # beside the built-in features, in registration
+CHANNELS = 20  # that registration compares, of the more than thirty there are
+COARSE_RADIUS = 9.0  # voxels; structures larger than that are registered on half the resolution
+COMPONENTS = 8  # of a foundation model's features, that are added to the built-in ones
+COMPONENT_WEIGHT = 0.5
+MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
+VOTE_WINDOW = 9  # voxels around carried foreground that the matches vote on
+VOTE_SHARE = 1e-3  # of foreground in that window, from which on they are asked
 
 
 @dataclass(frozen=True)
-class AlignmentStep:
-    """One step of the fit of a volume's coordinates to its matches.
+class Scan:
+    """A volume (W, H, D) and, where a foundation model described it, its spatial features."""
+
+    image: np.ndarray
+    features: VolumeFeatures | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """A volume on its working grid.
 
     Attributes:
-        degree: of the polynomials that map the volume to the template's frame.
-        gain: how far to follow the matches; nearby matches are preferred, so they fall short.
-        weight: of the coordinates in the search for the matches.
+        matching: features (F, w, h, d) float32 for the search of matches.
+        registration: description (G, w, h, d) float32 for registration.
     """
 
-    degree: int
+    matching: np.ndarray
+    registration: Tensor
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return self.matching.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        return self.matching.nbytes + self.registration.nbytes
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A volume in the frame of the first template.
+
+    Attributes:
+        places: (3, w, h, d) float32 on the working grid, in the units of ``TemplateMatcher``.
+        probabilities: (num_classes, w, h, d) float32 on the working grid.
+        gain: the share by which registration bettered the match; 0 where it did not, and the alignment was kept.
+    """
+
+    places: np.ndarray
+    probabilities: np.ndarray
     gain: float
-    weight: float
-
-
-ALIGNMENT = (
-    AlignmentStep(degree=1, gain=2.0, weight=1.6),
-    AlignmentStep(degree=1, gain=2.0, weight=1.6),
-    AlignmentStep(degree=1, gain=2.0, weight=2.0),
-    AlignmentStep(degree=1, gain=1.5, weight=2.0),
-    AlignmentStep(degree=3, gain=1.0, weight=2.4),
-    AlignmentStep(degree=3, gain=1.0, weight=2.4),
-)
 
 
 class AtlasPropagation:
-    """Spreads the labels of one or several templates to other volumes of the cohort.
-
-    Places are measured in the frame of the first template: voxels from its centre over the mean radius of
-    its structures. The other templates are aligned with the first one.
+    """Carries the labels of one or several templates to other volumes of the cohort.
 
     Args:
-        templates: (image (W, H, D), label (W, H, D) of whole numbers) each, of any sizes.
+        templates: (scan, label (W, H, D) of whole numbers) each, of any sizes. Either all scans of the cohort have
+            ``features`` or none.
         num_classes: background included; labels must be below it.
-        neighbours: how many template voxels vote for a voxel.
-        coordinate_weight: of the coordinates beside the features in the last search.
-        alignment: the steps that align a volume before it; none compares the volumes as they lie.
+        device: that registers.
 
     Raises:
         ValueError: if a label is not below ``num_classes``.
     """
 
     def __init__(
-        self,
-        templates: Sequence[tuple[np.ndarray, np.ndarray]],
-        num_classes: int,
-        neighbours: int = 15,
-        coordinate_weight: float = 3.0,
-        alignment: Sequence[AlignmentStep] = ALIGNMENT,
+        self, templates: Sequence[tuple[Scan, np.ndarray]], num_classes: int, device: torch.device | str = "cpu"
     ) -> None:
+        for _, label in templates:
+            if label.max() >= num_classes:
+                raise ValueError(f"a template's label holds {label.max()}, with {num_classes} classes")
         self.num_classes = num_classes
-        self.neighbours = neighbours
-        self.coordinate_weight = coordinate_weight
-        self.alignment = tuple(alignment)
-        image, label = templates[0]
-        self._frame_shape = image.shape
-        self._factor = _reduction_factor(image.shape)
-        self._radius = _mean_radius(label)
-        self._templates: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for image, label in templates:
-            self._add_template(image, label)
+        self.device = torch.device(device)
+        (first, label), *_ = templates
+        self._frame_shape = first.image.shape
+        grid = working_grid(self._frame_shape, self._frame_shape)
+        radius = mean_radius(label)
+        self._sampling = 2 if radius * max(grid) / max(self._frame_shape) > COARSE_RADIUS else 1
+        described = [scan.features for scan, _ in templates if scan.features is not None]
+        self._components = _Components(described) if described else None
+        self._directions: Tensor | None = None
+        self._directions = _leading_directions(self.describe(first).registration)
+        self._described = [self.describe(scan) for scan, _ in templates]
+        self._votes = [
+            np.stack([cell_means(label == c, part.grid) for c in range(num_classes)])
+            for part, (_, label) in zip(self._described, templates, strict=True)
+        ]
+        self._matcher = TemplateMatcher(
+            [(part.matching, votes) for part, votes in zip(self._described, self._votes, strict=True)],
+            self._frame_shape,
+            radius,
+        )
+        self.placed_templates = [
+            Placed(places, votes, gain=0.0)
+            for places, votes in zip(self._matcher.template_places, self._votes, strict=True)
+        ]
 
-    def probabilities(self, image: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
-        """Return the class probabilities of a volume.
+    def grid(self, shape: Sequence[int]) -> list[int]:
+        """Return the working grid of a volume of ``shape``."""
+        return working_grid(shape, self._frame_shape)
+
+    def describe(self, scan: Scan) -> Described:
+        """Compute what a volume is compared by."""
+        grid = self.grid(scan.image.shape)
+        image = cell_means(scan.image, grid)
+        matching = voxel_features(image)
+        if self._components is not None:
+            matching = np.concatenate([matching, self._components.on_grid(scan.features, scan.image.shape, grid)])
+        similarity = self_similarity(torch.from_numpy(image).to(self.device))
+        description = torch.cat([SELF_SIMILARITY_WEIGHT * similarity, torch.from_numpy(matching).to(self.device)])
+        if self._directions is not None:
+            description = (self._directions @ description.flatten(1)).reshape(-1, *grid)
+        return Described(matching, description)
+
+    def place(self, volume: Described) -> Placed:
+        """Bring a volume into the frame and label it, on its working grid."""
+        aligned = self._matcher.align(volume.matching).astype(np.float32)
+        places, gain = aligned, 0.0
+        carried = np.zeros((self.num_classes, *volume.grid), np.float32)
+        for index, template in enumerate(self.placed_templates):
+            start = self._to_indices(aligned, template.places)
+            displacement, match = self.register(volume, aligned, self._described[index], start)
+            carried += sample_array(template.probabilities, start + displacement) / len(self.placed_templates)
+            if index == 0 and match > 0:
+                gain, places = match, sample_array(template.places, start + displacement)
+        # Beyond a few voxels from what was carried over, the matches would only say background, slowly.
+        near = box_mean(torch.from_numpy(1 - carried[:1]), VOTE_WINDOW)[0].numpy() > VOTE_SHARE
+        carried[:, near] = (carried[:, near] + self._matcher.votes(volume.matching[:, near], places[:, near])) / 2
+        return Placed(places, carried, gain)
+
+    def label(self, scan: Scan) -> Labelled:
+        """Return the labels of a volume by itself, without a cohort."""
+        probabilities = torch.from_numpy(self.place(self.describe(scan)).probabilities)
+        return labelled(resize(probabilities, scan.image.shape))
+
+    def register(
+        self, fixed: Described, fixed_places: np.ndarray, moving: Described, start: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        """Find where the voxels of one volume lie in another, near the structures.
 
         Args:
-            image: (W, H, D).
-            places: (3, W, H, D), the index in the first template that each voxel lies at, as a registration
-                finds it; None: the volumes centred on each other and stretched to the same size.
+            fixed_places: (3, w, h, d) in the frame; they tell where the structures are.
+            start: (3, w, h, d), indices in the moving volume's working grid to begin at.
 
         Returns:
-            (num_classes, W, H, D) float32, summing to 1; far from the template's structures all background.
+            (3, w, h, d) float32, the displacement from ``start``, elsewhere that of the border; and the share by which
+            it betters the match. If it does not, both are 0.
         """
-        features, places = self._describe(image, places)
-        places = self._align(features, places)
-        inside = self._near_foreground(places, margin=1.0)
-        probabilities = np.zeros((self.num_classes, *inside.shape), np.float32)
-        probabilities[0] = 1
-        votes, _ = self._match(features[:, inside], places[:, inside], self.coordinate_weight)
-        probabilities[:, inside] = votes
-        return _interpolate(probabilities, image.shape)
+        begin = torch.from_numpy(start).to(self.device)
+        inside = self._matcher.near_foreground(fixed_places, margin=1.0)
+        if not inside.any():
+            return np.zeros_like(start), 0.0
+        box = tuple(_extent(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
+        part, begin = (array[(slice(None), *box)] for array in (fixed.registration, begin))
+        moved = register(part, moving.registration, begin, self._sampling)
+        before, after = (_mismatch(part, moving.registration, p) for p in (begin, moved))
+        if not after < before:
+            return np.zeros_like(start), 0.0
+        margins = [m for s, n in zip(box[::-1], fixed.grid[::-1], strict=True) for m in (s.start, n - s.stop)]
+        displacement = F.pad((moved - begin)[None], margins, mode="replicate")[0]
+        return displacement.cpu().numpy(), 1 - after / before
 
-    def label(self, image: np.ndarray) -> np.ndarray:
-        """Return the most probable class of each voxel, uint8 (W, H, D); ties go to the lower class."""
-        return self.probabilities(image).argmax(axis=0).astype(np.uint8)
+    def frame_voxels(self, places: np.ndarray) -> np.ndarray:
+        """Turn places (3, w, h, d) in the frame into voxels of the first template."""
+        centre = (np.array(self._frame_shape, np.float32).reshape(3, 1, 1, 1) - 1) / 2
+        return (places * self._matcher.radius + centre).astype(np.float32)
 
-    def _add_template(self, image: np.ndarray, label: np.ndarray) -> None:
-        """Align a template with those before it and pool the voxels near any structure."""
-        if label.max() >= self.num_classes:
-            raise ValueError(f"a template's label holds {label.max()}, with {self.num_classes} classes")
-        features, places = self._describe(image)
-        if self._templates:
-            places = self._align(features, places)
-        votes = np.stack([cell_means(label == index, places.shape[1:]) for index in range(self.num_classes)])
-        self._templates.append(tuple(array.reshape(len(array), -1) for array in (features, places, votes)))
-        pooled = [np.concatenate(parts, axis=1) for parts in zip(*self._templates, strict=True)]
-        foreground = pooled[2][0] < 1
-        structures = pooled[1][:, foreground if foreground.any() else slice(None)]
-        self._bounds = structures.min(axis=1), structures.max(axis=1)
-        # Twice the margin of the voxels to be labelled: matches lie on all sides of those too.
-        near = np.flatnonzero(self._near_foreground(pooled[1], margin=2.0))
-        near = near[:: -(-len(near) // MAX_VOXELS)]
-        self._features, self._places, self._votes = (part[:, near] for part in pooled)
-        self._trees: dict[float, cKDTree] = {}
+    def between(self, fixed_places: np.ndarray, moving_places: np.ndarray) -> np.ndarray:
+        """Return the affine map from one volume's voxels to another's indices, (3, w, h, d), by both places."""
+        matrix, shift = self._affine(fixed_places)
+        in_frame = matrix @ np.indices(fixed_places.shape[1:]).reshape(3, -1) + shift
+        return self._to_indices(in_frame.reshape(fixed_places.shape), moving_places)
 
-    def _describe(self, image: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return a volume's features (F, w, h, d) and places (3, w, h, d) on the working grid."""
-        # Short axes are left as they are: a thin volume would lose all its structure along them.
-        grid = [-(-size // self._factor) if size >= MIN_REDUCED_AXIS else size for size in image.shape]
-        if places is None:
-            return voxel_features(cell_means(image, grid)), self._centred_places(grid)
-        centre = (np.array(self._frame_shape).reshape(3, 1, 1, 1) - 1) / 2
-        return voxel_features(cell_means(image, grid)), (cell_means(places, grid) - centre) / self._radius
+    def _to_indices(self, in_frame: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the indices (3, w, h, d) in a volume of points in the frame, by the affine part of its places."""
+        matrix, shift = self._affine(places)
+        return (np.linalg.pinv(matrix) @ (in_frame.reshape(3, -1) - shift)).reshape(in_frame.shape).astype(np.float32)
 
-    def _centred_places(self, grid: Sequence[int]) -> np.ndarray:
+    def _affine(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the matrix (3, 3) and shift (3, 1) that lead from a volume's indices to its places near structures."""
+        near = np.flatnonzero(self._matcher.near_foreground(places, margin=0.0))
+        if len(near) < MIN_AFFINE:
+            near = np.arange(places[0].size)
+        near = near[:: -(-len(near) // MAX_AFFINE)]
+        known = np.indices(places.shape[1:]).reshape(3, -1)[:, near]
+        values = places.reshape(3, -1)[:, near]
+        centre, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
+        matrix = np.linalg.lstsq((known - centre).T, (values - mean).T, rcond=None)[0].T
+        return matrix, mean - matrix @ centre
+
+
+def _leading_directions(description: Tensor) -> Tensor:
+    """Return the directions (CHANNELS, G) in which a description (G, w, h, d) varies most: distances nearly stay."""
+    flat = description.flatten(1).double()
+    flat = flat - flat.mean(dim=1, keepdim=True)
+    _, directions = torch.linalg.eigh(flat @ flat.T)  # by rising strength
+    return directions.flip(1)[:, :CHANNELS].T.float().contiguous()
+
+
+class _Components:
+    """The principal directions of the templates' features: what sets their places apart."""
+
+    def __init__(self, templates: Sequence[VolumeFeatures]) -> None:
+        cells = np.concatenate([part.spatial.reshape(len(part.spatial), -1) for part in templates], axis=1)
+        self._mean = cells.mean(axis=1, keepdims=True)
+        directions, strength, _ = np.linalg.svd(cells - self._mean, full_matrices=False)
+        deviation = np.maximum(strength[:COMPONENTS] / np.sqrt(cells.shape[1]), 1e-6)
+        self._directions = COMPONENT_WEIGHT * directions[:, :COMPONENTS].T / deviation[:, None]
+
+    def on_grid(self, features: VolumeFeatures, shape: Sequence[int], grid: Sequence[int]) -> np.ndarray:
+        """Return the components (K, w, h, d) float32 of a volume of ``shape`` on a grid over all of it."""
+        cells = features.spatial.shape[1:]
+        flat = self._directions @ (features.spatial.reshape(len(features.spatial), -1) - self._mean)
+        # Where the centre of each voxel of the grid lies among the cells: the features show the centred patch.
         axes = [
-            (np.arange(cells) + 0.5 - cells / 2) * (frame / cells) / self._radius
-            for frame, cells in zip(self._frame_shape, grid, strict=True)
+            ((np.arange(n) + 0.5) * size / n - size // 2 + patch // 2) * count / patch - 0.5
+            for n, size, patch, count in zip(grid, shape, features.patch_size, cells, strict=True)
         ]
-        return np.stack(np.meshgrid(*axes, indexing="ij"))
-
-    def _near_foreground(self, places: np.ndarray, margin: float) -> np.ndarray:
-        lower, upper = (bound.reshape(3, *[1] * (places.ndim - 1)) for bound in self._bounds)
-        return ((places >= lower - margin) & (places <= upper + margin)).all(axis=0)
-
-    def _align(self, features: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Return the places (3, w, h, d) moved by a smooth map to where a volume's matches lie."""
-        start = places
-        for step in self.alignment:
-            inside = np.flatnonzero(self._near_foreground(places, margin=1.0))
-            picks = np.linspace(0, len(inside) - 1, min(len(inside), SPARSE_QUERIES))
-            chosen = inside[picks.astype(np.int64)]
-            if len(chosen) < MIN_QUERIES:
-                break
-            flat = [array.reshape(len(array), -1)[:, chosen] for array in (features, start, places)]
-            votes, matched = self._match(flat[0], flat[2], step.weight)
-            target = flat[2] + step.gain * (matched - flat[2])
-            heed = 1 + FOREGROUND_PULL * (1 - votes[0])
-            places = start + _fit_polynomials(flat[1], target - flat[1], heed, start, step.degree)
-        return places
-
-    def _match(self, features: np.ndarray, places: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean votes (num_classes, n) and places (3, n) of the nearest template voxels.
-
-        Args:
-            features: (F, n).
-            places: (3, n).
-            weight: of the places beside the features.
-        """
-        if weight not in self._trees:
-            self._trees[weight] = cKDTree(_joined(self._features, self._places, weight))
-        count = min(self.neighbours, self._places.shape[1])
-        # The approximation costs no measurable Dice and saves four fifths of the time.
-        _, nearest = self._trees[weight].query(_joined(features, places, weight), k=range(1, count + 1), eps=1.0)
-        return _mean_columns(self._votes, nearest), _mean_columns(self._places, nearest)
+        places = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+        return sample_array(flat.reshape(-1, *cells).astype(np.float32), places)
 
 
-def _joined(features: np.ndarray, places: np.ndarray, weight: float) -> np.ndarray:
-    return np.concatenate([features, weight * places]).T.astype(np.float32)
+def _mismatch(fixed: Tensor, moving: Tensor, places: Tensor) -> float:
+    """Return the mean squared difference of two descriptions at places, judged at every other voxel of each axis."""
+    every = (slice(None), *[slice(None, None, 2)] * 3)
+    return float((fixed[every] - sample(moving, places[every])).square().mean())
 
 
-def _mean_columns(values: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Average the columns of (V, N) that ``nearest`` (n, k) names: (V, n)."""
-    total = np.zeros((len(values), len(nearest)))
-    for column in nearest.T:
-        total += values[:, column]
-    return total / nearest.shape[1]
+def sample_array(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """``fields.sample`` of arrays."""
+    return sample(torch.from_numpy(values), torch.from_numpy(places)).numpy()
 
 
-def _fit_polynomials(
-    known: np.ndarray, values: np.ndarray, heed: np.ndarray, wanted: np.ndarray, degree: int
-) -> np.ndarray:
-    """Fit polynomials to values (V, n) at places (3, n) by weights heed (n,); return them at (3, w, h, d)."""
-    centre = known.mean(axis=1, keepdims=True)
-    basis = _monomials(known - centre, degree)
-    normal = (heed * basis) @ basis.T + RIDGE * basis.shape[1] * np.eye(len(basis))
-    weights = np.linalg.solve(normal, (heed * basis) @ values.T)
-    # Polynomials run away outside the places that they were fitted to: go on with the value at the border.
-    lower, upper = known.min(axis=1, keepdims=True), known.max(axis=1, keepdims=True)
-    at_wanted = _monomials(np.clip(wanted.reshape(3, -1), lower, upper) - centre, degree)
-    return (weights.T @ at_wanted).reshape(len(values), *wanted.shape[1:])
-
-
-def _monomials(places: np.ndarray, degree: int) -> np.ndarray:
-    """Return the products of up to ``degree`` coordinates of (3, n): (terms, n), the constant first."""
-    terms = [np.ones(places.shape[1])]
-    for count in range(1, degree + 1):
-        for axes in combinations_with_replacement(range(3), count):
-            terms.append(np.prod(places[list(axes)], axis=0))
-    return np.stack(terms)
-
-
-def _reduction_factor(shape: Sequence[int]) -> int:
-    factor = 1
-    while np.prod([-(-size // factor) for size in shape]) > MAX_VOXELS:
-        factor += 1
-    return factor
-
-
-def _mean_radius(label: np.ndarray) -> float:
-    """Return the classes' mean root-mean-square distance per axis from their centres, in voxels."""
-    spreads = [np.argwhere(label == index).var(axis=0).mean() for index in np.unique(label[label > 0])]
-    return max(float(np.sqrt(spreads).mean()), 1.0) if spreads else max(label.shape) / 4
-
-
-def _interpolate(probabilities: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    tensor = torch.from_numpy(probabilities)[None]
-    full = torch.nn.functional.interpolate(tensor, tuple(shape), mode="trilinear", align_corners=False)
-    return full[0].numpy()
+def _extent(marked: np.ndarray) -> slice:
+    (found,) = np.nonzero(marked)
+    return slice(int(found[0]), int(found[-1]) + 1)

@@ -26,22 +26,19 @@ class PseudoLabels:
         uncertainty: mean entropy in nats per unlabelled volume; empty after round 0.
         refined: the volumes that their neighbours voted on.
         dice: mean foreground Dice per unlabelled volume whose true label is known.
+        confidence: uint8 (W, H, D) per unlabelled volume, 255 times the probability of the label, where it is known.
     """
 
     labels: dict[str, np.ndarray]
     uncertainty: dict[str, float] = field(default_factory=dict)
     refined: list[str] = field(default_factory=list)
     dice: dict[str, float] = field(default_factory=dict)
+    confidence: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def mean_entropy(probabilities: Tensor) -> float:
     """Return the mean over voxels of −Σ p ln p in nats, from probabilities (C, W, H, D)."""
     return float(-torch.xlogy(probabilities, probabilities).sum(0).mean(dtype=torch.float64))
-
-
-def label_map(probabilities: Tensor) -> Tensor:
-    """Return the most probable class of each voxel, uint8 (W, H, D); ties go to the lower class."""
-    return probabilities.argmax(0).to(torch.uint8)
 
 
 def save_pseudo_labels(path: Path, pseudo: PseudoLabels, record: Mapping[str, object]) -> None:
@@ -59,6 +56,20 @@ def save_pseudo_labels(path: Path, pseudo: PseudoLabels, record: Mapping[str, ob
             for key, known in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
                 if name in known:
                     dataset.attrs[key] = known[name]
+
+    write_hdf5(path, fill)
+
+
+def save_confidence(path: Path, confidence: Mapping[str, np.ndarray]) -> None:
+    """Write the confidence of a round's labels: one uint8 dataset per volume, whole or not at all.
+
+    Raises:
+        WriteError: if the file cannot be written.
+    """
+
+    def fill(file: h5py.File) -> None:
+        for name, values in confidence.items():
+            file.create_dataset(name, data=values, compression="gzip", compression_opts=1, fletcher32=True)
 
     write_hdf5(path, fill)
 

@@ -63,13 +63,13 @@ def _fresh(path: Path) -> Path:
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Load a plain state dict strictly.
+    """Load a state dict strictly, plain or as other tools wrap it.
 
     Raises:
         InputError: naming the first keys that are missing, not expected or of another shape, and values that
             are not finite.
     """
-    weights = load_tensors(path)
+    weights = _unwrapped(load_tensors(path))
     if not isinstance(weights, dict):
         raise InputError(f"{path} holds no state dict")
     expected = network.state_dict()
@@ -90,3 +90,13 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
             f"{path} does not fit the network ({'; '.join(faults[:3])}{more}); check --model and --num_classes"
         )
     network.load_state_dict(weights)
+
+
+def _unwrapped(content: Any) -> Any:
+    """Return the state dict inside a training state, its keys without the prefix of DataParallel."""
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if isinstance(content, dict) and content and all(str(key).startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return content

@@ -41,6 +41,9 @@ class Position:
     step: int
 
 
+OVERLAY_SIDE = 320  # pixels, of the longer side of a slice overlay, at the least
+
+
 class Tracker:
     """Writes into a run folder.
 
@@ -132,9 +135,13 @@ class Board:
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return a slice as RGB (3, rows, columns): label outlined in blue, prediction in orange, both in white.
 
+    Small slices are enlarged first, so that an outline does not cover what it surrounds.
+
     Args:
         image, label, prediction: (rows, columns).
     """
+    factor = -(-OVERLAY_SIDE // max(image.shape))
+    image, label, prediction = (a.repeat(factor, 0).repeat(factor, 1) for a in (image, label, prediction))
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     pixels = np.stack([grey] * 3).astype(np.float32)

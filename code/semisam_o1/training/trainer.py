@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from ..data.batches import Batch, BatchStream
 from ..errors import RunError
 from ..methods import Method, Term
 from ..methods.schedules import learning_rate
-from ..progress import progress
+from ..progress import duration, progress
 from ..run_folder import RunFolder
 from ..seeding import derive_seed
 from . import checkpoint
 from .stopping import StopRequest, ignore_signals
 from .tracking import Tracker, overlay
 
+ESTIMATE_AFTER = 50  # iterations, of which the first tenth warm up
 LOG_INTERVAL = 20  # iterations whose losses leave the device together
 STATE_SHARE = 0.01  # of the time, at most, goes into saving states
 
@@ -32,7 +34,7 @@ class RoundSettings:
     """What the loop needs to know about one round.
 
     Attributes:
-        round_: from 1.
+        round_: from 1, of ``rounds``.
         precision: 'fp32' or 'bf16' (autocast; losses stay in float32).
         val_interval, save_interval, log_images: in iterations.
         state_interval: seconds between saved states at the least; 0: every iteration.
@@ -40,6 +42,7 @@ class RoundSettings:
     """
 
     round_: int
+    rounds: int
     max_iterations: int
     base_lr: float
     precision: str
@@ -90,6 +93,7 @@ class RoundTrainer:
         self.device = next(student.parameters()).device
         self.parallel = nn.parallel.DistributedDataParallel(student) if distributed.world_size() > 1 else student
         self.optimizer = torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
+        self.outcome = method.outcome(student)
         self.iteration = 0  # iterations that are done
         self.best: Best | None = None
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
@@ -98,6 +102,7 @@ class RoundTrainer:
         self._save_at = time.monotonic() + settings.state_interval
         self._kept: int | None = None  # iterations done in the saved state of this round
         self._clock = (time.monotonic(), 0)
+        self._warm: float | None = None  # when the iterations began that the estimate is made from
 
     def run(self) -> Best:
         """Train to the last iteration and return the best model.
@@ -113,6 +118,8 @@ class RoundTrainer:
         for batch in progress(self._batches(), f"round {settings.round_}", left, "iteration"):
             self._train_step(batch)
             done = self.iteration
+            if self.settings.round_ == 1:
+                self._estimate(done)
             if done % LOG_INTERVAL == 0 or done == settings.max_iterations:
                 self._flush()
             if settings.log_images and done % settings.log_images == 0:
@@ -120,15 +127,29 @@ class RoundTrainer:
             if done % settings.val_interval == 0 or done == settings.max_iterations:
                 self._validate()
             if done % settings.save_interval == 0 and distributed.is_main():
-                checkpoint.save(self.student.state_dict(), self.folder.periodic(settings.round_, done))
+                checkpoint.save(self.outcome.state_dict(), self.folder.periodic(settings.round_, done))
             # Last, so that a state never lacks a validation that its iteration is due.
             if time.monotonic() >= self._save_at and done < settings.max_iterations:
                 self.save_state()
             self._stop_if_asked()
         if self.best is None or self.best.dice <= 0:
-            self.best = Best(0.0, self.iteration, _copy(self.student.state_dict()))
+            self.best = Best(0.0, self.iteration, _copy(self.outcome.state_dict()))
         self.save_state()
         return self.best
+
+    def _estimate(self, done: int) -> None:
+        """Say once, in the first round, how long all rounds will train."""
+        settings, warm_up = self.settings, ESTIMATE_AFTER // 10
+        if done == warm_up:
+            self._warm = time.monotonic()
+        if done == ESTIMATE_AFTER < settings.max_iterations and self._warm is not None:
+            pace = (time.monotonic() - self._warm) / (done - warm_up)
+            left = pace * (settings.rounds * settings.max_iterations - done)
+            end = datetime.datetime.now() + datetime.timedelta(seconds=left)
+            self.tracker.say(
+                f"{1 / pace:.2f} iterations/s: about {duration(left)} of training are left in {settings.rounds} "
+                f"rounds, until {end:%a %H:%M}; validation and relabelling come on top"
+            )
 
     def _batches(self) -> Iterator[Batch]:
         """Yield the batches that are still to come, on the student's device."""
@@ -200,9 +221,9 @@ class RoundTrainer:
         settings = self.settings
         self._flush()
         started = time.monotonic()
-        self.student.eval()
-        scores = self.validate(self.student)
-        self.student.train()
+        self.outcome.eval()
+        scores = self.validate(self.outcome)
+        self.outcome.train()
         mean = sum(scores) / len(scores)
         logged = {f"validation/dice_class{c}": score for c, score in enumerate(scores, start=1)}
         self.tracker.log(
@@ -211,7 +232,7 @@ class RoundTrainer:
         )  # fmt: skip
         better = self.best is None or mean > self.best.dice
         if better:
-            self.best = Best(mean, self.iteration, _copy(self.student.state_dict()))
+            self.best = Best(mean, self.iteration, _copy(self.outcome.state_dict()))
             if distributed.is_main() and mean > 0:
                 checkpoint.save(self.best.weights, self.folder.improvement(settings.round_, self.iteration, mean))
                 checkpoint.save(self.best.weights, self.folder.round_best(settings.round_))
@@ -226,10 +247,10 @@ class RoundTrainer:
 
     @torch.no_grad()
     def _log_images(self, batch: Batch) -> None:
-        self.student.eval()
+        self.outcome.eval()
         with autocast(self.device, self.settings.precision):
-            prediction = self.student.logits(batch.image).argmax(1).cpu().numpy()
-        self.student.train()
+            prediction = self.outcome.logits(batch.image).argmax(1).cpu().numpy()
+        self.outcome.train()
         for item, kind in ((0, "labelled"), (batch.labeled, "pseudo-labelled")):
             label = batch.label[item].cpu().numpy()
             z = int((label > 0).sum(axis=(0, 1)).argmax())

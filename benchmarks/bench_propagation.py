@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Round 0 by atlas against affine and B-spline registration with SimpleITK: pseudo-label Dice and seconds on one core.
+
+The dataset's first training scan is the template; the scans it is carried to need labels, to score with. All are
+compared on the atlas's working grid, half the resolution of a left atrium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+from semisam_o1.data.cache import ArrayCache
+from semisam_o1.data.fields import resize
+from semisam_o1.data.volumes import Dataset, content_hash
+from semisam_o1.evaluation.metrics import dice_per_class
+from semisam_o1.features.builtin import BuiltinFeatures, cell_means
+from semisam_o1.propagation.atlas import Scan
+from semisam_o1.propagation.cohort import build_atlas
+from semisam_o1.propagation.matching import working_grid
+
+
+def with_simpleitk(fixed: np.ndarray, moving: np.ndarray, label: np.ndarray, deformable: bool) -> np.ndarray:
+    """Return the label of ``moving`` carried to ``fixed``, by mutual information over three resolutions."""
+    target, source = (sitk.Cast(sitk.GetImageFromArray(image), sitk.sitkFloat32) for image in (fixed, moving))
+
+    def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(32)
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(0.1, 1337)
+        method.SetInterpolator(sitk.sitkLinear)
+        method.SetShrinkFactorsPerLevel([4, 2, 1])
+        method.SetSmoothingSigmasPerLevel([2, 1, 0])
+        method.SetInitialTransform(transform, inPlace=True)
+        return method
+
+    start = sitk.CenteredTransformInitializer(
+        target, source, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.GEOMETRY
+    )
+    affine = sitk.AffineTransform(start)
+    method = registration(affine)
+    method.SetOptimizerAsGradientDescent(1.0, 100, 1e-6, 10)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.Execute(target, source)
+    transform: sitk.Transform = affine
+    if deformable:
+        spline = sitk.BSplineTransformInitializer(target, [6, 6, 6], 3)
+        method = registration(spline)
+        method.SetMovingInitialTransform(affine)
+        method.SetOptimizerAsLBFGSB(1e-5, 40)
+        method.Execute(target, source)
+        transform = sitk.CompositeTransform([affine, spline])
+    carried = sitk.Resample(sitk.GetImageFromArray(label), target, transform, sitk.sitkNearestNeighbor, 0)
+    return sitk.GetArrayFromImage(carried)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path, help="dataset folder")
+    parser.add_argument("--num_classes", type=int, default=2)
+    parser.add_argument("--volumes", type=int, default=5, help="how many, spread over the training list")
+    parser.add_argument("--cache", type=Path, required=True, help="empty folder for what the atlas computes")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    dataset = Dataset(arguments.root)
+    names = dataset.names("train.txt")
+    volumes = {name: dataset.load(name) for name in names}
+    template = volumes[names[0]]
+    features = BuiltinFeatures()
+    atlas = build_atlas(
+        templates={names[0]: template.label},
+        scan=lambda name: Scan(volumes[name].image),
+        key=lambda name: content_hash(volumes[name].image),
+        similarity={name: features.global_feature(features(volume.image)) for name, volume in volumes.items()},
+        num_classes=arguments.num_classes,
+        neighbours=5,
+        cache=ArrayCache(arguments.cache),
+        features_key="builtin",
+        device=torch.device("cpu"),
+    )
+    chosen = [names[i] for i in np.unique(np.linspace(1, len(names) - 1, arguments.volumes).astype(int))]
+    # The neighbours' own placements belong to their own volumes' time.
+    for name in {other for each in chosen for other in atlas.neighbours(each)} - set(chosen):
+        atlas.placed(name)
+
+    def reduced(name: str) -> np.ndarray:
+        image = volumes[name].image
+        return cell_means(image, working_grid(image.shape, template.image.shape))
+
+    grid = working_grid(template.image.shape, template.image.shape)
+    shares = np.stack([cell_means(template.label == c, grid) for c in range(arguments.num_classes)])
+    coarse = shares.argmax(axis=0).astype(np.uint8)
+
+    def on_volume(label: np.ndarray, name: str) -> np.ndarray:
+        one_hot = np.stack([label == c for c in range(arguments.num_classes)]).astype(np.float32)
+        return soft_on_volume(one_hot, name)
+
+    def soft_on_volume(probabilities: np.ndarray, name: str) -> np.ndarray:
+        return resize(torch.from_numpy(probabilities), volumes[name].image.shape).argmax(0).numpy()
+
+    ways: dict[str, Callable[[str], np.ndarray]] = {
+        "SimpleITK, affine": lambda n: on_volume(with_simpleitk(reduced(n), reduced(names[0]), coarse, False), n),
+        "SimpleITK, affine and B-spline": lambda n: on_volume(
+            with_simpleitk(reduced(n), reduced(names[0]), coarse, True), n
+        ),
+        "atlas, every volume by itself": lambda n: soft_on_volume(atlas.placed(n).probabilities, n),
+        "atlas, consensus with 5 neighbours (on top)": lambda n: soft_on_volume(atlas.consensus(n), n),
+    }
+    print(f"{len(chosen)} volumes of {arguments.root}, template {names[0]}, one core")
+    print(f"{'way':44s}  {'Dice':>6s}  s per volume")
+    for way, label in ways.items():
+        scores, seconds = [], []
+        for name in chosen:
+            started = time.perf_counter()
+            predicted = label(name)
+            seconds.append(time.perf_counter() - started)
+            scores.append(np.mean(dice_per_class(predicted, volumes[name].label, arguments.num_classes)))
+        print(f"{way:44s}  {np.mean(scores):6.4f}  {np.median(seconds):6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

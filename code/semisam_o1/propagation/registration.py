@@ -1,0 +1,130 @@
+"""Deformable registration of one volume to another, from the descriptions of their voxels.
+
+Two steps, in the manner of Siebert et al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D
+Multitask Medical Image Registration", IEEE TMI 2024: a search over all displacements of a coarse grid,
+whose cost and smoothness are balanced step by step (coupled convex optimisation), and a gradient descent on
+a finer grid.
+
+*Places* (3, w, h, d) say at which voxel index of the moving volume each voxel of the fixed one lies. Nothing
+here is random.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.fields import indices, resize, sample
+
+DILATION = 2  # voxels between the patches that self-similarity compares
+SEARCH_CELL = 2  # voxels per cell of the coarse search, times the sampling
+SEARCH_STEPS = 4  # half cells that the search reaches to each side
+COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of smoothness to cost, rising
+CONTROL_SPACING = 2  # voxels between control points of the descent
+DESCENT_STEPS = 30
+DESCENT_RATE = 0.3  # voxels
+ROUGHNESS_WEIGHT = 0.1
+
+
+def self_similarity(image: Tensor) -> Tensor:
+    """Return the self-similarity context (12, W, H, D), between 0 and 1, of an image (W, H, D).
+
+    Each channel compares two of the six neighbours of a voxel that are not opposite each other, by the mean squared
+    difference around them, relative to what is usual at that voxel: no contrast changes it. Heinrich et al., "Towards
+    Realtime Multimodal Fusion for Image-Guided Interventions Using Self-Similarities", MICCAI 2013.
+    """
+    sides = torch.eye(3, dtype=torch.int64)
+    neighbours = torch.cat([sides, -sides])
+    pairs = [(p, q) for i, p in enumerate(neighbours) for q in neighbours[:i] if int((p - q).square().sum()) == 2]
+    padded = _replicate(image[None], DILATION)[0]
+
+    def shifted(offset: Tensor) -> Tensor:
+        return padded[tuple(slice(DILATION * (1 + int(o)), DILATION * (1 + int(o)) + n)
+                            for o, n in zip(offset, image.shape, strict=True))]  # fmt: skip
+
+    differences = box_mean(torch.stack([(shifted(p) - shifted(q)).square() for p, q in pairs]))
+    differences = differences - differences.amin(0)
+    usual = differences.mean(0)
+    usual = usual.clamp(1e-3 * usual.mean(), 1e3 * usual.mean()).clamp_min(1e-12)
+    return torch.exp(-differences / usual)
+
+
+def register(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int = 1) -> Tensor:
+    """Return the places (3, w, h, d) of the fixed volume's voxels in the moving one.
+
+    Args:
+        fixed: description (F, w, h, d).
+        moving: description (F, w', h', d').
+        start: places to begin at, (3, w, h, d).
+        sampling: the descent looks at every ``sampling``-th voxel of each axis (their means); the search is coarser
+            by as much.
+    """
+    shift = search(fixed, sample(moving, start), SEARCH_CELL * sampling)
+    # The search moved the already moved volume: its displacements lead to places of ``start``.
+    places = sample(start, indices(start.shape[1:], start.device) + resize(shift, start.shape[1:]))
+    return descend(fixed, moving, places, sampling)
+
+
+def search(fixed: Tensor, moved: Tensor, cell: int) -> Tensor:
+    """Return the best smooth displacement in voxels, (3, w/cell, h/cell, d/cell), by trying all of a range.
+
+    Args:
+        fixed, moved: descriptions (F, w, h, d) on the same grid.
+        cell: voxels per cell and axis.
+    """
+    grid = [max(1, round(size / cell)) for size in fixed.shape[1:]]
+    cells = F.adaptive_avg_pool3d(fixed[None], grid)[0]
+    # At twice the density, so that displacements go by half cells; index 2i is the mean of cell i.
+    halves = F.adaptive_avg_pool3d(box_mean(moved)[None], [2 * n for n in grid])
+    halves = F.avg_pool3d(F.pad(halves, [0, 1] * 3, mode="replicate"), 2, stride=1)[0]
+    padded = _replicate(halves, SEARCH_STEPS)
+    steps = range(2 * SEARCH_STEPS + 1)
+    offsets = torch.cartesian_prod(*[torch.arange(len(steps), device=fixed.device)] * 3)
+    # The least displacement first: it wins where all match alike.
+    offsets = offsets[(offsets - SEARCH_STEPS).square().sum(1).argsort(stable=True)]
+    cost = torch.stack([
+        (cells - padded[(slice(None), *(slice(o, o + 2 * n, 2) for o, n in zip(offset, grid, strict=True)))])
+        .square().mean(0).flatten()
+        for offset in offsets.tolist()
+    ])  # fmt: skip
+    cost /= cost.mean().clamp_min(1e-12)
+    candidates = (offsets - SEARCH_STEPS).float().T / 2  # (3, candidates), in cells
+    shift = box_mean(candidates[:, cost.argmin(0)].reshape(3, *grid))
+    for coupling in COUPLING:
+        distance = sum((c[:, None] - s.reshape(1, -1)).square() for c, s in zip(candidates, shift, strict=True))
+        shift = box_mean(candidates[:, (cost + coupling * distance).argmin(0)].reshape(3, *grid))
+    size = torch.tensor([n / g for n, g in zip(fixed.shape[1:], grid, strict=True)], device=fixed.device)
+    return shift * size.view(3, 1, 1, 1)
+
+
+def descend(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int) -> Tensor:
+    """Return the places (3, w, h, d) that gradient descent reaches from ``start``; see ``register``."""
+    shape = fixed.shape[1:]
+    sampled = [max(1, round(size / sampling)) for size in shape]
+    target = F.adaptive_avg_pool3d(fixed[None], sampled)[0]
+    begin = F.adaptive_avg_pool3d(start[None], sampled)[0]
+    source = box_mean(moving) if sampling > 1 else moving
+    scale = (target - sample(source, begin)).square().mean().clamp_min(1e-12)
+    control = [max(2, round(size / CONTROL_SPACING)) for size in shape]
+    shift = torch.zeros(3, *control, device=fixed.device, requires_grad=True)
+    optimizer = torch.optim.Adam([shift], lr=DESCENT_RATE)
+    for _ in range(DESCENT_STEPS):
+        smooth = box_mean(box_mean(shift))
+        moved = sample(source, begin + resize(smooth, sampled))
+        rough = sum(smooth.diff(dim=axis).square().mean() for axis in (1, 2, 3))
+        loss = (target - moved).square().mean() / scale + ROUGHNESS_WEIGHT * rough
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return start + resize(box_mean(box_mean(shift)), shape)
+
+
+def box_mean(field: Tensor, side: int = 3) -> Tensor:
+    """Average (C, w, h, d) over the ``side``³ (an odd number) voxels around each, the border repeated."""
+    return F.avg_pool3d(_replicate(field, side // 2)[None], side, stride=1)[0]
+
+
+def _replicate(field: Tensor, margin: int) -> Tensor:
+    return F.pad(field[None], [margin] * 6, mode="replicate")[0]
