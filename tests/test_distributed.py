@@ -13,6 +13,7 @@ from golden_inputs import volume
 from method_helpers import make_batch, make_method, small_student
 from semisam_o1 import distributed
 from semisam_o1.data.batches import Batch
+from semisam_o1.errors import InputError, Interrupted
 from semisam_o1.methods.losses import dice_loss, one_hot
 
 RANKS = 2
@@ -20,6 +21,35 @@ RANKS = 2
 
 def seven_squares() -> list[int]:
     return distributed.share_out(lambda number: number**2, range(7))
+
+
+def stopped_on(rank: int) -> str:
+    """Return what share_out raises where one rank is asked to stop."""
+
+    def work(number: int) -> int:
+        if distributed.rank() == rank and number > 3:
+            raise Interrupted("asked to stop")
+        return number
+
+    try:
+        distributed.share_out(work, range(7))
+    except Interrupted as error:
+        return str(error)
+    return "not stopped"
+
+
+def on_main() -> str:
+    """Return what every rank raises where rank 0 does."""
+
+    def refuse() -> None:
+        assert distributed.is_main(), "work of rank 0 alone"
+        raise InputError("a.h5 is missing")
+
+    try:
+        distributed.on_main(refuse)
+    except InputError as error:
+        return str(error)
+    return "nothing"
 
 
 def share(batch: Batch, rank: int, ranks: int) -> Batch:
@@ -68,6 +98,8 @@ def compute(rank: int, ranks: int) -> dict:
         "place": (distributed.rank(), distributed.world_size(), distributed.is_main()),
         "squares": seven_squares(),
         "few": distributed.share_out(str, [5]),
+        "stopped": [stopped_on(0), stopped_on(1), stopped_on(2)],
+        "on main": (on_main(), distributed.on_main(lambda: {"rank": distributed.rank()})),
         "sum": total.tolist(),
         "sum gradient": parts.grad.tolist(),
         "from main": distributed.from_main({"rank": rank}),
@@ -138,6 +170,17 @@ def test_shared_work_comes_back_in_order(two_ranks: list[dict]) -> None:
     for result in two_ranks:
         assert result["squares"] == [0, 1, 4, 9, 16, 25, 36]
         assert result["few"] == ["5"]
+
+
+def test_a_stop_of_one_rank_stops_all(two_ranks: list[dict], alone: dict) -> None:
+    for result in two_ranks:
+        assert result["stopped"] == ["asked to stop", "asked to stop", "not stopped"]
+    assert alone["stopped"] == ["asked to stop", "not stopped", "not stopped"]
+
+
+def test_what_rank_0_returns_or_raises_reaches_every_rank(two_ranks: list[dict], alone: dict) -> None:
+    for result in [*two_ranks, alone]:
+        assert result["on main"] == ("a.h5 is missing", {"rank": 0})
 
 
 def test_sum_and_its_gradient(two_ranks: list[dict]) -> None:

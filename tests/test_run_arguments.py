@@ -56,6 +56,7 @@ OTHER = {
     tuple: lambda value: (64, 64, 32),
 }
 WORDS = {
+    "recipe": "best", "refinement": "fusion", "augmentation": ("spatial",),
     "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
     "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
     "root_path": Path("/elsewhere"), "sam_ckpt": Path("/elsewhere.pth"), "deterministic": 0, "max_time": 3.0,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train_SemiSAM_O1
-from semisam_o1 import pipeline
+from semisam_o1 import labelling
 from semisam_o1.data import check
 from semisam_o1.errors import Interrupted, run_command
 from semisam_o1.evaluation import inference
@@ -80,8 +80,8 @@ STAGES = {
     "propagation": (AtlasPropagation, "label"),
     "training": (RoundTrainer, "_train_step"),
     "validation": (inference, "confusion"),
-    "relabelling": (pipeline, "label_map"),
-    "refinement": (pipeline, "refine"),
+    "relabelling": (labelling, "labelled"),
+    "refinement": (labelling, "refine"),
 }
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import distributed
 from ..data.batches import Batch, BatchStream
-from ..errors import InputError, RunError
+from ..errors import RunError
 from ..methods import Method, Term
 from ..methods.schedules import learning_rate
 from ..progress import duration, progress
@@ -342,10 +342,10 @@ class Carried(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, t: int) -> Batch | InputError:
+    def __getitem__(self, t: int) -> Batch | Exception:
         try:
             return self.batches[t]
-        except InputError as error:
+        except Exception as error:
             return error
 
 
