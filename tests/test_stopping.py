@@ -17,7 +17,7 @@ from semisam_o1.data import check
 from semisam_o1.errors import Interrupted, run_command
 from semisam_o1.evaluation import inference
 from semisam_o1.features.builtin import BuiltinFeatures
-from semisam_o1.propagation.atlas import AtlasPropagation
+from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.training import stopping
 from semisam_o1.training.stopping import SIGNALS, StopRequest
 from semisam_o1.training.trainer import RoundTrainer
@@ -77,7 +77,7 @@ def test_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 STAGES = {
     "checking": (check, "_inspect"),
     "features": (BuiltinFeatures, "__call__"),
-    "propagation": (AtlasPropagation, "label"),
+    "propagation": (CohortAtlas, "placed"),
     "training": (RoundTrainer, "_train_step"),
     "validation": (inference, "confusion"),
     "relabelling": (labelling, "labelled"),
