@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path, help="dataset folder")
     parser.add_argument("--propagation", choices=("atlas", "prototype"), default="atlas", help="with builtin features")
+    parser.add_argument("--registration", action="store_true", help="with atlas; takes seconds a scan and template")
     parser.add_argument("--num_classes", type=int, default=2)
     parser.add_argument(
         "--every", type=int, default=4, help="try every n-th scan of train.txt beside the suggested one"
@@ -49,7 +50,7 @@ def main() -> None:
     for template in chosen:
         started = time.monotonic()
         if template not in done:
-            label = labeller(volumes, features, template, arguments.propagation, arguments.num_classes)
+            label = labeller(volumes, features, template, arguments)
             done[template] = {
                 name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
                 for name in scored
@@ -65,11 +66,12 @@ def main() -> None:
     )
 
 
-def labeller(volumes, features, template: str, propagation: str, num_classes: int):
+def labeller(volumes, features, template: str, arguments: argparse.Namespace):
     """Return the function from a scan's name to its label, spread from one template as round 0 does."""
-    truth = volumes[template].label
-    if propagation == "atlas":
-        atlas = AtlasPropagation([(Scan(volumes[template].image), truth)], num_classes)
+    truth, num_classes = volumes[template].label, arguments.num_classes
+    if arguments.propagation == "atlas":
+        labelled = [(Scan(volumes[template].image), truth)]
+        atlas = AtlasPropagation(labelled, num_classes, registered=arguments.registration)
         return lambda name: atlas.label(Scan(volumes[name].image)).label
     found = features[template]
     prototypes = class_prototypes([(found.spatial, truth, found.patch_size)], num_classes)

@@ -281,8 +281,8 @@ def with_nan(path: Path) -> None:
 
 
 def prefixed(path: Path) -> None:
-    """Weights as DataParallel names them, which are not quietly taken for something else."""
-    torch.save({f"module.{key}": v for key, v in torch.load(path, weights_only=True).items()}, path)
+    """Weights under a prefix that nobody knows, which are not quietly taken for something else."""
+    torch.save({f"backbone.{key}": v for key, v in torch.load(path, weights_only=True).items()}, path)
 
 
 CHECKPOINTS: dict[str, Spoil] = {

@@ -93,8 +93,8 @@ class CohortAtlas:
         if name in self._fixed:
             return self._fixed[name]
         key = f"{self._folder}/{self._key(name)}"
-        kept = self._cache.get(key)
-        if kept is not None and {"places", "probabilities", "gain"} <= kept.keys():
+        kept = _whole(self._cache.get(key), places=4, probabilities=4, gain=0)
+        if kept is not None:
             return Placed(kept["places"], kept["probabilities"], float(kept["gain"]))
         placed = self.atlas.place(self._described(name))
         self._cache.put(key, places=placed.places, probabilities=placed.probabilities, gain=np.array(placed.gain))
@@ -139,10 +139,10 @@ class CohortAtlas:
     def _registered(self, fixed: str, moving: str) -> np.ndarray:
         """Return where the voxels of one volume lie in another, (3, w, h, d)."""
         key = f"{self._folder}/pairs/{self._key(fixed)}-{self._key(moving)}"
-        kept = self._cache.get(key)
+        kept = _whole(self._cache.get(key), displacement=4)
         start = self.atlas.between(self.placed(fixed).places, self.placed(moving).places)
         grid = start.shape[1:]
-        if kept is None or "displacement" not in kept:
+        if kept is None:
             own, other = self._described(fixed), self._described(moving)
             displacement, _ = self.atlas.register(own, self.placed(fixed).places, other, start)
             half = [-(-size // 2) for size in grid]  # it is smooth: half the resolution keeps it
@@ -161,3 +161,12 @@ class CohortAtlas:
             while len(self._held) > 1 and sum(part.nbytes for part in self._held.values()) > HELD:
                 self._held.popitem(last=False)
         return described
+
+
+def _whole(kept: dict[str, np.ndarray] | None, **dimensions: int) -> dict[str, np.ndarray] | None:
+    """Return what a file of the cache held, None unless it is finite numbers of those names and dimensions."""
+    if kept is None:
+        return None
+    arrays = [(kept.get(name), ndim) for name, ndim in dimensions.items()]
+    good = (a is not None and a.ndim == ndim and a.dtype.kind == "f" and np.isfinite(a).all() for a, ndim in arrays)
+    return kept if all(good) else None
