@@ -148,7 +148,7 @@ class BatchStream(torch.utils.data.Dataset):
             raise ValueError(f"{name}: image has shape {tuple(image.shape)} and label {tuple(label.shape)}")
         weight = None
         if self.weight is not None:
-            weight = torch.full_like(label, 255) if name in self.labeled else self.weight(name)
+            weight = label.new_tensor(255).expand_as(label) if name in self.labeled else self.weight(name)
         volumes = (image, label, weight)
         size = source_size(self.patch_size, orientation)
         warp = self.augmentation.draw_warp(name, generator)
