@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semisam_o1.config import find_checkpoint, resolve_device
+from semisam_o1.config import find_checkpoint
+from semisam_o1.device import use_device
 from semisam_o1.errors import InputError, run_command
 from semisam_o1.evaluation.suggestion import suggest_next, suggest_template
 from semisam_o1.features.extract import FEATURE_SETS
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--top must be at least 1, it is {arguments.top}")
     checkpoint = find_checkpoint(arguments.sam_ckpt)
     features = arguments.features or ("sam" if checkpoint.is_file() else "builtin")
-    device = resolve_device(arguments.device)
+    device = use_device(arguments.device)
     if arguments.run is not None:
         print(suggest_next(arguments.run, arguments.features, checkpoint, device, arguments.top))
     else:

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from semisam_o1 import distributed
 from semisam_o1.config import TestConfig, parse
 from semisam_o1.errors import run_command
 from semisam_o1.evaluation.testing import test
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    test(parse(TestConfig, argv, __doc__))
+    try:
+        test(parse(TestConfig, argv, __doc__))
+    finally:
+        distributed.stop()
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    distributed.exit_process(run_command(main))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from semisam_o1 import PROJECT_ROOT
-from semisam_o1.config import TestConfig, TrainConfig, find_checkpoint, parse, resolve_device, resolve_precision
+from semisam_o1.config import TestConfig, TrainConfig, find_checkpoint, parse
+from semisam_o1.device import resolve_precision, use_device
 from semisam_o1.errors import InputError
 
 
@@ -68,7 +69,7 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
 
 
 def test_precision_and_device() -> None:
-    assert resolve_device("cpu") == "cpu"
+    assert use_device("cpu") == "cpu"
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
 

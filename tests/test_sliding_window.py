@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from golden_inputs import fill, golden, volume
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
+from semisam_o1.memory import Joined
 from semisam_o1.networks import build_network
 from semisam_o1.propagation.labelled import labelled
 from semisam_o1.refinement.pseudo_label import mean_entropy
@@ -25,7 +26,7 @@ def network() -> nn.Module:
 def test_label_maps_match_the_recorded_ones(case: int, network: nn.Module) -> None:
     recorded = {key: golden("inference.npz")[f"{case}/{key}"] for key in ("shape", "seed", "stride", "label_map")}
     scan = volume(recorded["shape"], int(recorded["seed"]))
-    probabilities = sliding_window(scan, lambda x: network(x).softmax(1), 32, int(recorded["stride"]), 4)
+    probabilities = sliding_window(scan, lambda x: network(x).softmax(1), 32, int(recorded["stride"]))
     assert (labelled(probabilities).label != recorded["label_map"]).mean() <= 1e-4
 
 
@@ -54,7 +55,7 @@ def class_of_place(windows: Tensor) -> Tensor:
 @pytest.mark.parametrize(("patch", "stride"), [(4, 3), (4, 4), ((3, 5, 4), (1, 2, 4))])
 def test_a_predictor_that_ignores_the_place_comes_back_exactly(shape, patch, stride) -> None:
     scan = torch.from_numpy(np.random.RandomState(1).randint(0, 3, shape))
-    probabilities = sliding_window(scan, class_of_value, patch, stride, batch_size=3)
+    probabilities = sliding_window(scan, class_of_value, patch, stride)
     assert probabilities.shape == (3, *shape)
     assert torch.equal(probabilities, class_of_value(scan[None, None])[0])
 
@@ -72,14 +73,15 @@ def test_windows_start_at_multiples_of_the_stride_and_end_flush() -> None:
 
 
 def test_overlapping_windows_are_averaged() -> None:
-    calls = []
+    seen = []
 
     def number(windows: Tensor) -> Tensor:
-        calls.append(windows)
-        return torch.full_like(windows, float(len(calls)))
+        numbers = torch.arange(1.0, len(windows) + 1) + len(seen)
+        seen.extend(windows)
+        return numbers.view(-1, 1, 1, 1, 1).expand_as(windows)
 
     average = sliding_window(torch.zeros(6, 4, 4), number, 4, 2)
-    assert len(calls) == 2
+    assert len(seen) == 2
     assert average[0, :, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
 
 
@@ -95,11 +97,35 @@ def test_short_axes_are_padded_with_zeros_floor_half_in_front() -> None:
     assert places.flatten().tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("batch_size", [2, 5, 1000])
-def test_batch_size_does_not_change_the_result(batch_size: int) -> None:
+@pytest.mark.parametrize("most", [1, 150, 10_000])
+def test_windows_are_joined_up_to_a_limit_and_give_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = volume((9, 13, 7), 4)
-    one, many = (sliding_window(scan, class_of_place, 4, (3, 2, 1), batch_size=n) for n in (1, batch_size))
-    assert torch.equal(one, many)
+    expected = sliding_window(scan, class_of_place, 4, (3, 2, 1))
+    monkeypatch.setitem(Joined.MOST, "cpu", most)
+    counts = []
+
+    def counted(windows: Tensor) -> Tensor:
+        counts.append(len(windows))
+        return class_of_place(windows)
+
+    assert torch.equal(sliding_window(scan, counted, 4, (3, 2, 1)), expected)
+    assert max(counts) == max(1, min(most // 64, sum(counts)))
+
+
+def test_where_the_gpu_is_full_sums_lie_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros, asked = torch.zeros, []
+
+    def full(*args, device=None, **keywords) -> Tensor:
+        if device is not None:
+            asked.append(device)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return zeros(*args, **keywords)
+
+    scan = volume((6, 5, 7), 4)
+    expected = sliding_window(scan, class_of_place, 4, 3)
+    monkeypatch.setattr(torch, "zeros", full)
+    assert torch.equal(sliding_window(scan, class_of_place, 4, 3), expected)
+    assert asked == [torch.device("cpu")]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8])

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from . import PROJECT_ROOT
 from .data.augment import KINDS as AUGMENTATIONS
 from .data.batches import ORIENTATIONS
@@ -365,29 +363,6 @@ def find_checkpoint(path: Path) -> Path:
     """Look a relative path up from the working directory, then from the project's root."""
     path = Path(path).expanduser()
     return path.resolve() if path.is_absolute() or path.exists() else PROJECT_ROOT / path
-
-
-def resolve_device(device: str) -> str:
-    """Return 'cuda' or 'cpu'.
-
-    Raises:
-        InputError: if cuda is asked for and not to be had.
-    """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or install a CUDA build")
-    return "cuda" if device == "cuda" or (device == "auto" and available) else "cpu"
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """Return 'bf16' or 'fp32'; auto takes bf16 where the device multiplies it natively."""
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(getattr(torch.cpu, check, bool)() for check in checks)
-    return "bf16" if native else "fp32"
 
 
 def _patch_faults(patch: Sequence[int]) -> list[str]:

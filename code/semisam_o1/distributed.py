@@ -119,7 +119,7 @@ def share_out(
         threads: of a rank, each computing with one thread of PyTorch's own, whatever their number; 0: no others.
 
     Raises:
-        Interrupted: on every rank, if ``work`` or ``wrap`` raised it on one.
+        InputError, RunError, Interrupted: on every rank, if ``work`` or ``wrap`` raised it on one.
     """
     do = partial(_in_threads, threads=threads) if threads else _one_by_one
     if not dist.is_initialized():
@@ -127,7 +127,7 @@ def share_out(
     own, stopped = [], None
     try:
         own = do(work, items[rank() :: world_size()], wrap)
-    except Interrupted as error:  # the others wait for this rank
+    except (InputError, RunError, Interrupted) as error:  # the others wait for this rank
         stopped = error
     outcomes: list = [None] * world_size()
     dist.all_gather_object(outcomes, (own, stopped))

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from . import distributed
-from .config import TrainConfig, resolve_device, resolve_precision
+from .config import TrainConfig
 from .data.check import Cohort, Report, check_training
+from .device import resolve_precision, use_device
 from .errors import InputError, RunError
 from .features.extract import FeatureSet, make_feature_set
 from .refinement.pseudo_label import load_labels, load_record
@@ -72,7 +73,7 @@ def check_run(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> Chec
     """
     folder.check(config.resume, config.overwrite)
     RunLock(folder.path).check()
-    device = distributed.start(resolve_device(config.device))
+    device = distributed.start(use_device(config.device))
     _check_processes(config)
     before = arguments_before(folder) if config.resume else None
     feature_set = make_feature_set(config.features, config.sam_ckpt, device)

@@ -60,12 +60,21 @@ class Batch:
         return None if self.weight is None else self.weight[items]
 
     def to(self, device: torch.device) -> Batch:
-        return replace(
-            self,
-            image=self.image.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
-            weight=None if self.weight is None else self.weight.to(device, non_blocking=True),
-        )
+        """Return the batch on a device; where that is a GPU, the copies are only begun."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            copied = device.type == "cuda" and tensor.device.type == "cpu"
+            return (tensor.pin_memory() if copied else tensor).to(device, non_blocking=True)
+
+        return replace(self, image=moved(self.image), label=moved(self.label), weight=moved(self.weight))
+
+    def used_on(self, stream: torch.cuda.Stream) -> None:
+        """Keep the batch's memory until a stream, other than the one it was made on, has read it."""
+        for tensor in (self.image, self.label, self.weight):
+            if tensor is not None:
+                tensor.record_stream(stream)
 
 
 class BatchStream(torch.utils.data.Dataset):

@@ -1,42 +1,60 @@
-"""Distance maps of labels."""
+"""Exact distance maps of labels, on the device that the labels lie on and without waiting for it."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
-from skimage.segmentation import find_boundaries
 from torch import Tensor
 
+CHUNK = {"cpu": 2**20, "cuda": 2**26}  # sums that exist at a time: what the cache holds, or enough to fill a GPU
 
-def signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Return the normalised signed distance map of one boolean mask (W, H, D), float32 in [−1, 1].
 
-    The distance to the object over its maximum, minus the distance to the background over its maximum;
-    0 on the object's inner boundary, negative inside. 0 everywhere if the mask is empty, −1 if it is full.
-    Xue et al., "Shape-Aware Organ Segmentation by Predicting Signed Distance Maps", AAAI 2020.
+def squared_distances(masks: Tensor) -> Tensor:
+    """Return every voxel's squared Euclidean distance to the nearest one of its mask, in voxels.
+
+    The minimum over the squares separates by axis, and every axis is searched in full: small whole numbers, exact in
+    float32. Saito and Toriwaki, "New algorithms for Euclidean distance transformation", Pattern Recognition 1994.
+
+    Args:
+        masks: boolean (N, W, H, D).
+
+    Returns:
+        (N, W, H, D) float32, infinity where a mask is empty.
     """
-    if not mask.any():
-        return np.zeros(mask.shape, np.float32)
-    if mask.all():
-        return np.full(mask.shape, -1, np.float32)
-    inside = distance_transform_edt(mask)
-    outside = distance_transform_edt(~mask)
-    distance = outside / outside.max() - inside / inside.max()
-    distance[find_boundaries(mask, mode="inner")] = 0
-    return distance.astype(np.float32)
+    distance = torch.where(masks, 0.0, torch.inf)
+    for axis in (1, 2, 3):
+        moved = distance.movedim(axis, -1)
+        side = moved.shape[-1]
+        lines = moved.reshape(-1, side)
+        index = torch.arange(side, dtype=torch.float32, device=masks.device)
+        steps = (index[:, None] - index).square()
+        parts = lines.split(max(1, CHUNK.get(masks.device.type, CHUNK["cpu"]) // side**2))
+        nearest = torch.cat([(part[:, None, :] + steps).amin(-1) for part in parts])
+        distance = nearest.view(moved.shape).movedim(-1, axis)
+    return distance
 
 
 def signed_distances(labels: Tensor, num_classes: int) -> Tensor:
-    """Return the signed distance maps of every foreground class.
+    """Return the normalised signed distance map of every foreground class.
+
+    The distance to the object over its maximum, minus the distance to the background over its maximum;
+    0 on the object's inner boundary, negative inside. 0 everywhere if a class is absent, −1 if it is everywhere.
+    Xue et al., "Shape-Aware Organ Segmentation by Predicting Signed Distance Maps", AAAI 2020.
 
     Args:
         labels: (B, W, H, D), whole numbers.
         num_classes: C, background included.
 
     Returns:
-        (B, C − 1, W, H, D) float32 on the labels' device.
+        (B, C − 1, W, H, D) float32 in [−1, 1] on the labels' device.
     """
-    arrays = labels.cpu().numpy()
-    maps = [[signed_distance(item == c) for c in range(1, num_classes)] for item in arrays]
-    return torch.from_numpy(np.asarray(maps)).to(labels.device)
+    classes = torch.arange(1, num_classes, device=labels.device).view(1, -1, 1, 1, 1)
+    objects = (labels[:, None] == classes).flatten(0, 1)
+    outside, inside = squared_distances(torch.cat([objects, ~objects])).chunk(2)
+    inner_boundary = inside == 1  # a neighbour across a face is background
+    signed = _share_of_maximum(outside) - _share_of_maximum(inside).masked_fill(inner_boundary, 0)
+    signed = torch.where(outside.isinf(), 0.0, torch.where(inside.isinf(), -1.0, signed))
+    return signed.unflatten(0, (len(labels), num_classes - 1))
+
+
+def _share_of_maximum(squared: Tensor) -> Tensor:
+    return (squared / squared.amax(dim=(1, 2, 3), keepdim=True)).sqrt()

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import TestConfig, resolve_device, resolve_precision
+from ..config import TestConfig
 from ..data.volumes import Dataset
+from ..device import resolve_precision, use_device
 from ..networks import build_network
 from ..propagation.atlas import AtlasPropagation, Scan
 from ..run_folder import find_trained
@@ -39,7 +40,7 @@ def compare_with_round0(dataset: Dataset, config: TestConfig, summary: dict[str,
     scores = np.array([dice_per_class(round0[n], volumes[n].label, config.num_classes) for n in names])
     typical = names[int(np.argsort(scores.mean(axis=1))[len(names) // 2])]
 
-    device = torch.device(resolve_device(config.device))
+    device = torch.device(use_device(config.device))
     network = build_network(config.model, config.num_classes)
     load_weights(network, trained.checkpoint)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from .sliding_window import sliding_window
 
 
 class Predictor:
-    """Volume (W, H, D) → class probabilities (C, W, H, D) float32 on the network's device.
+    """Volume (W, H, D) → class probabilities (C, W, H, D) float32, on the network's device if there is room.
 
     Args:
         network: on its device; put into eval mode.
@@ -31,10 +32,12 @@ class Predictor:
         self.precision = precision
 
     def __call__(self, volume: Tensor) -> Tensor:
-        windows = 4 if self.device.type == "cuda" else 1
-        return sliding_window(volume.to(self.device), self._windows, self.patch_size, self.stride, windows)
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # else its windows go there one by one
+            volume = volume.to(self.device)
+        return sliding_window(volume, self._windows, self.patch_size, self.stride)
 
     def _windows(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.network.logits(windows).softmax(1)
 

@@ -10,13 +10,14 @@ import h5py
 import numpy as np
 import torch
 
-from ..config import PredictConfig, resolve_device, resolve_precision
+from ..config import PredictConfig
 from ..data.convert import header_faults, load_scan
 from ..data.formats import SUFFIXES, is_dicom_folder, stem
 from ..data.grid import resample, resample_label
 from ..data.preparation import Preparation, prepare, read_preparation
 from ..data.sources import Scan, find_folder
 from ..data.volumes import Dataset, Volume
+from ..device import resolve_precision, use_device
 from ..errors import InputError
 from ..networks import build_network
 from ..progress import progress
@@ -42,7 +43,7 @@ def predict(config: PredictConfig) -> list[Path]:
 def predict_scans(config: PredictConfig, trained: TrainedModel) -> list[Path]:
     """Segment files and folders of scans."""
     config = config.resolve({**trained.arguments, "model": trained.model})
-    device = torch.device(resolve_device(config.device))
+    device = torch.device(use_device(config.device))
     precision = resolve_precision(config.precision, device.type)
     settings, whence = find_settings(config, trained)
     scans = find_scans(config.scans)

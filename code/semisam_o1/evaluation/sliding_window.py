@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.geometry import centred_padding
+from ..memory import Joined
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
@@ -24,20 +26,22 @@ def sliding_window(
     predict: Callable[[Tensor], Tensor],
     patch_size: int | Sequence[int],
     stride: int | Sequence[int],
-    batch_size: int = 1,
 ) -> Tensor | np.ndarray:
     """Average the class probabilities of overlapping windows.
 
+    Windows are predicted several at once (fewer where the GPU's memory ends). In memory at a time: C + 1 numbers per
+    voxel of the volume, on the device of the predictions or, where they do not fit, on the host; and what ``predict``
+    needs for ``memory.Joined.MOST`` voxels.
+
     Args:
         volume: (W, H, D), of any size; an axis shorter than the patch is padded symmetrically with zeros.
-        predict: takes windows (B, 1, w, h, d) float32 on the volume's device, returns probabilities (B, C, w, h, d).
+        predict: takes windows (B, 1, w, h, d) float32 on the volume's device, returns probabilities (B, C, w, h, d),
+            each window's by itself.
         patch_size: of a window, one number or one per axis.
         stride: between windows, at most the patch.
-        batch_size: windows predicted at once.
 
     Returns:
-        Probabilities (C, W, H, D) float32: a tensor on the device of ``predict``'s output, an array if
-        ``volume`` is one.
+        Probabilities (C, W, H, D) float32: a tensor, an array if ``volume`` is one.
 
     Raises:
         ValueError: if the volume is not 3-D, or a stride is below 1 or beyond the patch.
@@ -52,28 +56,29 @@ def sliding_window(
     padding = centred_padding(image.shape, patch)
     if any(front or back for front, back in padding):
         image = F.pad(image, [n for pair in reversed(padding) for n in pair])
-    starts = list(
-        itertools.product(*(window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)))
-    )
-    total = count = None
-    for first in range(0, len(starts), batch_size):
-        boxes = [
-            tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
-            for start in starts[first : first + batch_size]
-        ]
-        probabilities = predict(torch.stack([image[box] for box in boxes])[:, None])
+    axes = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]
+    boxes = [tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True)) for start in itertools.product(*axes)]
+    joined = Joined(predict, math.prod(patch), image.device)
+    total = None
+    for box, window in zip(boxes, joined([image[box][None, None] for box in boxes]), strict=True):
         if total is None:
-            total = torch.zeros(
-                (probabilities.shape[1], *image.shape), dtype=torch.float32, device=probabilities.device
-            )
-            count = torch.zeros(image.shape, dtype=torch.float32, device=probabilities.device)
-        for box, window in zip(boxes, probabilities, strict=True):
-            total[(slice(None), *box)] += window
-            count[box] += 1
-    total /= count
+            total = _zeros((window.shape[1], *image.shape), window.device)
+        total[(slice(None), *box)] += window[0].to(total.device)
+    for axis, axis_starts in enumerate(axes):  # windows over a voxel: the product of those over its three indices
+        count = torch.zeros(image.shape[axis])
+        for start in axis_starts:
+            count[start : start + patch[axis]] += 1
+        total /= count.to(total.device).view(-1, *(1,) * (2 - axis))
     inner = tuple(slice(front, size - back) for (front, back), size in zip(padding, image.shape, strict=True))
     total = total[(slice(None), *inner)]
     return total.cpu().numpy() if isinstance(volume, np.ndarray) else total
+
+
+def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:
+    try:
+        return torch.zeros(shape, dtype=torch.float32, device=device)
+    except torch.cuda.OutOfMemoryError:
+        return torch.zeros(shape, dtype=torch.float32)
 
 
 def _per_axis(value: int | Sequence[int]) -> tuple[int, int, int]:

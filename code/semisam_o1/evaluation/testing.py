@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import torch
 
-from ..config import TestConfig, resolve_device, resolve_precision
+from .. import distributed
+from ..config import TestConfig
 from ..data.check import check_testing
 from ..data.volumes import Dataset, Volume
+from ..device import resolve_precision, use_device
 from ..errors import InputError
 from ..files import replacing, write_json
 from ..networks import build_network
@@ -39,7 +42,7 @@ def test(config: TestConfig) -> dict:
     trained = find_trained(config.exp, config.model, config.ckpt, config.backbone, config.labeled_num)
     config = config.resolve({**trained.arguments, "model": trained.model})
     dataset = config.dataset
-    device = torch.device(resolve_device(config.device))
+    device = distributed.start(use_device(config.device))
     precision = resolve_precision(config.precision, device.type)
     if config.save_pred is not None and config.save_pred.exists() and not config.save_pred.is_dir():
         raise InputError(f"--save_pred {config.save_pred} is a file; name a folder")
@@ -49,7 +52,7 @@ def test(config: TestConfig) -> dict:
         _refuse_existing(dataset.names(config.test_list), config.save_pred)
     names = check_testing(dataset, config.test_list, config.num_classes)
     truth = None if config.truth is None else _same_scans(config, names)
-    print(
+    _say(
         f"testing {trained.checkpoint} on {len(names)} volumes of {dataset.root / config.test_list}: "
         f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
         f"{precision} on {device.type}"
@@ -69,19 +72,16 @@ def test(config: TestConfig) -> dict:
         "truth": None if truth is None else str(truth.root), "largest_component": config.largest_component,
         "precision": precision, "device": device.type,
     }  # fmt: skip
+    tested = progress(Tester(config, dataset, truth, predictor)(names), "testing", len(names))
+    if not distributed.is_main():
+        return summarise([case for volume in tested for case in volume.cases])
     with replacing(kept) as partial:
         with h5py.File(partial, "w") as file:  # for the report
-            for name in progress(names, "testing"):
-                volume = dataset.load(name)
-                probabilities = predictor(torch.from_numpy(volume.image)).cpu().numpy()
-                prediction = _label(probabilities, config)
-                file.create_dataset(name, data=prediction, compression="gzip", compression_opts=1)
-                if truth is not None:
-                    prediction = _label(on_original_grid(probabilities, volume), config)
-                    volume = _on_that_grid(truth.load(name), prediction, truth)
-                cases += compare(volume, prediction, config.num_classes)
+            for volume in tested:
+                file.create_dataset(volume.name, data=volume.prediction, compression="gzip", compression_opts=1)
+                cases += volume.cases
                 if config.save_pred is not None:
-                    save_prediction(config.save_pred, volume, prediction)
+                    save_prediction(config.save_pred, (truth or dataset).load(volume.name), volume.compared)
         summary = summarise(cases)
         print(table(summary))
         content = as_json(cases, summary, context)
@@ -92,6 +92,49 @@ def test(config: TestConfig) -> dict:
     if config.save_pred is not None:
         print(f"predictions, images and labels: {config.save_pred}")
     return summary
+
+
+class Tested(NamedTuple):
+    """One volume: its label map on the grid that the network saw, on the grid of the truth, and how it compares."""
+
+    name: str
+    prediction: np.ndarray
+    compared: np.ndarray
+    cases: list[CaseMetrics]
+
+
+class Tester:
+    """Predicts volumes and compares them, shared out over the ranks.
+
+    On a GPU, threads measure the surfaces of some volumes while the next ones are predicted; on a CPU, prediction
+    itself keeps the cores busy.
+    """
+
+    def __init__(self, config: TestConfig, dataset: Dataset, truth: Dataset | None, predictor: Predictor):
+        self.config, self.dataset, self.truth, self.predictor = config, dataset, truth, predictor
+        self._predicting = Lock()
+
+    def __call__(self, names: Sequence[str]) -> Iterator[Tested]:
+        """Yield the volumes in order, on every rank."""
+        threads = distributed.cpu_threads() if self.predictor.device.type == "cuda" else 0
+        some = distributed.world_size() * max(1, 4 * threads)
+        for first in range(0, len(names), some):
+            yield from distributed.share_out(self.volume, names[first : first + some], threads=threads)
+
+    def volume(self, name: str) -> Tested:
+        config, volume = self.config, self.dataset.load(name)
+        with self._predicting:
+            probabilities = self.predictor(torch.from_numpy(volume.image)).cpu().numpy()
+        prediction = compared = _label(probabilities, config)
+        if self.truth is not None:
+            compared = _label(on_original_grid(probabilities, volume), config)
+            volume = _on_that_grid(self.truth.load(name), compared, self.truth)
+        return Tested(name, prediction, compared, compare(volume, compared, config.num_classes))
+
+
+def _say(text: str) -> None:
+    if distributed.is_main():
+        print(text)
 
 
 def _label(probabilities: np.ndarray, config: TestConfig) -> np.ndarray:

@@ -7,9 +7,11 @@ MICCAI 2019, https://arxiv.org/abs/1907.07034
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import sum_over_ranks
+from ..memory import Joined
+from .base import MethodOptions
 from .losses import squared_difference
 from .mean_teacher import MeanTeacher
 from .schedules import entropy_threshold
@@ -18,12 +20,17 @@ PASSES = 8  # Monte-Carlo passes of the teacher
 
 
 class UAMT(MeanTeacher):
+    def __init__(self, student: nn.Module, options: MethodOptions):
+        super().__init__(student, options)
+        self._passes: Joined | None = None
+
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
-        noisy, *draws = self.add_noise(image, t, 1 + PASSES)
-        target = self.teach(noisy)
+        if self._passes is None:
+            self._passes = Joined(self.teach, image.numel(), image.device)
+        target, *draws = self._passes(self.add_noise(image, t, 1 + PASSES))
         mean = torch.zeros_like(target)
         for draw in draws:
-            mean += self.teach(draw) / PASSES
+            mean += draw / PASSES
         entropy = -(mean * torch.log(mean + 1e-6)).sum(1, keepdim=True)
         sure = (entropy < entropy_threshold(t, self.options.max_iterations)).float()
         difference = (sure * squared_difference(probabilities, target)).sum()

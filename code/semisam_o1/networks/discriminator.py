@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .small import guard_small
+from .on_cpu import guard_small
 
 
 class Discriminator(nn.Module):

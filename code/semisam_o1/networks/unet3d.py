@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .small import guard_small
+from .on_cpu import Dropout, Upsample, guard_small
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -37,7 +37,7 @@ class UpConcat(nn.Module):
     def __init__(self, skip_channels: int, lower_channels: int):
         super().__init__()
         self.conv = DoubleConvolution(skip_channels + lower_channels, skip_channels)
-        self.up = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
+        self.up = Upsample()
 
     def forward(self, skip: Tensor, lower: Tensor) -> Tensor:
         return self.conv(torch.cat([skip, self.up(lower)], dim=1))
@@ -66,8 +66,8 @@ class UNet3D(nn.Module):
         self.up_concat3 = UpConcat(w3, w4)
         self.up_concat2 = UpConcat(w2, w3)
         self.up_concat1 = UpConcat(w1, w2)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
         self.final = nn.Conv3d(w1, num_classes, 1)
 
     def decode(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from ..progress import duration, progress
 from ..run_folder import RunFolder
 from ..seeding import derive_seed
 from . import checkpoint
+from .prefetch import on_device
 from .stopping import StopRequest, ignore_signals
 from .tracking import Tracker, overlay
 
@@ -152,7 +153,7 @@ class RoundTrainer:
             )
 
     def _batches(self) -> Iterator[Batch]:
-        """Yield the batches that are still to come, on the student's device."""
+        """Return the batches that are still to come, on the student's device."""
         todo = range(self.iteration, self.settings.max_iterations)
         if self.settings.num_workers is None:
             source = (self.batches[t] for t in todo)
@@ -166,10 +167,7 @@ class RoundTrainer:
                 multiprocessing_context="spawn" if self.settings.num_workers else None,
                 worker_init_fn=ignore_signals,
             )
-        for batch in source:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch.to(self.device)
+        return on_device(map(_checked, source), self.device)
 
     def _train_step(self, batch: Batch) -> None:
         t, settings = self.iteration, self.settings
@@ -347,6 +345,12 @@ class Carried(Dataset):
             return self.batches[t]
         except Exception as error:
             return error
+
+
+def _checked(batch: Batch | Exception) -> Batch:
+    if isinstance(batch, Exception):
+        raise batch
+    return batch
 
 
 def total(terms: dict[str, Term]) -> Tensor:

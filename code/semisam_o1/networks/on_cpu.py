@@ -1,0 +1,59 @@
+"""What networks do differently on a CPU: PyTorch's own layers are slow there, or wrong in bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, on a CPU by 16 random bits per value: five times faster than drawing Bernoulli numbers.
+
+    The probability is rounded to a multiple of 2⁻¹⁶; what is kept is scaled by the rounded one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not self.training or not 0 < self.p < 1:
+            return super().forward(x)
+        drop = round(self.p * 2**16)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        return x * (bits >= drop - 2**15).to(x.dtype).mul_(2**16 / (2**16 - drop))
+
+
+class Upsample(nn.Module):
+    """Trilinear interpolation (B, C, W, H, D) → (B, C, 2W, 2H, 2D), corners not aligned.
+
+    On a CPU axis by axis as products with a small matrix: seven times faster in bf16 than ``F.interpolate``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+        batch, channels, *sides = x.shape
+        w, h, d = (_doubling(side, x.dtype) for side in sides)
+        planes = (h @ (x @ d.T)).reshape(batch, channels, sides[0], -1)
+        return (w @ planes).reshape(batch, channels, *(2 * side for side in sides))
+
+
+@lru_cache(maxsize=64)
+def _doubling(side: int, dtype: torch.dtype) -> Tensor:
+    """Return the matrix (2·side, side) that interpolates one axis."""
+    places = ((torch.arange(2 * side) + 0.5) / 2 - 0.5).clamp(0, side - 1)
+    return (1 - (places[:, None] - torch.arange(side)).abs()).clamp_min(0).to(dtype)
+
+
+def guard_small(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ``convolve(x)``, in float32 where x (B, C, W, H, D) is tiny and on the CPU.
+
+    oneDNN's bf16 weight gradient reads uninitialised memory where an axis has 1 or 2 voxels (seen with
+    torch 2.13): the result differs from call to call and is NaN at times. Volumes this small cost nothing.
+    """
+    if x.device.type == "cpu" and min(x.shape[2:]) < 4:
+        with torch.autocast("cpu", enabled=False):
+            return convolve(x.float())
+    return convolve(x)
