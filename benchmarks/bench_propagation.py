@@ -8,7 +8,6 @@ compared on the atlas's working grid, half the resolution of a left atrium.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
-
+import code_path  # noqa: F401
 from semisam_o1.data.cache import ArrayCache
 from semisam_o1.data.fields import resize
 from semisam_o1.data.volumes import Dataset, content_hash

@@ -9,15 +9,13 @@ loop does not depend on the machine's speed. The share is that of seconds, whate
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
-
+import code_path  # noqa: F401
 from semisam_o1.config import TrainConfig
 from semisam_o1.data.batches import BatchStream
 from semisam_o1.errors import Interrupted

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
-
+import code_path  # noqa: F401
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.suggestion import cohort_features

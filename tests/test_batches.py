@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from semisam_o1.data.batches import ORIENTATIONS, BatchStream, crop, orient, patch_start, source_size
+from semisam_o1.data import batches
+from semisam_o1.data.batches import ORIENTATIONS, BatchStream, orient, patch_start, source_size, write_patch
 
 PATCH = (4, 6, 5)
+(UPRIGHT,) = ORIENTATIONS["none"]
 SHAPES = {
     "t0": (5, 7, 6),
     "t1": (3, 6, 9),
@@ -98,11 +100,30 @@ def test_starts_reach_both_ends_evenly_and_nothing_else(length: int, patch: int,
     assert max(starts.values()) - min(starts.values()) <= 2
 
 
-def test_crop_fills_with_zeros_outside() -> None:
+def written(volume: torch.Tensor, start: tuple[int, ...], shape: tuple[int, ...], orientation=UPRIGHT) -> torch.Tensor:
+    out = torch.full(shape, -1, dtype=volume.dtype)
+    write_patch(out, volume, start, orientation)
+    return out
+
+
+def test_a_patch_is_zero_outside_of_the_volume() -> None:
     volume = torch.arange(1, 7).reshape(2, 3, 1)
-    assert crop(volume, (-1, 1, 0), (3, 3, 1))[..., 0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
-    assert crop(volume, (1, 0, -1), (1, 2, 3))[0].tolist() == [[0, 4, 0], [0, 5, 0]]
-    assert crop(volume, (0, 1, 0), (2, 2, 1))[..., 0].tolist() == [[2, 3], [5, 6]]
+    assert written(volume, (-1, 1, 0), (3, 3, 1))[..., 0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
+    assert written(volume, (1, 0, -1), (1, 2, 3))[0].tolist() == [[0, 4, 0], [0, 5, 0]]
+    assert written(volume, (0, 1, 0), (2, 2, 1))[..., 0].tolist() == [[2, 3], [5, 6]]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS["all"])
+@pytest.mark.parametrize("start", [(0, 1, 0), (-2, 3, 1), (3, -1, -2)])
+def test_a_patch_is_the_oriented_box_by_view_and_by_copies(
+    start: tuple[int, ...], orientation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = image("t0")
+    box = written(volume, start, source_size(PATCH, orientation))
+    expected = orient(box, orientation)
+    assert torch.equal(written(volume, start, PATCH, orientation), expected)
+    monkeypatch.setattr(batches, "_write_by_view", batches._write_by_copies)
+    assert torch.equal(written(volume, start, PATCH, orientation), expected)
 
 
 def test_batch_holds_labelled_items_first_with_image_and_label_aligned() -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from semisam_o1.networks import build_network
 from semisam_o1.networks.discriminator import Discriminator
-from semisam_o1.networks.on_cpu import Dropout, Upsample
+from semisam_o1.networks.on_cpu import Dropout, Linear, MaxPool, PointConvolution, Upsample
 
 
 def gradient(module: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -45,6 +45,43 @@ def test_upsampling_is_trilinear_interpolation(shape: tuple[int, ...]) -> None:
     # Three roundings to 8 bits instead of one.
     coarse = Upsample()(x.detach().bfloat16()).double()
     assert (coarse - plain).abs().max() <= 0.02 * plain.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6, 8), (1, 1, 2, 2, 2), (1, 2, 5, 4, 7)])
+def test_pooling_is_that_of_pytorch_with_and_without_gradient(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    pooled = F.max_pool3d(x, 2)
+    assert torch.equal(MaxPool()(x), pooled)
+    assert MaxPool()(x).requires_grad
+    with torch.no_grad():
+        assert torch.equal(MaxPool()(x), pooled)
+
+
+def test_a_point_convolution_is_a_convolution() -> None:
+    layer, x = PointConvolution(16, 3), torch.randn(2, 16, 3, 4, 2)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+    assert torch.equal(layer(x), F.conv3d(x, layer.weight, layer.bias))
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        layer.zero_grad()
+        leaf = x.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = layer(leaf)
+        assert output.dtype == dtype
+        output.float().square().sum().backward()
+        found.append([output, leaf.grad, layer.weight.grad.clone(), layer.bias.grad.clone()])
+    for coarse, exact in zip(*found, strict=True):
+        assert (coarse.float() - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_a_linear_layer_is_that_of_pytorch() -> None:
+    layer, x = Linear(24, 7), torch.randn(2, 3, 5, 24, requires_grad=True)
+    ours, plain = layer(x), F.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    for a, b in zip(
+        *(torch.autograd.grad(out.square().sum(), (x, layer.weight)) for out in (ours, plain)), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("p", [0.3, 0.5])

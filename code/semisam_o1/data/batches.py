@@ -27,6 +27,10 @@ class Orientation(NamedTuple):
     flip_first: bool
     flip_second: bool
 
+    @property
+    def flipped_axes(self) -> tuple[int, ...]:
+        return tuple(axis for axis, flip in enumerate(self[1:]) if flip)
+
 
 _ALL = tuple(Orientation(s, a, b) for s in (False, True) for a in (False, True) for b in (False, True))
 ORIENTATIONS = {
@@ -135,23 +139,25 @@ class BatchStream(torch.utils.data.Dataset):
         own = draws[: len(labeled)][self.rank :: self.ranks]
         labeled_count = len(own)
         own += draws[len(labeled) :][self.rank :: self.ranks]
-        patches = [
-            self._patch(name, orientation, place, numpy_generator(*self.seed, 3, t, index))
-            for name, orientation, place, index in own
-        ]
-        image, label, weight = zip(*patches, strict=True)
-        return Batch(
-            torch.stack(image)[:, None],
-            torch.stack(label),
-            labeled_count,
-            tuple(name for name, *_ in own),
-            None if self.weight is None else torch.stack(weight),
-        )
+        device = self.image(own[0][0]).device
+        image = torch.empty((len(own), *self.patch_size), device=device)
+        label = torch.empty_like(image, dtype=torch.uint8)
+        weight = None if self.weight is None else torch.empty_like(label)
+        for item, (name, orientation, place, index) in enumerate(own):
+            outs = (image[item], label[item], None if weight is None else weight[item])
+            self._fill(outs, name, orientation, place, numpy_generator(*self.seed, 3, t, index))
+        names = tuple(name for name, *_ in own)
+        return Batch(image[:, None], label, labeled_count, names, None if weight is None else weight.float() / 255)
 
-    def _patch(
-        self, name: str, orientation: Orientation, place: np.ndarray, generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return image, label and (where labels are weighted) weight of one patch."""
+    def _fill(
+        self,
+        outs: tuple[Tensor, Tensor, Tensor | None],
+        name: str,
+        orientation: Orientation,
+        place: np.ndarray,
+        generator: np.random.Generator,
+    ) -> None:
+        """Write image, label and (where labels are weighted) weight of one patch, each (w, h, d)."""
         image, label = self.image(name), self.label(name)
         if image.shape != label.shape:
             raise ValueError(f"{name}: image has shape {tuple(image.shape)} and label {tuple(label.shape)}")
@@ -164,12 +170,14 @@ class BatchStream(torch.utils.data.Dataset):
         start = patch_start(warp.donor.shape if warp else image.shape, size, place)
         if warp or self.augmentation.spatial:
             places = self.augmentation.places(start, size, warp, generator, image.device)
-            patches = [look(volume, places, nearest=index > 0) for index, volume in enumerate(volumes)]
-        else:
-            patches = [None if volume is None else crop(volume, start, size) for volume in volumes]
-        image, label, weight = (None if patch is None else orient(patch, orientation) for patch in patches)
-        image = self.augmentation.appearance(image, warp, generator)
-        return image, label, None if weight is None else weight.float() / 255
+            volumes = [look(volume, places, nearest=index > 0) for index, volume in enumerate(volumes)]
+            start = (0, 0, 0)
+        for out, volume in zip(outs, volumes, strict=True):
+            if volume is not None:
+                write_patch(out, volume, start, orientation)
+        shown = self.augmentation.appearance(outs[0], warp, generator)
+        if shown is not outs[0]:
+            outs[0].copy_(shown)
 
 
 def patch_start(shape: Sequence[int], size: Sequence[int], place: np.ndarray) -> tuple[int, ...]:
@@ -184,17 +192,30 @@ def patch_start(shape: Sequence[int], size: Sequence[int], place: np.ndarray) ->
     return tuple(starts)
 
 
-def crop(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Return the box of ``size`` at ``start`` of a volume (W, H, D), zeros where it lies outside: a view if it can."""
-    inside = tuple(
-        slice(min(max(a, 0), n), max(min(a + s, n), 0)) for a, s, n in zip(start, size, volume.shape, strict=True)
-    )
-    part = volume[inside]
-    if part.shape == tuple(size):
-        return part
-    box = volume.new_zeros(tuple(size))
-    box[tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True))] = part
-    return box
+def write_patch(out: Tensor, volume: Tensor, start: Sequence[int], orientation: Orientation) -> None:
+    """Write the box at ``start`` of a volume (W, H, D), oriented, into ``out`` (w, h, d); zeros outside of it."""
+    inside, within = [], []
+    for a, s, n in zip(start, source_size(out.shape, orientation), volume.shape, strict=True):
+        low, high = min(max(a, 0), n), max(min(a + s, n), 0)
+        inside.append(slice(low, high))
+        within.append(slice(low - a, high - a))
+    part = volume[tuple(inside)]
+    if part.numel() < out.numel():
+        out.zero_()
+    write = _write_by_view if out.device.type == "cpu" else _write_by_copies
+    write(out, part, tuple(within), orientation)
+
+
+def _write_by_view(out: Tensor, part: Tensor, within: tuple[slice, ...], orientation: Orientation) -> None:
+    box = np.flip(out.numpy(), orientation.flipped_axes)  # runs backwards, which no tensor can: one copy does
+    box = box.swapaxes(0, 1) if orientation.swap else box
+    box[within] = part.numpy()
+
+
+def _write_by_copies(out: Tensor, part: Tensor, within: tuple[slice, ...], orientation: Orientation) -> None:
+    box = out.new_zeros(source_size(out.shape, orientation))
+    box[within] = part
+    out.copy_(orient(box, orientation))
 
 
 def source_size(patch_size: Sequence[int], orientation: Orientation) -> tuple[int, ...]:
@@ -207,8 +228,7 @@ def orient(box: Tensor, orientation: Orientation) -> Tensor:
     """Swap and flip the first two axes of a box (W, H, D)."""
     if orientation.swap:
         box = box.transpose(0, 1)
-    axes = [axis for axis, flip in enumerate(orientation[1:]) if flip]
-    return box.flip(axes) if axes else box
+    return box.flip(orientation.flipped_axes) if orientation.flipped_axes else box
 
 
 def _draw(names: tuple[str, ...], count: int, t: int, seed: tuple[int, ...]) -> list[str]:

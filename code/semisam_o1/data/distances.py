@@ -27,8 +27,10 @@ def squared_distances(masks: Tensor) -> Tensor:
         lines = moved.reshape(-1, side)
         index = torch.arange(side, dtype=torch.float32, device=masks.device)
         steps = (index[:, None] - index).square()
-        parts = lines.split(max(1, CHUNK.get(masks.device.type, CHUNK["cpu"]) // side**2))
-        nearest = torch.cat([(part[:, None, :] + steps).amin(-1) for part in parts])
+        at_once = max(1, CHUNK.get(masks.device.type, CHUNK["cpu"]) // side**2)
+        sums, nearest = lines.new_empty(min(at_once, len(lines)), side, side), torch.empty_like(lines)
+        for part, out in zip(lines.split(at_once), nearest.split(at_once), strict=True):
+            torch.amin(torch.add(part[:, None, :], steps, out=sums[: len(part)]), -1, out=out)
         distance = nearest.view(moved.shape).movedim(-1, axis)
     return distance
 

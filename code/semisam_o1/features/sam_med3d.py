@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..networks.on_cpu import Linear
 from ..tensor_file import load_tensors
 
 PATCH_SIDE = 128  # voxels a side that the released position embedding covers
@@ -65,8 +66,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.side, self.window = heads, side, window
         self.head_dim = dim // heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         for axis in "dhw":
             table = nn.Parameter(torch.zeros(2 * window - 1, self.head_dim))
             self.register_parameter(f"rel_pos_{axis}", table)
@@ -127,8 +128,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.lin1 = nn.Linear(dim, hidden)
-        self.lin2 = nn.Linear(hidden, dim)
+        self.lin1 = Linear(dim, hidden)
+        self.lin2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lin2(F.gelu(self.lin1(x)))

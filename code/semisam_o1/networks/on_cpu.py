@@ -40,6 +40,43 @@ class Upsample(nn.Module):
         return (w @ planes).reshape(batch, channels, *(2 * side for side in sides))
 
 
+class MaxPool(nn.Module):
+    """The largest of every 2³ voxels; on a CPU and without gradient by halves: ten times faster in bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return F.max_pool3d(x, 2)
+        w, h, d = (side - side % 2 for side in x.shape[2:])
+        x = torch.maximum(x[..., 0:w:2, :, :], x[..., 1:w:2, :, :])
+        x = torch.maximum(x[..., 0:h:2, :], x[..., 1:h:2, :])
+        return torch.maximum(x[..., 0:d:2], x[..., 1:d:2])
+
+
+class PointConvolution(nn.Conv3d):
+    """A convolution of 1³; on a CPU in bf16 as a product of matrices: five times faster."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+            return super().forward(x)
+        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        flat = torch.baddbmm(self.bias[:, None].to(x.dtype), weight.to(x.dtype), x.flatten(2))
+        return flat.unflatten(2, x.shape[2:])
+
+
+class Linear(nn.Linear):
+    """nn.Linear; on a CPU as a convolution of 1²: oneDNN uses what MKL leaves idle on processors of other makers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return super().forward(x)
+        rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # channels last, as it lies
+        out = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
 @lru_cache(maxsize=64)
 def _doubling(side: int, dtype: torch.dtype) -> Tensor:
     """Return the matrix (2·side, side) that interpolates one axis."""

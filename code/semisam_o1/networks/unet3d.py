@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .on_cpu import Dropout, Upsample, guard_small
+from .on_cpu import Dropout, MaxPool, PointConvolution, Upsample, guard_small
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -61,14 +61,14 @@ class UNet3D(nn.Module):
         self.conv3 = DoubleConvolution(w2, w3)
         self.conv4 = DoubleConvolution(w3, w4)
         self.center = DoubleConvolution(w4, w5)
-        self.pool = nn.MaxPool3d(2)
+        self.pool = MaxPool()
         self.up_concat4 = UpConcat(w4, w5)
         self.up_concat3 = UpConcat(w3, w4)
         self.up_concat2 = UpConcat(w2, w3)
         self.up_concat1 = UpConcat(w1, w2)
         self.dropout1 = Dropout(dropout)
         self.dropout2 = Dropout(dropout)
-        self.final = nn.Conv3d(w1, num_classes, 1)
+        self.final = PointConvolution(w1, num_classes)
 
     def decode(self, x: Tensor) -> Tensor:
         """Return the features (B, 16, W, H, D) that the output convolutions read."""
@@ -107,7 +107,7 @@ class UNet3DSDF(UNet3D):
 
     def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.3):
         super().__init__(num_classes, in_channels, dropout)
-        self.final2 = nn.Conv3d(WIDTHS[0], num_classes, 1)
+        self.final2 = PointConvolution(WIDTHS[0], num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.decode(x)
