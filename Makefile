@@ -1,10 +1,11 @@
 # make demo   the whole pipeline on synthetic scans, on the CPU
 # make test   lint and tests, as CI runs them; make test-all adds the slow ones
+# make bench  the benchmarks of docs/performance.md at the size of a CPU, about five minutes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format
+.PHONY: demo test test-all bench lint format
 
 demo: $(VENV)/installed
 	$(BIN)/python code/make_demo.py --overwrite
@@ -14,6 +15,11 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+
+bench: $(VENV)/installed
+	for claim in encoder loading distances metrics inference step round; do \
+		$(BIN)/python benchmarks/bench_$$claim.py || exit 1; \
+	done
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -63,31 +63,35 @@ def write_data(destination: Path, seed: int, overwrite: bool) -> None:
     print(f"{destination}: the demo's scans of seed {seed} written")
 
 
+def training(destination: Path, exp: str, iterations: int, **changes: object) -> TrainConfig:
+    """Return the settings of the demo's training."""
+    settings: dict = {
+        "backbone": "mt",
+        "num_classes": NUM_CLASSES,
+        "propagation": "atlas",
+        "features": "builtin",
+        "registration": False,  # made-up anatomies are nothing but warped: registration would leave nothing to learn
+        "patch_size": PATCH_SIZE,
+        "num_rounds": 2,
+        "base_lr": 0.03,
+        "orientations": "none",  # every made-up patient lies the same way
+        "val_interval": 40,
+        "val_stride": 24,
+        "log_images": 50,
+    }
+    return TrainConfig(root_path=destination, exp=exp, max_iterations=iterations, **(settings | changes))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     started = time.monotonic()
     write_data(arguments.destination, arguments.seed, arguments.overwrite)
     if arguments.data_only:
         return
-    config = TrainConfig(
-        root_path=arguments.destination,
-        exp=arguments.exp,
-        backbone="mt",
-        num_classes=NUM_CLASSES,
-        propagation="atlas",
-        features="builtin",
-        registration=False,  # made-up anatomies are nothing but warped: registration would leave nothing to learn
-        patch_size=PATCH_SIZE,
-        max_iterations=arguments.iterations,
-        num_rounds=arguments.rounds,
-        base_lr=0.03,
-        orientations="none",  # every made-up patient lies the same way
-        val_interval=40,
-        val_stride=24,
-        log_images=50,
-        overwrite=arguments.overwrite,
+    demo = arguments.destination
+    train(
+        training(demo, arguments.exp, arguments.iterations, num_rounds=arguments.rounds, overwrite=arguments.overwrite)
     )
-    train(config)
     tested = TestConfig(root_path=arguments.destination, exp=arguments.exp, backbone="mt", stride_xy=24, stride_z=16)
     summary = test(tested)
     print(compare_with_round0(Dataset(arguments.destination), tested, summary))
