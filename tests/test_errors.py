@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semisam_o1.errors import InputError, Interrupted, RunError, run_command
+from semisam_o1.errors import InputError, Interrupted, RunError, listed, run_command
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,8 @@ def test_argparse_keeps_its_own_exit() -> None:
 
     with pytest.raises(SystemExit):
         run_command(main, [])
+
+
+def test_a_long_list_is_cut() -> None:
+    assert listed(iter(["a", "b"])) == "a, b"
+    assert listed("abcde", 3) == "a, b, c and 2 more"

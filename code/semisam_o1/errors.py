@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 # What the system says when there is no room: on the disk, in the quota, in the largest file that is allowed.
 FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -25,6 +25,13 @@ class RunError(Exception):
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved what it needs to go on."""
+
+
+def listed(names: Iterable[str], limit: int = 8) -> str:
+    """Return names as a message shows them: the first ones, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..progress import progress
 from .inspection import Need, Report, VolumeInfo
 from .readers import inspect_all
@@ -164,7 +164,7 @@ def _orientation_warnings(volumes: Sequence[VolumeInfo]) -> list[str]:
     ]
     if not turned:
         return []
-    return [f"{_count(turned)} lie in another orientation than the template {volumes[0].name}: {_few(turned)}"]
+    return [f"{_count(turned)} lie in another orientation than the template {volumes[0].name}: {listed(turned)}"]
 
 
 def _duplicate_warnings(volumes: Sequence[VolumeInfo]) -> list[str]:
@@ -182,7 +182,7 @@ def _overlap_warnings(dataset: Dataset, lists: dict[str, list[str]]) -> list[str
     overlaps = {key: [name for name in names if name in tested] for key, names in lists.items()}
     return [
         f"{dataset.root / 'test.txt'} names {_count(names)} of {key}, so test figures will not be those of unseen "
-        f"scans: {_few(names)}"
+        f"scans: {listed(names)}"
         for key, names in overlaps.items()
         if names
     ]
@@ -190,11 +190,6 @@ def _overlap_warnings(dataset: Dataset, lists: dict[str, list[str]]) -> list[str
 
 def _count(names: Sequence[str]) -> str:
     return f"{len(names)} volume{'s' if len(names) > 1 else ''}"
-
-
-def _few(names: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _list(dataset: Dataset, list_name: str, faults: list[str]) -> list[str]:

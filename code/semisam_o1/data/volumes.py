@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from .hdf5 import find, open_hdf5, read_array, write_hdf5
 
 MAX_LIST_BYTES = 2**24
@@ -106,12 +105,12 @@ class Dataset:
             raise InputError(f"{path} names no volume; write one name per line into it")
         repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
-            raise InputError(f"{path} names {_few(repeated)} more than once; keep one line of each")
+            raise InputError(f"{path} names {listed(repeated, 20)} more than once; keep one line of each")
         outside = [name for name in names if not _is_plain(name)]
         if outside:
             raise InputError(
-                f"{path} names {_few(name if name.isprintable() else ascii(name) for name in outside)}; a line must be "
-                f"the plain name of a file in {self.root / 'data'}"
+                f"{path} names {listed(name if name.isprintable() else ascii(name) for name in outside)}; a line "
+                f"must be the plain name of a file in {self.root / 'data'}"
             )
         return names
 
@@ -163,12 +162,6 @@ def _is_plain(name: str) -> bool:
     """Return whether a name is that of a file in a folder, on any system."""
     drive = name[1:2] == ":"  # of Windows
     return name not in (".", "..") and not drive and not any(c in "/\\" or ord(c) < 32 or c == "\x7f" for c in name)
-
-
-def _few(names: Iterable[str], limit: int = 20) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def as_label(label: np.ndarray, path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..data.preparation import Preparation, prepare, read_preparation
 from ..data.sources import Scan, find_folder
 from ..data.volumes import Dataset, Volume
 from ..device import resolve_precision, use_device
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..networks import build_network
 from ..progress import progress
 from ..refinement.components import largest_components
@@ -26,8 +26,6 @@ from ..run_folder import TrainedModel, find_trained, last_labels
 from ..training.checkpoint import load_weights
 from .export import export_path, write_image
 from .inference import Predictor
-
-FEW = 5  # names in a message
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -127,7 +125,7 @@ def export_cohort(config: PredictConfig, trained: TrainedModel) -> list[Path]:
         missing = [name for name in names if name not in file]
         if missing:
             raise InputError(
-                f"{labels} holds no label of {_few(missing)}; {root / 'train.txt'} changed since the run. Bring it "
+                f"{labels} holds no label of {listed(missing)}; {root / 'train.txt'} changed since the run. Bring it "
                 "back, or train anew"
             )
         volumes = [dataset.load(name) for name in progress(names, "reading")]
@@ -189,7 +187,7 @@ def find_scans(paths: Iterable[Path]) -> list[Scan]:
             raise InputError(f"--scans {path} is missing")
         twice = sorted(found.keys() & scans.keys())
         if twice:
-            raise InputError(f"--scans names {_few(twice)} twice; predict them into folders of their own")
+            raise InputError(f"--scans names {listed(twice)} twice; predict them into folders of their own")
         scans |= found
     return list(scans.values())
 
@@ -197,14 +195,10 @@ def find_scans(paths: Iterable[Path]) -> list[Scan]:
 def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
     existing = [path.name for path in paths if path.exists()]
     if existing and not overwrite:
-        raise InputError(f"{paths[0].parent} holds {_few(existing)} already; name another --out, or --overwrite")
+        raise InputError(f"{paths[0].parent} holds {listed(existing)} already; name another --out, or --overwrite")
     folder = paths[0].parent
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file; name a folder")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
 
 
 def _tell(outputs: Sequence[Path], folder: Path) -> None:

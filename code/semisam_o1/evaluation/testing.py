@@ -72,7 +72,8 @@ def test(config: TestConfig) -> dict:
         "truth": None if truth is None else str(truth.root), "largest_component": config.largest_component,
         "precision": precision, "device": device.type,
     }  # fmt: skip
-    tested = progress(Tester(config, dataset, truth, predictor)(names), "testing", len(names))
+    threads = distributed.cpu_threads() if device.type == "cuda" else 0
+    tested = progress(VolumeTester(config, dataset, truth, predictor, threads)(names), "testing", len(names))
     if not distributed.is_main():
         return summarise([case for volume in tested for case in volume.cases])
     with replacing(kept) as partial:
@@ -103,23 +104,23 @@ class Tested(NamedTuple):
     cases: list[CaseMetrics]
 
 
-class Tester:
+class VolumeTester:
     """Predicts volumes and compares them, shared out over the ranks.
 
-    On a GPU, threads measure the surfaces of some volumes while the next ones are predicted; on a CPU, prediction
-    itself keeps the cores busy.
+    With threads, surfaces of some volumes are measured while the next ones are predicted: for a GPU. On a CPU,
+    prediction itself keeps the cores busy.
     """
 
-    def __init__(self, config: TestConfig, dataset: Dataset, truth: Dataset | None, predictor: Predictor):
+    def __init__(self, config: TestConfig, dataset: Dataset, truth: Dataset | None, predictor: Predictor, threads: int):
         self.config, self.dataset, self.truth, self.predictor = config, dataset, truth, predictor
+        self.threads = threads
         self._predicting = Lock()
 
     def __call__(self, names: Sequence[str]) -> Iterator[Tested]:
         """Yield the volumes in order, on every rank."""
-        threads = distributed.cpu_threads() if self.predictor.device.type == "cuda" else 0
-        some = distributed.world_size() * max(1, 4 * threads)
+        some = distributed.world_size() * max(1, 4 * self.threads)
         for first in range(0, len(names), some):
-            yield from distributed.share_out(self.volume, names[first : first + some], threads=threads)
+            yield from distributed.share_out(self.volume, names[first : first + some], threads=self.threads)
 
     def volume(self, name: str) -> Tested:
         config, volume = self.config, self.dataset.load(name)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..networks.on_cpu import Linear
 from ..tensor_file import load_tensors
 
@@ -229,7 +229,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> ImageE
         if key in weights and weights[key].shape != value.shape
     ]
     if missing or misshapen:
-        faults = [f"lacks {_some(missing)}"] * bool(missing) + [_some(misshapen)] * bool(misshapen)
+        faults = [f"lacks {listed(missing, 5)}"] * bool(missing) + [listed(misshapen, 5)] * bool(misshapen)
         raise InputError(f"{path} is no SAM-Med3D (vit_b_ori) checkpoint: {'; '.join(faults)}")
     encoder.load_state_dict({key: weights[key].float() for key in expected}, assign=True)
     return encoder.requires_grad_(False).eval().to(device)
@@ -249,8 +249,3 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
     weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     prefixed = {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
     return prefixed or weights
-
-
-def _some(items: list[str], limit: int = 5) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
