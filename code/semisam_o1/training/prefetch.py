@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import torch
 
@@ -14,7 +14,7 @@ from ..data.batches import Batch
 AHEAD = 3  # batches that wait
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
     """Return the batches on ``device``.
 
     For a GPU they are made ahead, so that neither reading nor copying holds up the iterations. On a CPU a thread would
@@ -23,7 +23,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
     return ahead(batches, device) if device.type == "cuda" else (batch.to(device) for batch in batches)
 
 
-def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
     """Yield the batches on ``device``, made by a thread of their own; what that thread raises is raised here."""
     ready: queue.Queue = queue.Queue(AHEAD)
     ended = threading.Event()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,27 +117,33 @@ class RoundTrainer:
         self.student.train()
         self._clock = (time.monotonic(), self.iteration)
         left = settings.max_iterations - self.iteration
-        for batch in progress(self._batches(), f"round {settings.round_}", left, "iteration"):
-            self._train_step(batch)
-            done = self.iteration
-            if self.settings.round_ == 1:
-                self._estimate(done)
-            if done % LOG_INTERVAL == 0 or done == settings.max_iterations:
-                self._flush()
-            if settings.log_images and done % settings.log_images == 0:
-                self._log_images(batch)
-            if done % settings.val_interval == 0 or done == settings.max_iterations:
-                self._validate()
-            if done % settings.save_interval == 0 and distributed.is_main():
-                checkpoint.save(self.outcome.state_dict(), self.folder.periodic(settings.round_, done))
-            # Last, so that a state never lacks a validation that its iteration is due.
-            if time.monotonic() >= self._save_at and done < settings.max_iterations:
-                self.save_state()
-            self._stop_if_asked()
+        with contextlib.closing(self._batches()) as batches:
+            for batch in progress(batches, f"round {settings.round_}", left, "iteration"):
+                self._iteration(batch)
         if self.best is None or self.best.dice <= 0:
             self.best = Best(0.0, self.iteration, _copy(self.outcome.state_dict()))
         self.save_state()
         return self.best
+
+    def _iteration(self, batch: Batch) -> None:
+        """Train on one batch, and do what is due after it."""
+        settings = self.settings
+        self._train_step(batch)
+        done = self.iteration
+        if settings.round_ == 1:
+            self._estimate(done)
+        if done % LOG_INTERVAL == 0 or done == settings.max_iterations:
+            self._flush()
+        if settings.log_images and done % settings.log_images == 0:
+            self._log_images(batch)
+        if done % settings.val_interval == 0 or done == settings.max_iterations:
+            self._validate()
+        if done % settings.save_interval == 0 and distributed.is_main():
+            checkpoint.save(self.outcome.state_dict(), self.folder.periodic(settings.round_, done))
+        # Last, so that a state never lacks a validation that its iteration is due.
+        if time.monotonic() >= self._save_at and done < settings.max_iterations:
+            self.save_state()
+        self._stop_if_asked()
 
     def _estimate(self, done: int) -> None:
         """Say once, in the first round, how long all rounds will train."""
@@ -152,7 +159,7 @@ class RoundTrainer:
                 f"rounds, until {end:%a %H:%M}; validation and relabelling come on top"
             )
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         """Return the batches that are still to come, on the student's device."""
         todo = range(self.iteration, self.settings.max_iterations)
         if self.settings.num_workers is None:
