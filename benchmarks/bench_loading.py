@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -22,7 +24,6 @@ from semisam_o1.data.batches import Batch, BatchStream
 from semisam_o1.data.store import VolumeStore
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.device import use_device
-from semisam_o1.training.prefetch import on_device
 
 TARGET = 0.005  # seconds a patch
 
@@ -39,7 +40,7 @@ def main() -> None:
     patch, device = tuple(arguments.patch_size), torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         files = scans.write_cohort(Path(folder), {"train": 4})
-        patches = plain.Patches(files, patch)
+        patches = plain.Patches(scans.gzip_copies(files, Path(folder) / "public"), patch)
 
         def open_files() -> list:
             return [patches[0], patches[1]]
@@ -65,18 +66,16 @@ def _place(device: torch.device) -> str:
     return "gpu" if device.type == "cuda" else "ram"
 
 
-def take(store: VolumeStore, patch: tuple[int, int, int], augmentation: Augmentation, device: torch.device):
-    """Return a function that takes the next batch as training does."""
+def take(
+    store: VolumeStore, patch: tuple[int, int, int], augmentation: Augmentation, device: torch.device
+) -> Callable[[], Batch]:
+    """Return a function that makes the next batch and has it on the device, as training does."""
     stream = BatchStream(
         ["train0"], ["train1", "train2", "train3"], store.image, store.label, patch_size=patch, labeled_bs=1,
         batch_size=2, length=10**6, seed=(1,), augmentation=augmentation,
     )  # fmt: skip
-    batches = on_device((stream[t] for t in range(len(stream))), device)
-
-    def next_batch() -> Batch:
-        return next(batches)
-
-    return next_batch
+    iterations = count()
+    return lambda: stream[next(iterations)].to(device)
 
 
 if __name__ == "__main__":

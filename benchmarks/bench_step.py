@@ -22,7 +22,9 @@ import timing
 from semisam_o1.data.batches import Batch, BatchStream
 from semisam_o1.device import resolve_precision, use_device
 from semisam_o1.methods import METHODS, MethodOptions, dtc
+from semisam_o1.methods.schedules import learning_rate
 from semisam_o1.networks import build_network
+from semisam_o1.seeding import derive_seed
 from semisam_o1.training.trainer import autocast, total
 
 FORWARD_GFLOP = 289.1  # of one 128³ volume
@@ -49,12 +51,15 @@ class Here:
 
     def __call__(self, batch: Batch, t: int, parts: Parts | None = None) -> None:
         part = parts or Parts(timed=False)
+        torch.manual_seed(derive_seed(1, t))
         with autocast(self.device, self.precision):
             terms = self.method.losses(part.of("forward", self.student), batch, t)
         loss = total(terms)
         self.optimizer.zero_grad()
         part.of("backward", loss.backward)()
         part.of("optimiser", self.optimizer.step)()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(0.01, t, ITERATIONS)
         with autocast(self.device, self.precision):
             part.of("teacher, discriminator", self.method.after_step)(self.student, batch, t)
 

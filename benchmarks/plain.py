@@ -58,7 +58,9 @@ class Step:
         for item, weight in ((slice(0, 1), 1.0), (slice(1, 2), pseudo)):
             ce = F.cross_entropy(logits[item], label[item].long())
             scale = 0.01 if self.method == "dtc" else 1.0
-            loss = loss + 0.5 * weight * (scale * ce + dice_loss(probabilities[item], target[item]))
+            classes = slice(1, None) if self.method == "dtc" else slice(None)  # DTC's: of every foreground class
+            overlap = dice_loss(probabilities[item, classes], target[item, classes])
+            loss = loss + 0.5 * weight * (scale * ce + overlap)
         if self.method == "dtc":
             distance, true = output[0][:, 1:], signed_distances(label, self.classes)
             implied = torch.sigmoid(-1500 * distance)

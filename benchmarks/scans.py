@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
@@ -21,7 +22,7 @@ def atrium(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, 
     bumps = gaussian_filter(random.standard_normal(shape), 12)
     label = (radius + 0.15 * bumps / bumps.std() < 1).astype(np.uint8)
     texture = gaussian_filter(random.standard_normal(shape), 1.5)
-    return (label + texture / texture.std()).astype(np.float32), label
+    return np.round(80 * (label + texture / texture.std())).astype(np.float32) / 80, label  # grey levels of a scanner
 
 
 def good_prediction(label: np.ndarray, seed: int) -> np.ndarray:
@@ -31,8 +32,23 @@ def good_prediction(label: np.ndarray, seed: int) -> np.ndarray:
     return (signed + 1.5 * noise / noise.std() > 0.5).astype(np.uint8)
 
 
+def blobs(seed: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """Return a label of smooth blobs all over the volume."""
+    return (gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 3) > 0).astype(np.uint8)
+
+
+def gzip_copies(files: list[Path], folder: Path) -> list[Path]:
+    """Copy volumes as the public copy has them, without checksums."""
+    folder.mkdir()
+    for path in files:
+        with h5py.File(path) as source, h5py.File(folder / path.name, "w") as copy:
+            for key in ("image", "label"):
+                copy.create_dataset(key, data=source[key][()], compression="gzip")
+    return [folder / path.name for path in files]
+
+
 def write_cohort(root: Path, splits: dict[str, int], shape: tuple[int, int, int] = SHAPE) -> list[Path]:
-    """Write volumes and lists as training reads them; return the files, compressed as the public copy is."""
+    """Write volumes and lists as training reads them; return the files."""
     root.mkdir(parents=True, exist_ok=True)
     paths = []
     for split, count in splits.items():

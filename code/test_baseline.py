@@ -12,10 +12,8 @@ from semisam_o1.evaluation.testing import test
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        test(parse(TestConfig, argv, __doc__))
-    finally:
-        distributed.stop()
+    test(parse(TestConfig, argv, __doc__))
+    distributed.stop()  # not after an error: it would wait for a process that has died
 
 
 if __name__ == "__main__":

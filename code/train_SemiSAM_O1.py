@@ -12,10 +12,8 @@ from semisam_o1.pipeline import train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        train(parse(TrainConfig, argv, __doc__))
-    finally:
-        distributed.stop()
+    train(parse(TrainConfig, argv, __doc__))
+    distributed.stop()  # not after an error: it would wait for a process that has died
 
 
 if __name__ == "__main__":

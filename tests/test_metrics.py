@@ -7,6 +7,7 @@ import pytest
 from medpy.metric import binary
 
 from golden_inputs import golden
+from semisam_o1.evaluation import metrics
 from semisam_o1.evaluation.metrics import BOTH_EMPTY, METRICS, ONE_EMPTY, dice_per_class, segmentation_metrics
 
 SHAPE = (11, 8, 9)
@@ -15,9 +16,9 @@ SHAPE = (11, 8, 9)
 @pytest.mark.parametrize("pair", range(9))
 def test_metrics_match_the_recorded_ones(pair: int) -> None:
     recorded = golden("metrics.npz")
-    metrics = segmentation_metrics(recorded["pred"][pair], recorded["label"][pair])
+    found = segmentation_metrics(recorded["pred"][pair], recorded["label"][pair])
     np.testing.assert_allclose(
-        [metrics[name] for name in METRICS], recorded["dice_jaccard_hd95_asd"][pair], atol=1e-9, rtol=0
+        [found[name] for name in METRICS], recorded["dice_jaccard_hd95_asd"][pair], atol=1e-9, rtol=0
     )
 
 
@@ -29,14 +30,23 @@ def test_metrics_are_those_of_medpy(density: float, spacing: tuple[float, ...]) 
         prediction, truth = random.random_sample((2, *SHAPE)) < density
         assert prediction.any()
         assert truth.any()
-        metrics = segmentation_metrics(prediction, truth, spacing)
+        found = segmentation_metrics(prediction, truth, spacing)
         expected = [
             binary.dc(prediction, truth),
             binary.jc(prediction, truth),
             binary.hd95(prediction, truth, voxelspacing=spacing),
             binary.asd(prediction, truth, voxelspacing=spacing),
         ]
-        np.testing.assert_allclose([metrics[name] for name in METRICS], expected, atol=1e-9, rtol=0)
+        np.testing.assert_allclose([found[name] for name in METRICS], expected, atol=1e-9, rtol=0)
+
+
+def test_searches_and_distance_maps_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction, truth = np.random.RandomState(5).random_sample((2, *SHAPE)) < 0.2
+    found = []
+    for share in (0, 1):
+        monkeypatch.setattr(metrics, "SEARCHED_SHARE", share)
+        found.append(segmentation_metrics(prediction, truth, (0.5, 1.25, 3.0)))
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
 
 
 def test_empty_masks_follow_the_convention() -> None:

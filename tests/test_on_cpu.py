@@ -74,6 +74,14 @@ def test_a_point_convolution_is_a_convolution() -> None:
         assert (coarse.float() - exact).abs().max() < 0.02 * exact.abs().max()
 
 
+def test_inference_before_does_not_spoil_training() -> None:
+    x = torch.randn(1, 2, 23, 3, 2, requires_grad=True)
+    with torch.inference_mode():
+        Upsample()(x)
+    Upsample()(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
 def test_a_linear_layer_is_that_of_pytorch() -> None:
     layer, x = Linear(24, 7), torch.randn(2, 3, 5, 24, requires_grad=True)
     ours, plain = layer(x), F.linear(x, layer.weight, layer.bias)

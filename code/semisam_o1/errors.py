@@ -79,10 +79,10 @@ def _name_cause(error: Exception) -> Exception:
             "out of memory; a smaller --patch_size or --batch_size, --cache ram or --cache none, "
             f"or --precision bf16 needs less ({_first_line(error)})"
         )
-    if kind.startswith("Dist") or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+    if kind.startswith("Dist") or (isinstance(error, RuntimeError) and "third_party/gloo" in str(error)):
         return RunError(
             "another process of this run has ended or does not answer; its own message says why. What was saved before "
-            f"is whole: go on with --resume ({_first_line(error)})"
+            f"is whole, and training goes on with --resume ({_first_line(error)})"
         )
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" at {error.filename}" if error.filename else ""

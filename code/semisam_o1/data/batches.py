@@ -213,9 +213,11 @@ def _write_by_view(out: Tensor, part: Tensor, within: tuple[slice, ...], orienta
 
 
 def _write_by_copies(out: Tensor, part: Tensor, within: tuple[slice, ...], orientation: Orientation) -> None:
-    box = out.new_zeros(source_size(out.shape, orientation))
-    box[within] = part
-    out.copy_(orient(box, orientation))
+    region = [within[1], within[0], within[2]] if orientation.swap else list(within)
+    for axis in orientation.flipped_axes:
+        side = out.shape[axis]
+        region[axis] = slice(side - region[axis].stop, side - region[axis].start)
+    out[tuple(region)] = orient(part, orientation)
 
 
 def source_size(patch_size: Sequence[int], orientation: Orientation) -> tuple[int, ...]:

@@ -58,9 +58,9 @@ def sliding_window(
         image = F.pad(image, [n for pair in reversed(padding) for n in pair])
     axes = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]
     boxes = [tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True)) for start in itertools.product(*axes)]
-    joined = Joined(predict, math.prod(patch), image.device)
+    joined = Joined(math.prod(patch), image.device)
     total = None
-    for box, window in zip(boxes, joined([image[box][None, None] for box in boxes]), strict=True):
+    for box, window in zip(boxes, joined(predict, [image[box][None, None] for box in boxes]), strict=True):
         if total is None:
             total = _zeros((window.shape[1], *image.shape), window.device)
         total[(slice(None), *box)] += window[0].to(total.device)

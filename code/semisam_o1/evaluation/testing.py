@@ -72,7 +72,7 @@ def test(config: TestConfig) -> dict:
         "truth": None if truth is None else str(truth.root), "largest_component": config.largest_component,
         "precision": precision, "device": device.type,
     }  # fmt: skip
-    threads = distributed.cpu_threads() if device.type == "cuda" else 0
+    threads = distributed.from_main(distributed.cpu_threads() if device.type == "cuda" else 0)
     tested = progress(VolumeTester(config, dataset, truth, predictor, threads)(names), "testing", len(names))
     if not distributed.is_main():
         return summarise([case for volume in tested for case in volume.cases])

@@ -22,14 +22,15 @@ PASSES = 8  # Monte-Carlo passes of the teacher
 class UAMT(MeanTeacher):
     def __init__(self, student: nn.Module, options: MethodOptions):
         super().__init__(student, options)
-        self._passes: Joined | None = None
+        self._joined: Joined | None = None
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
-        if self._passes is None:
-            self._passes = Joined(self.teach, image.numel(), image.device)
-        target, *draws = self._passes(self.add_noise(image, t, 1 + PASSES))
+        if self._joined is None:
+            self._joined = Joined(image.numel(), image.device)
+        passes = self._joined(self.teach, self.add_noise(image, t, 1 + PASSES))
+        target = next(passes)
         mean = torch.zeros_like(target)
-        for draw in draws:
+        for draw in passes:
             mean += draw / PASSES
         entropy = -(mean * torch.log(mean + 1e-6)).sum(1, keepdim=True)
         sure = (entropy < entropy_threshold(t, self.options.max_iterations)).float()

@@ -17,9 +17,9 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not self.training or not 0 < self.p < 1:
-            return super().forward(x)
         drop = round(self.p * 2**16)
+        if x.device.type != "cpu" or not self.training or not 0 < drop < 2**16:
+            return super().forward(x)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         return x * (bits >= drop - 2**15).to(x.dtype).mul_(2**16 / (2**16 - drop))
@@ -80,8 +80,10 @@ class Linear(nn.Linear):
 @lru_cache(maxsize=64)
 def _doubling(side: int, dtype: torch.dtype) -> Tensor:
     """Return the matrix (2·side, side) that interpolates one axis."""
-    places = ((torch.arange(2 * side) + 0.5) / 2 - 0.5).clamp(0, side - 1)
-    return (1 - (places[:, None] - torch.arange(side)).abs()).clamp_min(0).to(dtype)
+    with torch.inference_mode(False), torch.no_grad():  # it is kept for training, too
+        index = torch.arange(2 * side, device="cpu")
+        places = ((index + 0.5) / 2 - 0.5).clamp(0, side - 1)
+        return (1 - (places[:, None] - index[:side]).abs()).clamp_min(0).to(dtype)
 
 
 def guard_small(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

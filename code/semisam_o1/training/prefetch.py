@@ -39,6 +39,8 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, No
 
     def make() -> None:
         try:
+            if stream is not None:
+                torch.cuda.set_device(device)  # a thread begins, and would end, on the first one
             with torch.cuda.stream(stream):  # of None: nothing
                 for batch in batches:
                     batch = batch.to(device)

@@ -129,6 +129,8 @@ class RoundTrainer:
         """Train on one batch, and do what is due after it."""
         settings = self.settings
         self._train_step(batch)
+        # First: where another process has died this fails, while what is fetched from a GPU would be waited for.
+        asked = self._stop_asked()
         done = self.iteration
         if settings.round_ == 1:
             self._estimate(done)
@@ -143,7 +145,9 @@ class RoundTrainer:
         # Last, so that a state never lacks a validation that its iteration is due.
         if time.monotonic() >= self._save_at and done < settings.max_iterations:
             self.save_state()
-        self._stop_if_asked()
+        if asked and done < settings.max_iterations:
+            self.save_state()
+            raise self.stop.interruption(f"the state after iteration {done} of round {settings.round_} is saved")
 
     def _estimate(self, done: int) -> None:
         """Say once, in the first round, how long all rounds will train."""
@@ -273,15 +277,11 @@ class RoundTrainer:
             "--precision fp32"
         )
 
-    def _stop_if_asked(self) -> None:
+    def _stop_asked(self) -> bool:
         # On GPUs ranks agree now and then only: asking costs them a wait for each other.
         if distributed.world_size() > 1 and self.device.type == "cuda" and self.iteration % LOG_INTERVAL:
-            return
-        if distributed.any_rank(self.stop.requested) and self.iteration < self.settings.max_iterations:
-            self.save_state()
-            raise self.stop.interruption(
-                f"the state after iteration {self.iteration} of round {self.settings.round_} is saved"
-            )
+            return False
+        return distributed.any_rank(self.stop.requested)
 
     def save_state(self) -> None:
         """Save the state, once the losses and weights that led to it are known to be finite.
