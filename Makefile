@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on synthetic scans, on the CPU
 # make test   lint and tests, as CI runs them; make test-all adds the slow ones
-# make bench  the benchmarks of docs/performance.md at the size of a CPU, about five minutes
+# make bench  the benchmarks of docs/performance.md at the size of a CPU, about six minutes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

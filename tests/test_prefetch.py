@@ -25,13 +25,19 @@ def counted(length: int, made: list[int]) -> Iterator[Batch]:
         yield make_batch(seed=t)
 
 
-@pytest.mark.parametrize("source", [ahead, on_device])
-def test_batches_come_in_order(source) -> None:
-    found = list(source(counted(7, []), CPU))
+def test_batches_come_in_order() -> None:
+    found = list(ahead(counted(7, []), CPU))
     assert len(found) == 7
     for t, batch in enumerate(found):
         assert torch.equal(batch.image, make_batch(seed=t).image)
     assert threads() == 0
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_only_the_iterations_that_are_left_are_made(workers: int | None) -> None:
+    stream = [make_batch(seed=t) for t in range(5)]
+    found = list(on_device(stream, range(3, 5), CPU, workers))
+    assert [torch.equal(batch.image, stream[t].image) for t, batch in zip((3, 4), found, strict=True)] == [True, True]
 
 
 def test_a_few_are_made_ahead_and_no_more() -> None:

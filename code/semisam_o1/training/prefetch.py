@@ -8,19 +8,38 @@ import threading
 from collections.abc import Generator, Iterable
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from ..data.batches import Batch
+from ..data.batches import Batch, BatchStream
+from .stopping import ignore_signals
 
 AHEAD = 3  # batches that wait
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """Return the batches on ``device``.
+def on_device(
+    batches: BatchStream, iterations: range, device: torch.device, num_workers: int | None
+) -> Generator[Batch, None, None]:
+    """Return the batches of some iterations on ``device``.
 
     For a GPU they are made ahead, so that neither reading nor copying holds up the iterations. On a CPU a thread would
     take from the training what it gives.
+
+    Args:
+        num_workers: processes that read patches; None where volumes are in memory.
     """
-    return ahead(batches, device) if device.type == "cuda" else (batch.to(device) for batch in batches)
+    if num_workers is None:
+        source = (batches[t] for t in iterations)
+    else:
+        source = map(_checked, DataLoader(
+            Carried(batches),
+            batch_size=None,
+            sampler=iterations,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context="spawn" if num_workers else None,
+            worker_init_fn=ignore_signals,
+        ))  # fmt: skip
+    return ahead(source, device) if device.type == "cuda" else (batch.to(device) for batch in source)
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
@@ -66,3 +85,25 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, No
     finally:
         ended.set()
         thread.join()
+
+
+class Carried(Dataset):
+    """The batches as a worker process sends them: an error travels as a value, without PyTorch's wrapping."""
+
+    def __init__(self, batches: BatchStream):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, t: int) -> Batch | Exception:
+        try:
+            return self.batches[t]
+        except Exception as error:
+            return error
+
+
+def _checked(batch: Batch | Exception) -> Batch:
+    if isinstance(batch, Exception):
+        raise batch
+    return batch

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from .. import distributed
 from ..data.batches import Batch, BatchStream
@@ -23,7 +22,7 @@ from ..run_folder import RunFolder
 from ..seeding import derive_seed
 from . import checkpoint
 from .prefetch import on_device
-from .stopping import StopRequest, ignore_signals
+from .stopping import StopRequest
 from .tracking import Tracker, overlay
 
 ESTIMATE_AFTER = 50  # iterations, of which the first tenth warm up
@@ -116,9 +115,9 @@ class RoundTrainer:
         settings = self.settings
         self.student.train()
         self._clock = (time.monotonic(), self.iteration)
-        left = settings.max_iterations - self.iteration
-        with contextlib.closing(self._batches()) as batches:
-            for batch in progress(batches, f"round {settings.round_}", left, "iteration"):
+        todo = range(self.iteration, settings.max_iterations)
+        with contextlib.closing(on_device(self.batches, todo, self.device, settings.num_workers)) as batches:
+            for batch in progress(batches, f"round {settings.round_}", len(todo), "iteration"):
                 self._iteration(batch)
         if self.best is None or self.best.dice <= 0:
             self.best = Best(0.0, self.iteration, _copy(self.outcome.state_dict()))
@@ -143,10 +142,11 @@ class RoundTrainer:
         if done % settings.save_interval == 0 and distributed.is_main():
             checkpoint.save(self.outcome.state_dict(), self.folder.periodic(settings.round_, done))
         # Last, so that a state never lacks a validation that its iteration is due.
-        if time.monotonic() >= self._save_at and done < settings.max_iterations:
+        if done == settings.max_iterations:
+            return
+        if asked or time.monotonic() >= self._save_at:
             self.save_state()
-        if asked and done < settings.max_iterations:
-            self.save_state()
+        if asked:
             raise self.stop.interruption(f"the state after iteration {done} of round {settings.round_} is saved")
 
     def _estimate(self, done: int) -> None:
@@ -162,23 +162,6 @@ class RoundTrainer:
                 f"{1 / pace:.2f} iterations/s: about {duration(left)} of training are left in {settings.rounds} "
                 f"rounds, until {end:%a %H:%M}; validation and relabelling come on top"
             )
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        """Return the batches that are still to come, on the student's device."""
-        todo = range(self.iteration, self.settings.max_iterations)
-        if self.settings.num_workers is None:
-            source = (self.batches[t] for t in todo)
-        else:
-            source = DataLoader(
-                Carried(self.batches),
-                batch_size=None,
-                sampler=todo,
-                num_workers=self.settings.num_workers,
-                persistent_workers=self.settings.num_workers > 0,
-                multiprocessing_context="spawn" if self.settings.num_workers else None,
-                worker_init_fn=ignore_signals,
-            )
-        return on_device(map(_checked, source), self.device)
 
     def _train_step(self, batch: Batch) -> None:
         t, settings = self.iteration, self.settings
@@ -336,28 +319,6 @@ class RoundTrainer:
                 "round anew"
             ) from error
         self.iteration = self._kept = state["iteration"]
-
-
-class Carried(Dataset):
-    """The batches as a worker process sends them: an error travels as a value, without PyTorch's wrapping."""
-
-    def __init__(self, batches: BatchStream):
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, t: int) -> Batch | Exception:
-        try:
-            return self.batches[t]
-        except Exception as error:
-            return error
-
-
-def _checked(batch: Batch | Exception) -> Batch:
-    if isinstance(batch, Exception):
-        raise batch
-    return batch
 
 
 def total(terms: dict[str, Term]) -> Tensor:
