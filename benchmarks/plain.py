@@ -18,7 +18,7 @@ import code_path  # noqa: F401
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.networks.discriminator import Discriminator
-from semisam_o1.networks.on_cpu import Dropout, MaxPool, PointConvolution, Upsample
+from semisam_o1.networks.on_cpu import Dropout, InstanceNorm, MaxPool, Upsample
 
 
 def network(name: str, classes: int, device: str) -> nn.Module:
@@ -32,8 +32,8 @@ def network(name: str, classes: int, device: str) -> nn.Module:
                 setattr(module, key, nn.MaxPool3d(2))
             elif isinstance(child, Dropout):
                 setattr(module, key, nn.Dropout(child.p))
-            elif isinstance(child, PointConvolution):
-                setattr(module, key, nn.Conv3d(child.in_channels, child.out_channels, 1))
+            elif isinstance(child, InstanceNorm):
+                setattr(module, key, nn.InstanceNorm3d(child.num_features))
     return built.to(device).train()
 
 

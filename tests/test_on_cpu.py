@@ -8,7 +8,16 @@ from torch.nn import functional as F
 
 from semisam_o1.networks import build_network
 from semisam_o1.networks.discriminator import Discriminator
-from semisam_o1.networks.on_cpu import Dropout, Linear, MaxPool, PointConvolution, Upsample
+from semisam_o1.networks.on_cpu import (
+    Dropout,
+    InstanceNorm,
+    Linear,
+    MaxPool,
+    Upsample,
+    channels_last,
+    convolve_upsampled,
+    is_channels_last,
+)
 
 
 def gradient(module: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -57,21 +66,95 @@ def test_pooling_is_that_of_pytorch_with_and_without_gradient(shape: tuple[int, 
         assert torch.equal(MaxPool()(x), pooled)
 
 
-def test_a_point_convolution_is_a_convolution() -> None:
-    layer, x = PointConvolution(16, 3), torch.randn(2, 16, 3, 4, 2)
-    assert set(layer.state_dict()) == {"weight", "bias"}
-    assert torch.equal(layer(x), F.conv3d(x, layer.weight, layer.bias))
-    found = []
-    for dtype in (torch.bfloat16, torch.float32):
-        layer.zero_grad()
-        leaf = x.to(dtype).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            output = layer(leaf)
-        assert output.dtype == dtype
-        output.float().square().sum().backward()
-        found.append([output, leaf.grad, layer.weight.grad.clone(), layer.bias.grad.clone()])
-    for coarse, exact in zip(*found, strict=True):
-        assert (coarse.float() - exact).abs().max() < 0.02 * exact.abs().max()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_pooling_keeps_the_precision_under_autocast(dtype: torch.dtype) -> None:
+    x = torch.randn(1, 2, 4, 4, 4).to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MaxPool()(x).dtype == dtype
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_lie_last_in_bf16_alone(channels: int) -> None:
+    x = torch.randn(2, channels, 4, 5, 6)
+    assert channels_last(x) is x
+    with torch.autocast("cpu", torch.bfloat16):
+        moved = channels_last(x)
+        assert torch.equal(moved, x)
+        features = torch.nn.Conv3d(channels, 16, 3, padding=1)(moved)
+    assert is_channels_last(features)
+    assert not is_channels_last(features.float())
+    assert not is_channels_last(features.contiguous())
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_normalisation_is_exact_in_every_layout(offset: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    contiguous = (torch.randn(2, 16, 24, 20, 28, generator=generator) * 2 + offset).bfloat16()
+    upstream = torch.randn(contiguous.shape, generator=generator)
+    exact = contiguous.double().requires_grad_()
+    wanted = F.instance_norm(exact)
+    (gradient,) = torch.autograd.grad(wanted, exact, upstream.double())
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        x = contiguous.contiguous(memory_format=layout).requires_grad_()
+        normal = InstanceNorm(16)(x)
+        assert normal.is_contiguous(memory_format=layout)
+        (found,) = torch.autograd.grad(normal, x, upstream.bfloat16().contiguous(memory_format=layout))
+        # A value or a gradient of 4 to 8 is rounded by up to 2⁻⁶.
+        torch.testing.assert_close(normal.double(), wanted.detach(), atol=0.02, rtol=0.004)
+        torch.testing.assert_close(found.double(), gradient, atol=0.01, rtol=0.004)
+    assert not list(InstanceNorm(16).state_dict())
+
+
+def test_a_large_volume_is_normalised_in_the_precise_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 4, 6, 6, 6).bfloat16().contiguous(memory_format=torch.channels_last_3d)
+    batches = []
+    monkeypatch.setattr(F, "batch_norm", lambda item, *rest, **options: batches.append(item) or item)
+    InstanceNorm(4)(x)
+    assert len(batches) == 1
+    monkeypatch.setattr(InstanceNorm, "LARGEST", 6**3 - 1)
+    torch.testing.assert_close(InstanceNorm(4)(x).double(), F.instance_norm(x.double()), atol=0.02, rtol=0.01)
+    assert len(batches) == 1
+
+
+@pytest.mark.parametrize("sides", [(4, 3, 5), (1, 2, 2), (2, 6, 1)])
+def test_convolving_upsampled_is_to_concatenate_first(sides: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    skip, lower = (
+        torch.randn(2, channels, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for channels, shape in ((3, [2 * side for side in sides]), (4, sides))
+    )
+    convolution = torch.nn.Conv3d(7, 5, 3, padding=1).double()
+    leaves = (skip, lower, convolution.weight, convolution.bias)
+    found = convolve_upsampled(convolution, skip, lower)
+    upsampled = F.interpolate(lower, scale_factor=2, mode="trilinear", align_corners=False)
+    plain = convolution(torch.cat([skip, upsampled], 1))
+    torch.testing.assert_close(found, plain, atol=1e-12, rtol=0)
+    upstream = torch.randn(plain.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad(output, leaves, upstream) for output in (found, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["unet_3D", "unet_3D_sdf"])
+def test_bf16_is_float32_but_for_rounding(name: str) -> None:
+    """The layers differ between the two; what the network computes does not, nor do the last gradients."""
+    generator = torch.Generator().manual_seed(1)
+    network = build_network(name, 3, dropout=0.0, generator=generator)
+    image = torch.randn(2, 1, 64, 80, 64, generator=generator)
+    found = {}
+    for enabled in (True, False):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = network.logits(image)
+        assert logits.dtype == torch.float32
+        logits.square().mean().backward()
+        found[enabled] = [
+            logits.detach(),
+            network.final.weight.grad.clone(),
+            network.up_concat1.conv.conv2[0].weight.grad,
+        ]
+    for coarse, exact in zip(found[True], found[False], strict=True):
+        assert (coarse - exact).square().mean() < 0.06**2 * exact.square().mean()
 
 
 def test_inference_before_does_not_spoil_training() -> None:

@@ -11,14 +11,23 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .on_cpu import Dropout, MaxPool, PointConvolution, Upsample, guard_small
+from .on_cpu import (
+    Dropout,
+    InstanceNorm,
+    MaxPool,
+    Upsample,
+    channels_last,
+    convolve_upsampled,
+    guard_small,
+    is_channels_last,
+)
 
 WIDTHS = (16, 32, 64, 128, 256)
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     # Out of place: an in-place ReLU would overwrite what InstanceNorm keeps for its gradient.
-    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 3, padding=1), nn.InstanceNorm3d(out_channels), nn.ReLU())
+    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 3, padding=1), InstanceNorm(out_channels), nn.ReLU())
 
 
 class DoubleConvolution(nn.Module):
@@ -40,6 +49,9 @@ class UpConcat(nn.Module):
         self.up = Upsample()
 
     def forward(self, skip: Tensor, lower: Tensor) -> Tensor:
+        if is_channels_last(skip) and is_channels_last(lower):
+            convolution, norm, relu = self.conv.conv1
+            return self.conv.conv2(relu(norm(convolve_upsampled(convolution, skip, lower))))
         return self.conv(torch.cat([skip, self.up(lower)], dim=1))
 
 
@@ -68,11 +80,11 @@ class UNet3D(nn.Module):
         self.up_concat1 = UpConcat(w1, w2)
         self.dropout1 = Dropout(dropout)
         self.dropout2 = Dropout(dropout)
-        self.final = PointConvolution(w1, num_classes)
+        self.final = nn.Conv3d(w1, num_classes, 1)
 
     def decode(self, x: Tensor) -> Tensor:
         """Return the features (B, 16, W, H, D) that the output convolutions read."""
-        skip1 = self.conv1(x)
+        skip1 = self.conv1(channels_last(x))
         skip2 = self.conv2(self.pool(skip1))
         skip3 = self.conv3(self.pool(skip2))
         skip4 = self.conv4(self.pool(skip3))
@@ -107,7 +119,7 @@ class UNet3DSDF(UNet3D):
 
     def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.3):
         super().__init__(num_classes, in_channels, dropout)
-        self.final2 = PointConvolution(WIDTHS[0], num_classes)
+        self.final2 = nn.Conv3d(WIDTHS[0], num_classes, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.decode(x)
