@@ -16,7 +16,7 @@ from pathlib import Path
 import code_path  # noqa: F401
 import make_demo
 import timing
-from semisam_o1.config import TestConfig
+from semisam_o1.evaluation.config import TestConfig
 from semisam_o1.evaluation.testing import test
 from semisam_o1.pipeline import train
 

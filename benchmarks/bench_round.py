@@ -25,7 +25,8 @@ from medpy.metric import binary
 import plain
 import scans
 import timing
-from semisam_o1.config import TestConfig, TrainConfig
+from semisam_o1.config import TrainConfig
+from semisam_o1.evaluation.config import TestConfig
 from semisam_o1.evaluation.testing import test
 from semisam_o1.pipeline import train
 from semisam_o1.refinement.pseudo_label import load_labels

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semisam_o1 import PROJECT_ROOT
-from semisam_o1.config import TestConfig, TrainConfig
+from semisam_o1.config import TrainConfig
 from semisam_o1.data.phantom import holds_cohort, make_cohort
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.errors import InputError, run_command
+from semisam_o1.evaluation.config import TestConfig
 from semisam_o1.evaluation.demo import compare_with_round0
 from semisam_o1.evaluation.html_report import write_report
 from semisam_o1.evaluation.run_results import read_run

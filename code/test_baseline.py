@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from semisam_o1 import distributed
-from semisam_o1.config import TestConfig, parse
 from semisam_o1.errors import run_command
+from semisam_o1.evaluation.config import TestConfig
 from semisam_o1.evaluation.testing import test
+from semisam_o1.options import parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

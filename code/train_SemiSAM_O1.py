@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from semisam_o1 import distributed
-from semisam_o1.config import TrainConfig, parse
+from semisam_o1.config import TrainConfig
 from semisam_o1.errors import run_command
+from semisam_o1.options import parse
 from semisam_o1.pipeline import train
 
 

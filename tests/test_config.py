@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from semisam_o1 import PROJECT_ROOT
-from semisam_o1.config import TestConfig, TrainConfig, find_checkpoint, parse
+from semisam_o1.config import TrainConfig, find_checkpoint
 from semisam_o1.device import resolve_precision, use_device
 from semisam_o1.errors import InputError
+from semisam_o1.evaluation.config import TestConfig
+from semisam_o1.options import parse
 
 
 def test_training_defaults_are_the_published_ones() -> None:

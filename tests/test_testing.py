@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semisam_o1.config import TestConfig
+from semisam_o1.evaluation.config import TestConfig
 from semisam_o1.evaluation.testing import VolumeTester
 from tiny_cohort import write_cohort
 

@@ -1,48 +1,20 @@
-"""The settings of a training and of a test run: one frozen dataclass each, and the parsers made from them."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 from . import PROJECT_ROOT
 from .data.augment import KINDS as AUGMENTATIONS
 from .data.batches import ORIENTATIONS
 from .data.volumes import Dataset
-from .errors import InputError
 from .features.extract import FEATURE_SETS
 from .methods import METHODS
 from .networks import NETWORKS
-
-Config = TypeVar("Config")
-
-
-def option(default: Any, help: str, **keywords: Any) -> Any:
-    """Declare a dataclass field that is also a command-line flag; ``keywords`` go to argparse."""
-    return field(default=default, metadata={"help": help, **keywords})
-
-
-def on_off(text: str) -> bool:
-    """Read a switch: on, off, and what else people write for them."""
-    switches = {
-        "on": True,
-        "1": True,
-        "true": True,
-        "yes": True,
-        "off": False,
-        "0": False,
-        "false": False,
-        "no": False,
-    }
-    if text.lower() not in switches:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
-    return switches[text.lower()]
-
+from .options import SWITCH, THREE, assign, fail, option, patch_faults
 
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
@@ -59,13 +31,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-SWITCH: dict[str, Any] = {"type": on_off, "nargs": "?", "const": True, "metavar": "on|off"}
-THREE: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("W", "H", "D")}
-
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that ``train_SemiSAM_O1.py`` can be told."""
+
+    recipes: ClassVar[dict[str, dict[str, Any]]] = RECIPES
 
     recipe: str = option(
         "published", "other defaults for the flags below: published, or best, the combination that scored highest",
@@ -159,7 +130,7 @@ class TrainConfig:
     debug: bool = option(False, "show tracebacks", **SWITCH)
 
     def __post_init__(self) -> None:
-        _set(
+        assign(
             self,
             root_path=Path(self.root_path).expanduser().resolve(),
             exp=str(Path(self.exp)),
@@ -168,14 +139,14 @@ class TrainConfig:
             sam_ckpt=find_checkpoint(self.sam_ckpt),
         )
         if self.backbone == "dtc":
-            _set(self, model=METHODS["dtc"].network)
+            assign(self, model=METHODS["dtc"].network)
         if self.features is None:
             builtin = self.propagation == "atlas" and not self.sam_ckpt.is_file()
-            _set(self, features="builtin" if builtin else "sam")
+            assign(self, features="builtin" if builtin else "sam")
         self._check()
 
     def _check(self) -> None:
-        faults = _patch_faults(self.patch_size)
+        faults = patch_faults(self.patch_size)
         if Path(self.exp).name in ("", ".."):
             faults.append(f"--exp must name a folder, it is {self.exp!r}")
         for name in ("max_iterations", "num_rounds", "labeled_num", "labeled_bs", "knn_k", "val_interval",
@@ -210,175 +181,14 @@ class TrainConfig:
                     faults.append(f"{flag} works by registration; leave --registration on")
         if self.resume and self.overwrite:
             faults.append("--resume goes on with a run and --overwrite deletes it; use one of the two")
-        _raise(faults)
+        fail(faults)
 
     @property
     def dataset(self) -> Dataset:
         return Dataset(self.root_path, self.image_key, self.binary_label)
 
 
-@dataclass(frozen=True)
-class TrainedConfig:
-    """What every command that uses a trained model can be told; None stands for what the run was trained with."""
-
-    exp: str | None = option(None, "a folder below model/, or the experiment name that training was given")
-    backbone: str | None = option(
-        None, "which run of the experiment, where several backbones were trained", choices=tuple(METHODS)
-    )
-    model: str | None = option(None, "network (default: what was trained, else unet_3D)", choices=tuple(NETWORKS))
-    num_classes: int | None = option(None, "background included (default: as trained, else 2)", type=int)
-    patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)", **THREE)
-    stride_xy: int | None = option(
-        None, "voxels between windows in the first two axes (default: 64; at most the patch)", type=int
-    )
-    stride_z: int | None = option(None, "the same in the third axis (default: 64)", type=int)
-    ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
-    labeled_num: int | None = option(None, "tests model/{exp}_{labeled_num} or that run of the experiment", type=int)
-    image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
-    binary_label: bool | None = option(None, "merge all labels above 0 into class 1", **SWITCH)
-    largest_component: bool | None = option(
-        None, "keep the largest connected part of each class only (default: as trained, else off)", **SWITCH
-    )
-    device: str = option("auto", "auto: cuda where present, else cpu", choices=("auto", "cuda", "cpu"))
-    precision: str = option(
-        "auto",
-        "auto: bf16 where the device computes it natively, else fp32",
-        choices=("auto", "fp32", "bf16"),
-    )
-    debug: bool = option(False, "show tracebacks", **SWITCH)
-
-    def resolve(self: Config, trained: dict[str, Any]) -> Config:
-        """Fill what was left open from the arguments of the training run (may be empty), else the defaults.
-
-        Raises:
-            InputError: if the result makes no sense.
-        """
-        defaults = {
-            "model": "unet_3D", "num_classes": 2, "patch_size": (128, 128, 128), "image_key": "image",
-            "binary_label": False, "largest_component": False,
-        }  # fmt: skip
-        values = {}
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            values[name] = trained.get(name, default) if value is None else value
-        try:
-            patch = values["patch_size"] = tuple(map(int, values["patch_size"]))
-            values["num_classes"] = int(values["num_classes"])
-        except (TypeError, ValueError):
-            raise InputError(
-                "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
-            ) from None
-        faults = _patch_faults(patch)
-        if values["num_classes"] < 2:
-            faults.append(f"--num_classes must be at least 2, it is {values['num_classes']}")
-        for name, limit in (("stride_xy", min(patch[:2])), ("stride_z", patch[2])):
-            stride = getattr(self, name)
-            values[name] = min(64 if stride is None else stride, limit)
-            if values[name] < 1 <= limit:
-                faults.append(f"--{name} must be at least 1, it is {stride}")
-        _raise(faults)
-        return dataclasses.replace(self, **values)
-
-
-@dataclass(frozen=True)
-class TestConfig(TrainedConfig):
-    """Everything that ``test_baseline.py`` can be told."""
-
-    __test__ = False  # not a test case, whatever its name looks like to pytest
-
-    root_path: Path = option(None, "the dataset folder", type=Path, required=True)
-    exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
-    test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
-    truth: Path | None = option(
-        None, "dataset folder with the same scans on their original grid: predictions are brought back to it and "
-        "compared with its labels", type=Path, metavar="DIR",
-    )  # fmt: skip
-    save_pred: Path | None = option(
-        None, "folder for predictions, images and labels as NIfTI", type=Path, metavar="DIR"
-    )
-    overwrite: bool = option(False, "replace files in the folder of --save_pred", **SWITCH)
-
-    def __post_init__(self) -> None:
-        _set(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
-
-    @property
-    def dataset(self) -> Dataset:
-        return Dataset(self.root_path, self.image_key or "image", bool(self.binary_label))
-
-
-@dataclass(frozen=True)
-class PredictConfig(TrainedConfig):
-    """Everything that ``predict.py`` can be told."""
-
-    scans: tuple[Path, ...] = option(
-        (), "image files, folders of them, or folders with a DICOM series", type=Path, nargs="+", metavar="PATH"
-    )
-    cohort: bool = option(False, "export the last round's labels of the run's own unlabelled scans instead", **SWITCH)
-    out: Path = option(None, "folder for the label maps", type=Path, required=True, metavar="DIR")
-    probabilities: bool = option(False, "also write the probability of every foreground class", **SWITCH)
-    uncertainty: bool = option(False, "also write the entropy of the class probabilities, in nats", **SWITCH)
-    preparation: Path | None = option(
-        None, "preparation.json of the training data (default: as the run knows it)", type=Path, metavar="FILE"
-    )
-    root_path: Path | None = option(
-        None, "with --cohort: the dataset folder, where it was moved since", type=Path, metavar="DIR"
-    )
-    overwrite: bool = option(False, "replace files that are there", **SWITCH)
-
-    def __post_init__(self) -> None:
-        _set(self, scans=tuple(Path(path).expanduser() for path in self.scans), out=Path(self.out).expanduser())
-        if self.ckpt is not None and (self.exp is None or Path(self.ckpt).is_file()):
-            _set(self, ckpt=str(Path(self.ckpt).expanduser().resolve()))
-        faults = []
-        if self.exp is None and self.ckpt is None:
-            faults.append("--exp is missing; name the experiment, or a checkpoint with --ckpt")
-        if self.cohort == bool(self.scans):
-            faults.append("give either --scans (files or folders to segment) or --cohort (the run's own scans)")
-        if self.cohort and (self.probabilities or self.uncertainty):
-            faults.append(
-                "--cohort exports labels, which are all that a run keeps of its scans; for --probabilities and "
-                "--uncertainty give the scans with --scans"
-            )
-        _raise(faults)
-
-
-def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:
-    """Read a command line into a configuration.
-
-    Raises:
-        InputError: if values contradict each other; argparse itself exits with 2 on what it cannot read.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for item in dataclasses.fields(config):
-        keywords = dict(item.metadata)
-        if item.default is None or keywords.get("required"):
-            keywords.setdefault("default", argparse.SUPPRESS)  # the help text says what stands in for it
-        parser.add_argument(f"--{item.name}", **{"default": item.default, **keywords})
-    recipe = getattr(parser.parse_known_args(argv)[0], "recipe", "published")
-    parser.set_defaults(**RECIPES[recipe])
-    return config(**vars(parser.parse_args(argv)))
-
-
 def find_checkpoint(path: Path) -> Path:
     """Look a relative path up from the working directory, then from the project's root."""
     path = Path(path).expanduser()
     return path.resolve() if path.is_absolute() or path.exists() else PROJECT_ROOT / path
-
-
-def _patch_faults(patch: Sequence[int]) -> list[str]:
-    sides = " ".join(map(str, patch))
-    if len(patch) != 3 or not all(side > 0 and side % 16 == 0 for side in patch):
-        return [f"--patch_size must be positive and divisible by 16 on every axis, it is {sides}"]
-    if max(patch) == 16:
-        return [f"--patch_size {sides} leaves one voxel at the bottom of the network; one axis must have 32 or more"]
-    return []
-
-
-def _set(config: Any, **values: Any) -> None:
-    for name, value in values.items():
-        object.__setattr__(config, name, value)
-
-
-def _raise(faults: list[str]) -> None:
-    if faults:
-        raise InputError("; ".join(faults))

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import TestConfig
 from ..data.volumes import Dataset
 from ..device import resolve_precision, use_device
 from ..networks import build_network
 from ..propagation.atlas import AtlasPropagation, Scan
 from ..run_folder import find_trained
 from ..training.checkpoint import load_weights
+from .config import TestConfig
 from .inference import Predictor
 from .metrics import dice_per_class
 

@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import torch
 
-from ..config import PredictConfig
 from ..data.convert import header_faults, load_scan
 from ..data.formats import SUFFIXES, is_dicom_folder, stem
 from ..data.grid import resample, resample_label
@@ -24,6 +23,7 @@ from ..progress import progress
 from ..refinement.components import largest_components
 from ..run_folder import TrainedModel, find_trained, last_labels
 from ..training.checkpoint import load_weights
+from .config import PredictConfig
 from .export import export_path, write_image
 from .inference import Predictor
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from .. import distributed
-from ..config import TestConfig
 from ..data.check import check_testing
 from ..data.volumes import Dataset, Volume
 from ..device import resolve_precision, use_device
@@ -26,6 +25,7 @@ from ..progress import progress
 from ..refinement.components import largest_components
 from ..run_folder import RunFolder, find_trained
 from ..training.checkpoint import load_weights
+from .config import TestConfig
 from .export import write_image
 from .inference import Predictor
 from .metrics import segmentation_metrics
