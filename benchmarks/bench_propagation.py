@@ -22,8 +22,8 @@ from semisam_o1.data.fields import resize
 from semisam_o1.data.volumes import Dataset, content_hash
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures, cell_means
-from semisam_o1.propagation.atlas import Scan
 from semisam_o1.propagation.cohort import build_atlas
+from semisam_o1.propagation.description import Scan
 from semisam_o1.propagation.matching import working_grid
 
 

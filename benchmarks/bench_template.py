@@ -19,7 +19,8 @@ from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.suggestion import cohort_features
 from semisam_o1.features.representativeness import rank
-from semisam_o1.propagation.atlas import AtlasPropagation, Scan
+from semisam_o1.propagation.atlas import AtlasPropagation
+from semisam_o1.propagation.description import Scan
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 
 

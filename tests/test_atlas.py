@@ -5,8 +5,9 @@ import pytest
 from scipy import ndimage
 
 from semisam_o1.features.extract import VolumeFeatures
-from semisam_o1.propagation import atlas, matching
-from semisam_o1.propagation.atlas import AtlasPropagation, Placed, Scan
+from semisam_o1.propagation import atlas, description, matching
+from semisam_o1.propagation.atlas import AtlasPropagation, Placed
+from semisam_o1.propagation.description import Scan
 
 
 def scan(
@@ -128,7 +129,7 @@ def test_degenerate_volumes(shape):
 
 def test_features_of_a_foundation_model_are_followed(monkeypatch):
     """Two balls that look the same: features that tell left from right decide which is labelled."""
-    monkeypatch.setattr(atlas, "COMPONENT_WEIGHT", 30.0)
+    monkeypatch.setattr(description, "COMPONENT_WEIGHT", 30.0)
     shape = (24, 24, 24)
     x, y, z = np.indices(shape)
     balls = [(x - centre) ** 2 + (y - 12) ** 2 + (z - 12) ** 2 < 20 for centre in (7, 17)]

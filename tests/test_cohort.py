@@ -11,8 +11,9 @@ import torch
 from semisam_o1.data.cache import ArrayCache
 from semisam_o1.data.fields import resize
 from semisam_o1.features.builtin import BuiltinFeatures
-from semisam_o1.propagation.atlas import AtlasPropagation, Scan
+from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas, build_atlas
+from semisam_o1.propagation.description import Scan
 from semisam_o1.propagation.warps import make_warps
 from test_atlas import dice, scan
 

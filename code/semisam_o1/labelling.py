@@ -19,8 +19,8 @@ from .data.fields import resize
 from .data.store import VolumeStore
 from .features.extract import VolumeFeatures
 from .propagation import PROPAGATIONS, Templates
-from .propagation.atlas import Scan
 from .propagation.cohort import CohortAtlas, build_atlas
+from .propagation.description import Scan
 from .propagation.labelled import Labelled, labelled
 from .propagation.warps import make_warps
 from .refinement.components import largest_components

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +29,11 @@ def sample(values: Tensor, places: Tensor, mode: str = "bilinear", outside: str 
     last = torch.tensor([max(size - 1, 1) for size in values.shape[1:]], device=values.device).view(3, 1, 1, 1)
     grid = (2 * places / last - 1).flip(0).permute(1, 2, 3, 0)
     return F.grid_sample(values[None], grid[None], mode, outside, align_corners=True)[0]
+
+
+def sample_array(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """``sample`` of arrays."""
+    return sample(torch.from_numpy(values), torch.from_numpy(places)).numpy()
 
 
 def resize(field: Tensor, shape: Sequence[int]) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from ..data.volumes import Dataset
 from ..device import resolve_precision, use_device
 from ..networks import build_network
-from ..propagation.atlas import AtlasPropagation, Scan
+from ..propagation.atlas import AtlasPropagation
+from ..propagation.description import Scan
 from ..run_folder import find_trained
 from ..training.checkpoint import load_weights
 from .config import TestConfig

@@ -15,50 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.fields import resize, sample
-from ..features.builtin import cell_means, voxel_features
-from ..features.extract import VolumeFeatures
+from ..data.fields import resize, sample, sample_array
+from ..features.builtin import cell_means
+from .description import Components, Described, Scan, describe, leading_directions
 from .labelled import Labelled, labelled
 from .matching import TemplateMatcher, mean_radius, working_grid
-from .registration import box_mean, register, self_similarity
+from .registration import box_mean, register
 
-SELF_SIMILARITY_WEIGHT = 6.0  # beside the built-in features, in registration
-CHANNELS = 20  # that registration compares, of the more than thirty there are
 COARSE_RADIUS = 9.0  # voxels; structures larger than that are registered on half the resolution
-COMPONENTS = 8  # of a foundation model's features, that are added to the built-in ones
-COMPONENT_WEIGHT = 0.5
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
 VOTE_WINDOW = 9  # voxels around carried foreground that the matches vote on
 VOTE_SHARE = 1e-3  # of foreground in that window, from which on they are asked
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A volume (W, H, D) and, where a foundation model described it, its spatial features."""
-
-    image: np.ndarray
-    features: VolumeFeatures | None = None
-
-
-@dataclass(frozen=True)
-class Described:
-    """A volume on its working grid.
-
-    Attributes:
-        matching: features (F, w, h, d) float32 for the search of matches.
-        registration: description (G, w, h, d) float32 for registration.
-    """
-
-    matching: np.ndarray
-    registration: Tensor
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return self.matching.shape[1:]
-
-    @property
-    def nbytes(self) -> int:
-        return self.matching.nbytes + self.registration.nbytes
 
 
 @dataclass(frozen=True)
@@ -109,9 +76,9 @@ class AtlasPropagation:
         radius = mean_radius(label)
         self._sampling = 2 if radius * max(grid) / max(self._frame_shape) > COARSE_RADIUS else 1
         described = [scan.features for scan, _ in templates if scan.features is not None]
-        self._components = _Components(described) if described else None
+        self._components = Components(described) if described else None
         self._directions: Tensor | None = None
-        self._directions = _leading_directions(self.describe(first).registration)
+        self._directions = leading_directions(self.describe(first).registration)
         self._described = [self.describe(scan) for scan, _ in templates]
         self._votes = [
             np.stack([cell_means(label == c, part.grid) for c in range(num_classes)])
@@ -133,16 +100,8 @@ class AtlasPropagation:
 
     def describe(self, scan: Scan) -> Described:
         """Compute what a volume is compared by."""
-        grid = self.grid(scan.image.shape)
-        image = cell_means(scan.image, grid)
-        matching = voxel_features(image)
-        if self._components is not None:
-            matching = np.concatenate([matching, self._components.on_grid(scan.features, scan.image.shape, grid)])
-        similarity = self_similarity(torch.from_numpy(image).to(self.device))
-        description = torch.cat([SELF_SIMILARITY_WEIGHT * similarity, torch.from_numpy(matching).to(self.device)])
-        if self._directions is not None:
-            description = (self._directions @ description.flatten(1)).reshape(-1, *grid)
-        return Described(matching, description)
+        described = describe(scan, self.grid(scan.image.shape), self._components, self.device)
+        return described if self._directions is None else described.along(self._directions)
 
     def place(self, volume: Described) -> Placed:
         """Bring a volume into the frame and label it, on its working grid."""
@@ -231,46 +190,10 @@ class AtlasPropagation:
         return matrix, mean - matrix @ centre
 
 
-def _leading_directions(description: Tensor) -> Tensor:
-    """Return the directions (CHANNELS, G) in which a description (G, w, h, d) varies most: distances nearly stay."""
-    flat = description.flatten(1).double()
-    flat = flat - flat.mean(dim=1, keepdim=True)
-    _, directions = torch.linalg.eigh(flat @ flat.T)  # by rising strength
-    return directions.flip(1)[:, :CHANNELS].T.float().contiguous()
-
-
-class _Components:
-    """The principal directions of the templates' features: what sets their places apart."""
-
-    def __init__(self, templates: Sequence[VolumeFeatures]) -> None:
-        cells = np.concatenate([part.spatial.reshape(len(part.spatial), -1) for part in templates], axis=1)
-        self._mean = cells.mean(axis=1, keepdims=True)
-        directions, strength, _ = np.linalg.svd(cells - self._mean, full_matrices=False)
-        deviation = np.maximum(strength[:COMPONENTS] / np.sqrt(cells.shape[1]), 1e-6)
-        self._directions = COMPONENT_WEIGHT * directions[:, :COMPONENTS].T / deviation[:, None]
-
-    def on_grid(self, features: VolumeFeatures, shape: Sequence[int], grid: Sequence[int]) -> np.ndarray:
-        """Return the components (K, w, h, d) float32 of a volume of ``shape`` on a grid over all of it."""
-        cells = features.spatial.shape[1:]
-        flat = self._directions @ (features.spatial.reshape(len(features.spatial), -1) - self._mean)
-        # Where the centre of each voxel of the grid lies among the cells: the features show the centred patch.
-        axes = [
-            ((np.arange(n) + 0.5) * size / n - size // 2 + patch // 2) * count / patch - 0.5
-            for n, size, patch, count in zip(grid, shape, features.patch_size, cells, strict=True)
-        ]
-        places = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-        return sample_array(flat.reshape(-1, *cells).astype(np.float32), places)
-
-
 def _mismatch(fixed: Tensor, moving: Tensor, places: Tensor) -> float:
     """Return the mean squared difference of two descriptions at places, judged at every other voxel of each axis."""
     every = (slice(None), *[slice(None, None, 2)] * 3)
     return float((fixed[every] - sample(moving, places[every])).square().mean())
-
-
-def sample_array(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """``fields.sample`` of arrays."""
-    return sample(torch.from_numpy(values), torch.from_numpy(places)).numpy()
 
 
 def _extent(marked: np.ndarray) -> slice:

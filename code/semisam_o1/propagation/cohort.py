@@ -18,7 +18,8 @@ import torch
 from ..data.cache import ArrayCache
 from ..data.fields import resize, sample
 from ..data.volumes import content_hash
-from .atlas import AtlasPropagation, Described, Placed, Scan
+from .atlas import AtlasPropagation, Placed
+from .description import Described, Scan
 from .registration import box_mean
 
 VERSION = 1  # changes whenever the numbers do, so that kept ones are not mixed up
