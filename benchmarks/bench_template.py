@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""How much the choice of the template matters: pseudo-label Dice of round 0 with the suggested one and many others.
+"""How much the choice of the template, or of the next one, matters: pseudo-label Dice of round 0 with the suggested
+scan and with many others.
 
 Every scan of train.txt needs a label here, to score with. A Markdown row per template, and one that sums up.
 """
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 import code_path  # noqa: F401
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.evaluation.suggestion import cohort_features
-from semisam_o1.features.representativeness import rank
+from semisam_o1.evaluation.run_results import read_run
+from semisam_o1.evaluation.suggestion import next_scores, rank_cohort
+from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.description import Scan
 from semisam_o1.propagation.prototype import class_prototypes, propagate
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--propagation", choices=("atlas", "prototype"), default="atlas", help="with builtin features")
     parser.add_argument("--registration", action="store_true", help="with atlas; takes seconds a scan and template")
     parser.add_argument("--num_classes", type=int, default=2)
+    parser.add_argument("--run", help="a trained run: which scan to label beside its templates")
     parser.add_argument(
         "--every", type=int, default=4, help="try every n-th scan of train.txt beside the suggested one"
     )
@@ -40,20 +44,26 @@ def main() -> None:
     dataset = Dataset(arguments.root)
     names = dataset.names("train.txt")
     volumes = {name: dataset.load(name) for name in names}
-    features = cohort_features(dataset, names, "builtin", Path(), "cpu")
-    place = [c.name for c in rank(features)]
+    started = time.monotonic()
+    if arguments.run:
+        results = read_run(arguments.run)
+        labelled = names[: results.arguments["labeled_num"]]
+        place = list(next_scores(results, "builtin", Path(), "cpu"))
+    else:
+        labelled, place = [], [c.name for c in rank_cohort(dataset, names, "builtin", Path(), "cpu")]
+    print(f"ranked in {time.monotonic() - started:.0f} s")
     done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     scored = names[:: -(-len(names) // arguments.scored)]
-    chosen = list(dict.fromkeys([place[0], *names[:: arguments.every]]))
+    chosen = [name for name in dict.fromkeys([place[0], *names[:: arguments.every]]) if name not in labelled]
     print("| template | place among the suggested | pseudo-label Dice | time |\n| --- | --- | --- | --- |")
     for template in chosen:
         started = time.monotonic()
         if template not in done:
-            label = labeller(volumes, features, template, arguments)
+            label = labeller(volumes, [*labelled, template], arguments)
             done[template] = {
                 name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
                 for name in scored
-                if name != template
+                if name not in (*labelled, template)
             }
             arguments.out.write_text(json.dumps(done))
         row = f"| {template} | {place.index(template) + 1} of {len(names)} | {_mean(done[template]):.3f} "
@@ -61,22 +71,27 @@ def main() -> None:
     others = [_mean(done[name]) for name in chosen[1:]]
     print(
         f"suggested {_mean(done[chosen[0]]):.3f}; {len(others)} others: mean {np.mean(others):.3f}, "
-        f"best {max(others):.3f}, worst {min(others):.3f}"
+        f"best {max(others):.3f}, worst {min(others):.3f}; rank correlation of place and Dice of all "
+        f"{spearmanr([place.index(name) for name in chosen], [_mean(done[name]) for name in chosen])[0]:+.2f}"
     )
 
 
-def labeller(volumes, features, template: str, arguments: argparse.Namespace):
-    """Return the function from a scan's name to its label, spread from one template as round 0 does."""
-    truth, num_classes = volumes[template].label, arguments.num_classes
+def labeller(volumes, templates: list[str], arguments: argparse.Namespace):
+    """Return the function from a scan's name to its label, spread from the templates as round 0 does."""
+    num_classes = arguments.num_classes
     if arguments.propagation == "atlas":
-        labelled = [(Scan(volumes[template].image), truth)]
+        labelled = [(Scan(volumes[name].image), volumes[name].label) for name in templates]
         atlas = AtlasPropagation(labelled, num_classes, registered=arguments.registration)
         return lambda name: atlas.label(Scan(volumes[name].image)).label
-    found = features[template]
-    prototypes = class_prototypes([(found.spatial, truth, found.patch_size)], num_classes)
-    return lambda name: propagate(
-        features[name].spatial, prototypes, features[name].patch_size, volumes[name].image.shape
-    )
+    features = BuiltinFeatures()
+    described = [(features(v.image), v.label, v.image.shape) for v in map(volumes.__getitem__, templates)]
+    prototypes = class_prototypes(described, num_classes)
+
+    def label(name: str) -> np.ndarray:
+        image = volumes[name].image
+        return propagate(features(image), prototypes, image.shape, image.shape)
+
+    return label
 
 
 def _mean(scores: dict[str, list[float]]) -> float:

@@ -2,45 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import suggest_template
 import train_SemiSAM_O1
 from semisam_o1.data.volumes import write_volume
 from semisam_o1.errors import run_command
 from semisam_o1.features.extract import VolumeFeatures
-from semisam_o1.features.representativeness import distances_between, rank
+from semisam_o1.propagation import representativeness
+from semisam_o1.propagation.description import Scan
+from semisam_o1.propagation.representativeness import distances_between, rank
 from tiny_cohort import train_flags, write_cohort
 
 
-def features(*spatial: np.ndarray) -> dict[str, VolumeFeatures]:
-    return {f"s{i}": VolumeFeatures(array, np.ones(1), (4, 4, 4)) for i, array in enumerate(spatial)}
+def scans(**images: np.ndarray) -> tuple[Callable[[str], Scan], dict[str, tuple[int, ...]]]:
+    return (lambda name: Scan(images[name])), {name: image.shape for name, image in images.items()}
 
 
-def test_distance_is_to_the_most_similar_cell_wherever_it_lies() -> None:
-    generator = np.random.default_rng(0)
-    first = generator.standard_normal((3, 4, 3, 2)).astype(np.float32)
-    shuffled = first[:, ::-1, :, ::-1]
-    other = first + 5
-    distances = distances_between(features(first, shuffled, other))
+def anatomy(seed: int) -> np.ndarray:
+    return ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((24, 20, 18)), 2).astype(np.float32)
+
+
+def noisy(image: np.ndarray, share: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(image.shape)
+    return (image + share * image.std() * noise).astype(np.float32)
+
+
+def test_what_registration_explains_is_no_distance() -> None:
+    image = anatomy(0)
+    moved, brighter = ndimage.shift(image, (2, -1, 1), mode="nearest"), 3 * image + 7
+    distances = distances_between(*scans(image=image, moved=moved, brighter=brighter, other=anatomy(1)))
     assert np.isnan(np.diag(distances)).all()
     np.testing.assert_allclose(np.nanmean(distances, axis=0), 1, rtol=1e-6)
-    assert distances[0, 1] < 1e-5 and distances[1, 0] < 1e-5
-    assert distances[2, 0] > 1.9
+    from_image = distances[:, 0]
+    assert from_image[2] < 0.01  # nothing but contrast
+    assert from_image[1] < 0.5 * from_image[3]
 
 
-def test_medoid_comes_first_and_an_odd_scan_last() -> None:
-    generator = np.random.default_rng(1)
-    centre = generator.standard_normal((4, 3, 3, 3)).astype(np.float32)
-    scans = [centre + 0.5 * generator.standard_normal(centre.shape).astype(np.float32) for _ in range(6)]
-    scans[2] = centre
-    scans[4] = 4 * generator.standard_normal(centre.shape).astype(np.float32)
-    ranking = rank(features(*scans))
-    assert (ranking[0].name, ranking[-1].name) == ("s2", "s4")
+def test_clear_typical_scans_come_first_and_odd_ones_last() -> None:
+    image = anatomy(0)
+    images = {f"s{i}": noisy(image, share, i) for i, share in enumerate((0.3, 0.05, 0.3, 0.6))}
+    ranking = rank(*scans(**images, odd=anatomy(5)))
+    assert (ranking[0].name, ranking[-1].name) == ("s1", "odd")
+    assert ranking[-2].name == "s3"
     assert all(c.nearest <= c.distance <= c.farthest for c in ranking)
+
+
+def test_many_scans_are_registered_to_a_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(representativeness, "register", lambda fixed, moving, start: start)
+    monkeypatch.setattr(representativeness, "MAX_PAIRS", 60)
+    images = {f"s{i}": noisy(anatomy(0), 0.1, i)[:6, :6, :6] for i in range(20)}
+    targets = []
+    distances = distances_between(*scans(**images), wrap=lambda names: targets.extend(names) or names)
+    assert distances.shape == (20, 5)
+    assert targets == ["s0", "s4", "s8", "s12", "s16"]
+    assert np.isnan(distances).sum() == 5
+
+
+def test_cells_leave_thin_axes_whole_and_are_of_one_size() -> None:
+    seen = []
+
+    def record(fixed, moving, start):
+        seen.append(tuple(fixed.shape[1:]))
+        return start
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(representativeness, "register", record)
+        patch.setattr(representativeness, "MAX_VOXELS", 2_000)
+        distances_between(*scans(a=np.random.default_rng(0).random((60, 50, 9), np.float32),
+                                 b=np.random.default_rng(1).random((40, 40, 9), np.float32)))  # fmt: skip
+    (first, second), (w, h, _) = sorted(set(seen)), max(seen)
+    assert {first[2], second[2]} == {9}
+    assert w / 60 == pytest.approx(h / 50, abs=0.02) and 100 < w * h < 400
+
+
+def test_another_feature_set_is_compared_too() -> None:
+    """Images that tell nothing apart: the features decide."""
+    image = anatomy(0)
+    sides = np.linspace(-1, 1, 8, dtype=np.float32)
+    pattern = sides[:, None, None] * sides[:, None] * sides
+    features = {"a": pattern, "b": pattern, "c": pattern, "odd": 3 - 9 * pattern}
+    described = {
+        name: VolumeFeatures(np.stack([value, 0.1 * value**2]), np.ones(1), image.shape)
+        for name, value in features.items()
+    }
+    shapes = dict.fromkeys(described, image.shape)
+    ranking = rank(lambda name: Scan(noisy(image, 0.01, ord(name[0])), described[name]), shapes)
+    assert ranking[-1].name == "odd"
+    assert ranking[-1].distance > 1.3 * ranking[0].distance
 
 
 def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +106,7 @@ def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["1", "2", "4"]
     assert lines[5] == f"suggested template: {lines[2].split()[1]}"
-    assert run_command(suggest_template.main, [str(tmp_path), "--features", "builtin"]) == 0
-    assert "features" in {path.name for path in tmp_path.iterdir()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "train.txt"]
 
 
 def test_after_a_run_uncertain_and_typical_scans_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

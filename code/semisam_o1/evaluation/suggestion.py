@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -13,9 +14,10 @@ from ..data.inspection import Need, inspect
 from ..data.volumes import Dataset
 from ..errors import InputError
 from ..features.extract import VolumeFeatures, extract_features, make_feature_set
-from ..features.representativeness import Candidate, rank
 from ..progress import progress
-from .run_results import read_run
+from ..propagation.description import Scan
+from ..propagation.representativeness import Candidate, rank
+from .run_results import RunResults, read_run
 
 
 def suggest_template(
@@ -30,7 +32,7 @@ def suggest_template(
     names = dataset.names(list_name)
     if len(names) < 2:
         raise InputError(f"{dataset.root / list_name} names one scan only; there is nothing to choose from")
-    candidates = rank(cohort_features(dataset, names, features, checkpoint, device), _shown)
+    candidates = rank_cohort(dataset, names, features, checkpoint, device)
     best = candidates[0]
     lines = [
         f"{len(names)} scans of {dataset.root / list_name}, {features} features",
@@ -45,43 +47,63 @@ def suggest_template(
 def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, top: int) -> str:
     """Return a table of the scans of a run that are worth labelling next: uncertain ones that stand for many.
 
-    The score is the uncertainty of the last round, over its mean, times the mean distance of the cohort over
-    the scan's own.
-
     Raises:
         InputError: if the run has not been trained for a round yet.
     """
     results = read_run(run)
-    if len(results.records) < 2:
-        raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
-    dataset = results.dataset
-    names = dataset.names("train.txt")
-    labelled = set(names[: results.arguments["labeled_num"]])
-    with h5py.File(results.folder.pseudo_labels(len(results.records) - 1)) as file:
-        uncertainty = {name: float(file[name].attrs["uncertainty"]) for name in names if name not in labelled}
-    kept = features or results.arguments["features"]
-    candidates = rank(cohort_features(dataset, names, kept, checkpoint, device), _shown)
-    mean = sum(uncertainty.values()) / len(uncertainty)
-    scores = {c.name: uncertainty[c.name] / mean / c.distance for c in candidates if c.name in uncertainty}
-    order = sorted(scores, key=lambda name: -scores[name])
-    place = {candidate.name: i for i, candidate in enumerate(candidates, start=1)}
-    width = max(map(len, order[:top]))
+    scores = next_scores(results, features or results.arguments["features"], checkpoint, device)
+    names = list(scores)
+    width = max(map(len, names[:top]))
+    labelled = results.arguments["labeled_num"]
     lines = [
-        f"{len(order)} unlabelled scans after round {len(results.records) - 1} of {results.folder.path}",
-        f"  {'scan':<{width}}  score  uncertainty  place as a template",
-        *(f"  {name:<{width}}  {scores[name]:5.2f}  {uncertainty[name]:11.4f}  {place[name]:5d} of {len(candidates)}"
-          for name in order[:top]),
-        f"label next: {order[0]}",
-        f"put it second in {dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
-        f"{len(labelled) + 1}",
+        f"{len(names)} unlabelled scans after round {len(results.records) - 1} of {results.folder.path}",
+        f"  {'scan':<{width}}  score  uncertainty  distance to the others",
+        *(f"  {name:<{width}}  {s.score:5.2f}  {s.uncertainty:11.4f}  {s.distance:22.3f}"
+          for name, s in list(scores.items())[:top]),
+        f"label next: {names[0]}",
+        f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
+        f"{labelled + 1}",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def cohort_features(
+@dataclass(frozen=True)
+class NextScore:
+    """How much is gained by labelling a scan: its uncertainty over the mean, over its distance (see ``Candidate``)."""
+
+    score: float
+    uncertainty: float
+    distance: float
+
+
+def next_scores(results: RunResults, features: str, checkpoint: Path, device: str) -> dict[str, NextScore]:
+    """Return the unlabelled scans of a run and their scores, the highest first.
+
+    Raises:
+        InputError: if the run has not been trained for a round yet.
+    """
+    if len(results.records) < 2:
+        raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
+    names = results.dataset.names("train.txt")
+    unlabelled = names[results.arguments["labeled_num"] :]
+    with h5py.File(results.folder.pseudo_labels(len(results.records) - 1)) as file:
+        uncertainty = {name: float(file[name].attrs["uncertainty"]) for name in unlabelled}
+    mean = sum(uncertainty.values()) / len(uncertainty)
+    scores = {
+        c.name: NextScore(uncertainty[c.name] / mean / c.distance, uncertainty[c.name], c.distance)
+        for c in rank_cohort(results.dataset, names, features, checkpoint, device)
+        if c.name in uncertainty
+    }
+    return dict(sorted(scores.items(), key=lambda item: -item[1].score))
+
+
+def rank_cohort(
     dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str
-) -> dict[str, VolumeFeatures]:
-    """Return the features of the scans, computed or found where training keeps them.
+) -> list[Candidate]:
+    """Return the scans by how well each stands for the others, the best one first.
+
+    Args:
+        features: compared beside what registration goes by; computed, or found where training keeps them.
 
     Raises:
         InputError: with every scan that cannot be used.
@@ -92,16 +114,19 @@ def cohort_features(
     faults = [fault for report in reports for fault in report.faults]
     if faults:
         raise InputError("\n  ".join([f"{len(faults)} faults in the dataset:", *faults]) if faults[1:] else faults[0])
-    hashes = {report.info.name: report.info.hash for report in reports}
-    found, _ = extract_features(
-        names, lambda name: dataset.load(name).image, hashes.__getitem__, feature_set,
-        ArrayCache(dataset.root / "features"), lambda missing: progress(missing, "features"),
-    )  # fmt: skip
-    return found
-
-
-def _shown(names: Sequence[str]) -> Sequence[str]:
-    return progress(names, "comparing")
+    found: dict[str, VolumeFeatures] = {}
+    if features != "builtin":  # those, registration goes by anyway
+        hashes = {report.info.name: report.info.hash for report in reports}
+        found, _ = extract_features(
+            names, lambda name: dataset.load(name).image, hashes.__getitem__, feature_set,
+            ArrayCache(dataset.root / "features"), lambda missing: progress(missing, "features"),
+        )  # fmt: skip
+    return rank(
+        lambda name: Scan(dataset.load(name).image, found.get(name)),
+        {report.info.name: report.info.shape for report in reports},
+        device,
+        lambda targets: progress(targets, "comparing", unit="scan"),
+    )
 
 
 def _table(candidates: Sequence[Candidate], top: int) -> list[str]:
