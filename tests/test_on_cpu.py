@@ -14,6 +14,8 @@ from semisam_o1.networks.on_cpu import (
     Linear,
     MaxPool,
     Upsample,
+    _doubled_taps,
+    _doubling,
     channels_last,
     convolve_upsampled,
     is_channels_last,
@@ -157,12 +159,17 @@ def test_bf16_is_float32_but_for_rounding(name: str) -> None:
         assert (coarse - exact).square().mean() < 0.06**2 * exact.square().mean()
 
 
-def test_inference_before_does_not_spoil_training() -> None:
-    x = torch.randn(1, 2, 23, 3, 2, requires_grad=True)
-    with torch.inference_mode():
-        Upsample()(x)
-    Upsample()(x).sum().backward()
-    assert torch.isfinite(x.grad).all()
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_inference_before_does_not_spoil_training(precision: torch.dtype) -> None:
+    _doubling.cache_clear()
+    _doubled_taps.cache_clear()
+    network, image = build_network("unet_3D", 2), torch.randn(1, 1, 32, 32, 16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.inference_mode():
+            network.eval()(image)
+        network.train()(image).square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 
 def test_a_linear_layer_is_that_of_pytorch() -> None:
