@@ -20,11 +20,12 @@ import code_path  # noqa: F401
 from semisam_o1.data.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.run_results import read_run
-from semisam_o1.evaluation.suggestion import next_scores, rank_cohort
+from semisam_o1.evaluation.suggestion import cohort_distances, rank_next
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.description import Scan
 from semisam_o1.propagation.prototype import class_prototypes, propagate
+from semisam_o1.propagation.representativeness import rank
 
 
 def main() -> None:
@@ -48,9 +49,10 @@ def main() -> None:
     if arguments.run:
         results = read_run(arguments.run)
         labelled = names[: results.arguments["labeled_num"]]
-        place = list(next_scores(results, "builtin", Path(), "cpu"))
+        place = [c.name for c in rank_next(results, "builtin", Path(), "cpu")]
     else:
-        labelled, place = [], [c.name for c in rank_cohort(dataset, names, "builtin", Path(), "cpu")]
+        labelled, distances = [], cohort_distances(dataset, names, "builtin", Path(), "cpu")
+        place = [c.name for c in rank(distances)]
     print(f"ranked in {time.monotonic() - started:.0f} s")
     done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     scored = names[:: -(-len(names) // arguments.scored)]

@@ -16,7 +16,7 @@ from semisam_o1.errors import run_command
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation import representativeness
 from semisam_o1.propagation.description import Scan
-from semisam_o1.propagation.representativeness import distances_between, rank
+from semisam_o1.propagation.representativeness import Distances, distances_between, rank
 from tiny_cohort import train_flags, write_cohort
 
 
@@ -36,7 +36,7 @@ def noisy(image: np.ndarray, share: float, seed: int) -> np.ndarray:
 def test_what_registration_explains_is_no_distance() -> None:
     image = anatomy(0)
     moved, brighter = ndimage.shift(image, (2, -1, 1), mode="nearest"), 3 * image + 7
-    distances = distances_between(*scans(image=image, moved=moved, brighter=brighter, other=anatomy(1)))
+    distances = distances_between(*scans(image=image, moved=moved, brighter=brighter, other=anatomy(1))).values
     assert np.isnan(np.diag(distances)).all()
     np.testing.assert_allclose(np.nanmean(distances, axis=0), 1, rtol=1e-6)
     from_image = distances[:, 0]
@@ -47,7 +47,7 @@ def test_what_registration_explains_is_no_distance() -> None:
 def test_clear_typical_scans_come_first_and_odd_ones_last() -> None:
     image = anatomy(0)
     images = {f"s{i}": noisy(image, share, i) for i, share in enumerate((0.3, 0.05, 0.3, 0.6))}
-    ranking = rank(*scans(**images, odd=anatomy(5)))
+    ranking = rank(distances_between(*scans(**images, odd=anatomy(5))))
     assert (ranking[0].name, ranking[-1].name) == ("s1", "odd")
     assert ranking[-2].name == "s3"
     assert all(c.nearest <= c.distance <= c.farthest for c in ranking)
@@ -57,11 +57,23 @@ def test_many_scans_are_registered_to_a_selection(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(representativeness, "register", lambda fixed, moving, start: start)
     monkeypatch.setattr(representativeness, "MAX_PAIRS", 60)
     images = {f"s{i}": noisy(anatomy(0), 0.1, i)[:6, :6, :6] for i in range(20)}
-    targets = []
-    distances = distances_between(*scans(**images), wrap=lambda names: targets.extend(names) or names)
-    assert distances.shape == (20, 5)
-    assert targets == ["s0", "s4", "s8", "s12", "s16"]
-    assert np.isnan(distances).sum() == 5
+    distances = distances_between(*scans(**images))
+    assert distances.candidates == list(images)
+    assert distances.targets == ["s0", "s4", "s8", "s12", "s16"]
+    assert distances.values.shape == (20, 5)
+    assert np.isnan(distances.values).sum() == 5
+
+
+def test_targets_count_by_their_weights() -> None:
+    distances = Distances(
+        list("abc"), list("abc"), np.array([[np.nan, 0.5, 1.5], [0.6, np.nan, 0.5], [1.4, 1.5, np.nan]])
+    )
+    assert [(c.name, c.distance) for c in rank(distances)] == [("b", 0.55), ("a", 1.0), ("c", 1.45)]
+    weighted = rank(distances, {"b": 3.0, "c": 1.0})
+    assert [(c.name, c.distance) for c in weighted] == [("b", 0.5), ("a", 0.75), ("c", 1.5)]
+    assert (weighted[1].nearest, weighted[1].farthest) == (0.5, 1.5)
+    # Nothing to go by: all count the same.
+    assert [c.distance for c in rank(distances, {"a": 0.0})] == [0.55, 1.0, 1.45]
 
 
 def test_cells_leave_thin_axes_whole_and_are_of_one_size() -> None:
@@ -92,7 +104,8 @@ def test_another_feature_set_is_compared_too() -> None:
         for name, value in features.items()
     }
     shapes = dict.fromkeys(described, image.shape)
-    ranking = rank(lambda name: Scan(noisy(image, 0.01, ord(name[0])), described[name]), shapes)
+    found = distances_between(lambda name: Scan(noisy(image, 0.01, ord(name[0])), described[name]), shapes)
+    ranking = rank(found)
     assert ranking[-1].name == "odd"
     assert ranking[-1].distance > 1.3 * ranking[0].distance
 
@@ -109,7 +122,9 @@ def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "train.txt"]
 
 
-def test_after_a_run_uncertain_and_typical_scans_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_run_those_that_stand_for_uncertain_scans_come_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_cohort(tmp_path / "data")
     flags = ["--run", str(tmp_path / "run")]
     assert run_command(suggest_template.main, flags) == 2
@@ -117,9 +132,10 @@ def test_after_a_run_uncertain_and_typical_scans_come_first(tmp_path: Path, caps
     capsys.readouterr()
     assert run_command(suggest_template.main, flags) == 0
     lines = capsys.readouterr().out.splitlines()
-    names, scores = zip(*((line.split()[0], float(line.split()[1])) for line in lines[2:7]), strict=True)
+    rows = [line.split() for line in lines[2:7]]
+    names, distances = [row[1] for row in rows], [float(row[2]) for row in rows]
     assert sorted(names) == [f"train{i}" for i in range(1, 6)]
-    assert list(scores) == sorted(scores, reverse=True)
+    assert distances == sorted(distances)
     assert f"label next: {names[0]}" in lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -16,7 +15,7 @@ from ..errors import InputError
 from ..features.extract import VolumeFeatures, extract_features, make_feature_set
 from ..progress import progress
 from ..propagation.description import Scan
-from ..propagation.representativeness import Candidate, rank
+from ..propagation.representativeness import Candidate, Distances, distances_between, rank
 from .run_results import RunResults, read_run
 
 
@@ -32,7 +31,7 @@ def suggest_template(
     names = dataset.names(list_name)
     if len(names) < 2:
         raise InputError(f"{dataset.root / list_name} names one scan only; there is nothing to choose from")
-    candidates = rank_cohort(dataset, names, features, checkpoint, device)
+    candidates = rank(cohort_distances(dataset, names, features, checkpoint, device))
     best = candidates[0]
     lines = [
         f"{len(names)} scans of {dataset.root / list_name}, {features} features",
@@ -45,39 +44,29 @@ def suggest_template(
 
 
 def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, top: int) -> str:
-    """Return a table of the scans of a run that are worth labelling next: uncertain ones that stand for many.
+    """Return a table of the scans of a run that are worth labelling next: those that stand best for uncertain ones.
 
     Raises:
         InputError: if the run has not been trained for a round yet.
     """
     results = read_run(run)
-    scores = next_scores(results, features or results.arguments["features"], checkpoint, device)
-    names = list(scores)
-    width = max(map(len, names[:top]))
+    ranking = rank_next(results, features or results.arguments["features"], checkpoint, device)
     labelled = results.arguments["labeled_num"]
     lines = [
-        f"{len(names)} unlabelled scans after round {len(results.records) - 1} of {results.folder.path}",
-        f"  {'scan':<{width}}  score  uncertainty  distance to the others",
-        *(f"  {name:<{width}}  {s.score:5.2f}  {s.uncertainty:11.4f}  {s.distance:22.3f}"
-          for name, s in list(scores.items())[:top]),
-        f"label next: {names[0]}",
+        f"{len(ranking)} unlabelled scans after round {len(results.records) - 1} of {results.folder.path}; the others "
+        "count by their uncertainty",
+        *_table(ranking, top),
+        f"label next: {ranking[0].name}",
         f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
         f"{labelled + 1}",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class NextScore:
-    """How much is gained by labelling a scan: its uncertainty over the mean, over its distance (see ``Candidate``)."""
+def rank_next(results: RunResults, features: str, checkpoint: Path, device: str) -> list[Candidate]:
+    """Return the unlabelled scans of a run by how well they stand for the others, which count by their uncertainty.
 
-    score: float
-    uncertainty: float
-    distance: float
-
-
-def next_scores(results: RunResults, features: str, checkpoint: Path, device: str) -> dict[str, NextScore]:
-    """Return the unlabelled scans of a run and their scores, the highest first.
+    A scan's own uncertainty does not speak for it: odd and noisy scans are uncertain, and make poor templates.
 
     Raises:
         InputError: if the run has not been trained for a round yet.
@@ -85,22 +74,15 @@ def next_scores(results: RunResults, features: str, checkpoint: Path, device: st
     if len(results.records) < 2:
         raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
     names = results.dataset.names("train.txt")
-    unlabelled = names[results.arguments["labeled_num"] :]
+    labelled = names[: results.arguments["labeled_num"]]
     with h5py.File(results.folder.pseudo_labels(len(results.records) - 1)) as file:
-        uncertainty = {name: float(file[name].attrs["uncertainty"]) for name in unlabelled}
-    mean = sum(uncertainty.values()) / len(uncertainty)
-    scores = {
-        c.name: NextScore(uncertainty[c.name] / mean / c.distance, uncertainty[c.name], c.distance)
-        for c in rank_cohort(results.dataset, names, features, checkpoint, device)
-        if c.name in uncertainty
-    }
-    return dict(sorted(scores.items(), key=lambda item: -item[1].score))
+        uncertainty = {name: float(file[name].attrs["uncertainty"]) for name in names if name not in labelled}
+    ranking = rank(cohort_distances(results.dataset, names, features, checkpoint, device), uncertainty)
+    return [candidate for candidate in ranking if candidate.name in uncertainty]
 
 
-def rank_cohort(
-    dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str
-) -> list[Candidate]:
-    """Return the scans by how well each stands for the others, the best one first.
+def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:
+    """Return how far the scans are from each other.
 
     Args:
         features: compared beside what registration goes by; computed, or found where training keeps them.
@@ -121,7 +103,7 @@ def rank_cohort(
             names, lambda name: dataset.load(name).image, hashes.__getitem__, feature_set,
             ArrayCache(dataset.root / "features"), lambda missing: progress(missing, "features"),
         )  # fmt: skip
-    return rank(
+    return distances_between(
         lambda name: Scan(dataset.load(name).image, found.get(name)),
         {report.info.name: report.info.shape for report in reports},
         device,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,22 +41,34 @@ class Candidate:
     farthest: float
 
 
-def rank(
-    scan: Callable[[str], Scan],
-    shapes: Mapping[str, Sequence[int]],
-    device: torch.device | str = "cpu",
-    wrap: Callable[[Sequence[str]], Sequence[str]] = list,
-) -> list[Candidate]:
-    """Return the scans by how well each stands for the others, the best one first.
+class Distances(NamedTuple):
+    """How far scans are from each other.
 
-    See ``distances_between``; every scan's distances are divided by their mean, so that an odd scan, far from all, does
-    not decide.
+    Attributes:
+        values: (candidates, targets), NaN for a scan to itself. Every target's distances have mean 1, so that an odd
+            scan, far from all, does not decide.
     """
-    distances = distances_between(scan, shapes, device, wrap)
+
+    candidates: list[str]
+    targets: list[str]
+    values: np.ndarray
+
+
+def rank(distances: Distances, weights: Mapping[str, float] | None = None) -> list[Candidate]:
+    """Return the candidates by their mean distance to the targets, the smallest first.
+
+    Args:
+        weights: target → how much it counts; those that are missing do not. None: all the same.
+    """
+    heed = np.ones(len(distances.targets))
+    if weights is not None:
+        heed = np.array([weights.get(name, 0.0) for name in distances.targets])
     result = []
-    for row, name in zip(distances, shapes, strict=True):
-        known = row[np.isfinite(row)]
-        result.append(Candidate(name, float(known.mean()), float(known.min()), float(known.max())))
+    for row, name in zip(distances.values, distances.candidates, strict=True):
+        known = np.isfinite(row)
+        counted = known & (heed > 0) if heed[known].any() else known
+        mean = np.average(row[counted], weights=heed[counted] if heed[counted].any() else None)
+        result.append(Candidate(name, float(mean), float(row[known].min()), float(row[known].max())))
     return sorted(result, key=lambda candidate: candidate.distance)
 
 
@@ -64,12 +77,11 @@ def distances_between(
     shapes: Mapping[str, Sequence[int]],
     device: torch.device | str = "cpu",
     wrap: Callable[[Sequence[str]], Sequence[str]] = list,
-) -> np.ndarray:
-    """Return the distance of every candidate (row) to every target (column), NaN for a scan to itself.
+) -> Distances:
+    """Return the distance of every scan to a selection of them.
 
     It is the mean squared difference of their descriptions after the candidate was registered to the target, on a
-    coarse grid; voxels near the target's centre count most. The columns have mean 1. An even selection of the scans
-    makes the targets, see MAX_TARGETS.
+    coarse grid; voxels near the target's centre count most. The targets are evenly chosen, see MAX_TARGETS.
 
     Args:
         scan: name → volume; either all have ``features`` or none.
@@ -88,7 +100,7 @@ def distances_between(
             if candidate != target:
                 distances[i, j] = _unexplained(described[target], described[candidate], weight)
     mean = np.nanmean(distances, axis=0)
-    return distances / np.where(mean > 0, mean, 1)
+    return Distances(names, targets, distances / np.where(mean > 0, mean, 1))
 
 
 def _describe_all(
