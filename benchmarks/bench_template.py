@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,30 +46,36 @@ def main() -> None:
     dataset = Dataset(arguments.root)
     names = dataset.names("train.txt")
     volumes = {name: dataset.load(name) for name in names}
+    features = cache(lambda name: BuiltinFeatures()(volumes[name].image))
     started = time.monotonic()
+    labelled: list[str] = []
     if arguments.run:
         results = read_run(arguments.run)
         labelled = names[: results.arguments["labeled_num"]]
-        place = [c.name for c in rank_next(results, "builtin", Path(), "cpu")]
+        ranking, _ = rank_next(results, "builtin", Path(), "cpu")
     else:
-        labelled, distances = [], cohort_distances(dataset, names, "builtin", Path(), "cpu")
-        place = [c.name for c in rank(distances)]
+        ranking = rank(cohort_distances(dataset, names, "builtin", Path(), "cpu"))
+    place = [candidate.name for candidate in ranking]
     print(f"ranked in {time.monotonic() - started:.0f} s")
-    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    settings = [arguments.propagation, arguments.registration, arguments.num_classes, arguments.scored, labelled]
+    kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"settings": settings, "dice": {}}
+    if kept["settings"] != settings:
+        parser.error(f"{arguments.out} was measured with other settings; name another --out")
+    done = kept["dice"]
     scored = names[:: -(-len(names) // arguments.scored)]
     chosen = [name for name in dict.fromkeys([place[0], *names[:: arguments.every]]) if name not in labelled]
     print("| template | place among the suggested | pseudo-label Dice | time |\n| --- | --- | --- | --- |")
     for template in chosen:
         started = time.monotonic()
         if template not in done:
-            label = labeller(volumes, [*labelled, template], arguments)
+            label = labeller(volumes, features, [*labelled, template], arguments)
             done[template] = {
                 name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
                 for name in scored
                 if name not in (*labelled, template)
             }
-            arguments.out.write_text(json.dumps(done))
-        row = f"| {template} | {place.index(template) + 1} of {len(names)} | {_mean(done[template]):.3f} "
+            arguments.out.write_text(json.dumps(kept))
+        row = f"| {template} | {place.index(template) + 1} of {len(place)} | {_mean(done[template]):.3f} "
         print(f"{row}| {time.monotonic() - started:.0f} s |", flush=True)
     others = [_mean(done[name]) for name in chosen[1:]]
     print(
@@ -78,20 +85,20 @@ def main() -> None:
     )
 
 
-def labeller(volumes, templates: list[str], arguments: argparse.Namespace):
+def labeller(volumes, features, templates: list[str], arguments: argparse.Namespace):
     """Return the function from a scan's name to its label, spread from the templates as round 0 does."""
     num_classes = arguments.num_classes
     if arguments.propagation == "atlas":
         labelled = [(Scan(volumes[name].image), volumes[name].label) for name in templates]
         atlas = AtlasPropagation(labelled, num_classes, registered=arguments.registration)
         return lambda name: atlas.label(Scan(volumes[name].image)).label
-    features = BuiltinFeatures()
-    described = [(features(v.image), v.label, v.image.shape) for v in map(volumes.__getitem__, templates)]
-    prototypes = class_prototypes(described, num_classes)
+    prototypes = class_prototypes(
+        [(features(name), volumes[name].label, volumes[name].image.shape) for name in templates], num_classes
+    )
 
     def label(name: str) -> np.ndarray:
-        image = volumes[name].image
-        return propagate(features(image), prototypes, image.shape, image.shape)
+        shape = volumes[name].image.shape
+        return propagate(features(name), prototypes, shape, shape)
 
     return label
 

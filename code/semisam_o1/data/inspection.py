@@ -14,6 +14,8 @@ import numpy as np
 from ..errors import InputError
 from .volumes import Dataset, Geometry, content_hash
 
+LARGEST = 1e12  # value of an image: its square, summed over a volume, is still a float32
+
 
 @dataclass(frozen=True)
 class VolumeInfo:
@@ -73,6 +75,11 @@ def inspect(dataset: Dataset, name: str, need: Need) -> Report:
     finite = np.isfinite(volume.image)
     if not finite.all():
         faults.append(f"{path}: the image holds {int((~finite).sum())} values that are NaN or infinite; replace them")
+    elif np.abs(volume.image).max() > LARGEST:
+        faults.append(
+            f"{path}: the image holds {volume.image.flat[np.abs(volume.image).argmax()]:g}; values beyond {LARGEST:g} "
+            "are beyond float32 arithmetic. Is that a mark for missing data? Replace it"
+        )
     elif volume.image.min() == volume.image.max():
         faults.append(f"{path}: every voxel of the image is {volume.image.flat[0]:g}; export the scan again")
     classes: frozenset[int] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -14,7 +14,6 @@ from ..data.volumes import Dataset
 from ..errors import InputError
 from ..features.extract import VolumeFeatures, extract_features, make_feature_set
 from ..progress import progress
-from ..propagation.description import Scan
 from ..propagation.representativeness import Candidate, Distances, distances_between, rank
 from .run_results import RunResults, read_run
 
@@ -29,16 +28,18 @@ def suggest_template(
     """
     dataset = Dataset(root.expanduser().resolve(), image_key)
     names = dataset.names(list_name)
-    if len(names) < 2:
-        raise InputError(f"{dataset.root / list_name} names one scan only; there is nothing to choose from")
-    candidates = rank(cohort_distances(dataset, names, features, checkpoint, device))
-    best = candidates[0]
+    if len(names) < 3:
+        raise InputError(
+            f"{dataset.root / list_name} names {len(names)} scans; from three on, one can stand better for the others "
+            "than another. Label the clearer one"
+        )
+    ranking = rank(cohort_distances(dataset, names, features, checkpoint, device))
     lines = [
         f"{len(names)} scans of {dataset.root / list_name}, {features} features",
-        *_table(candidates, top),
-        f"suggested template: {best.name}",
-        f"label it, then: python code/prepare_data.py nifti --images … --labels … --template {best.name} --overwrite "
-        f"{dataset.root}",
+        *_table(ranking, top),
+        f"suggested template: {ranking[0].name}",
+        f"label it, then: python code/prepare_data.py nifti --images … --labels … --template {ranking[0].name} "
+        f"--overwrite {dataset.root}",
     ]
     return "\n".join(lines)
 
@@ -47,38 +48,48 @@ def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, 
     """Return a table of the scans of a run that are worth labelling next: those that stand best for uncertain ones.
 
     Raises:
-        InputError: if the run has not been trained for a round yet.
+        InputError: if the run has not been trained for a round yet, or its list of scans has changed.
     """
     results = read_run(run)
-    ranking = rank_next(results, features or results.arguments["features"], checkpoint, device)
-    labelled = results.arguments["labeled_num"]
+    ranking, uncertainty = rank_next(results, features or results.arguments["features"], checkpoint, device)
     lines = [
         f"{len(ranking)} unlabelled scans after round {len(results.records) - 1} of {results.folder.path}; the others "
         "count by their uncertainty",
-        *_table(ranking, top),
+        *_table(ranking, top, uncertainty),
         f"label next: {ranking[0].name}",
         f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
-        f"{labelled + 1}",
+        f"{results.arguments['labeled_num'] + 1}",
     ]
     return "\n".join(lines)
 
 
-def rank_next(results: RunResults, features: str, checkpoint: Path, device: str) -> list[Candidate]:
-    """Return the unlabelled scans of a run by how well they stand for the others, which count by their uncertainty.
+def rank_next(
+    results: RunResults, features: str, checkpoint: Path, device: str
+) -> tuple[list[Candidate], dict[str, float]]:
+    """Return the unlabelled scans of a run by how well they stand for each other, and their uncertainties.
 
-    A scan's own uncertainty does not speak for it: odd and noisy scans are uncertain, and make poor templates.
+    They count by their uncertainty. A scan's own does not speak for it: odd and noisy scans are uncertain, and make
+    poor templates.
 
     Raises:
-        InputError: if the run has not been trained for a round yet.
+        InputError: if the run has not been trained for a round yet, or its list of scans has changed.
     """
     if len(results.records) < 2:
         raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
     names = results.dataset.names("train.txt")
-    labelled = names[: results.arguments["labeled_num"]]
+    unlabelled = names[results.arguments["labeled_num"] :]
     with h5py.File(results.folder.pseudo_labels(len(results.records) - 1)) as file:
-        uncertainty = {name: float(file[name].attrs["uncertainty"]) for name in names if name not in labelled}
-    ranking = rank(cohort_distances(results.dataset, names, features, checkpoint, device), uncertainty)
-    return [candidate for candidate in ranking if candidate.name in uncertainty]
+        known = {name: item.attrs.get("uncertainty") for name, item in file.items()}  # labelled scans have none
+    uncertainty = {name: float(value) for name, value in known.items() if value is not None}
+    if set(unlabelled) != set(uncertainty):
+        raise InputError(
+            f"{results.dataset.root / 'train.txt'} is not what {results.folder.path} was trained on; put it back, or "
+            "train on what it names now and ask that run"
+        )
+    if len(unlabelled) < 2:
+        raise InputError(f"{results.folder.path} has one unlabelled scan only; there is nothing to choose from")
+    ranking = rank(cohort_distances(results.dataset, unlabelled, features, checkpoint, device), uncertainty)
+    return ranking, uncertainty
 
 
 def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:
@@ -96,27 +107,28 @@ def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, chec
     faults = [fault for report in reports for fault in report.faults]
     if faults:
         raise InputError("\n  ".join([f"{len(faults)} faults in the dataset:", *faults]) if faults[1:] else faults[0])
-    found: dict[str, VolumeFeatures] = {}
+    found: dict[str, VolumeFeatures] | None = None
     if features != "builtin":  # those, registration goes by anyway
         hashes = {report.info.name: report.info.hash for report in reports}
         found, _ = extract_features(
             names, lambda name: dataset.load(name).image, hashes.__getitem__, feature_set,
             ArrayCache(dataset.root / "features"), lambda missing: progress(missing, "features"),
         )  # fmt: skip
-    return distances_between(
-        lambda name: Scan(dataset.load(name).image, found.get(name)),
-        {report.info.name: report.info.shape for report in reports},
-        device,
-        lambda targets: progress(targets, "comparing", unit="scan"),
-    )
+    shapes = {report.info.name: report.info.shape for report in reports}
+    return distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, wrap=progress)
 
 
-def _table(candidates: Sequence[Candidate], top: int) -> list[str]:
+def _table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> list[str]:
+    """Return a heading, the first candidates and the last one; with ``uncertainty``, a column of it."""
     shown = list(enumerate(candidates, start=1))
     if len(shown) > top + 1:
         shown = [*shown[:top], shown[-1]]
     width = max(len(candidate.name) for _, candidate in shown)
-    lines = [f"  place  {'scan':<{width}}  mean distance to the others (nearest – farthest); the average scan has 1"]
+    own = "" if uncertainty is None else "  uncertainty"
+    lines = [
+        f"  place  {'scan':<{width}}{own}  mean distance to the others (nearest – farthest); the average scan has 1"
+    ]
     for place, c in shown:
-        lines.append(f"  {place:5d}  {c.name:<{width}}  {c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})")
+        own = "" if uncertainty is None else f"  {uncertainty[c.name]:11.4f}"
+        lines.append(f"  {place:5d}  {c.name:<{width}}{own}  {c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})")
     return lines

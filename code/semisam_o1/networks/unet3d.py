@@ -52,7 +52,8 @@ class UpConcat(nn.Module):
         if is_channels_last(skip) and is_channels_last(lower):
             convolution, norm, relu = self.conv.conv1
             return self.conv.conv2(relu(norm(convolve_upsampled(convolution, skip, lower))))
-        return self.conv(torch.cat([skip, self.up(lower)], dim=1))
+        # Again channels last where levels too small for bf16, which lie otherwise, end.
+        return self.conv(channels_last(torch.cat([skip, self.up(lower)], dim=1)))
 
 
 class UNet3D(nn.Module):

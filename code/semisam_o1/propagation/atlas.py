@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..data.fields import resize, sample, sample_array
 from ..features.builtin import cell_means
-from .description import Components, Described, Scan, describe, leading_directions
+from .description import Components, Described, Scan, along, describe, leading_directions
 from .labelled import Labelled, labelled
 from .matching import TemplateMatcher, mean_radius, working_grid
 from .registration import box_mean, register
@@ -101,7 +101,9 @@ class AtlasPropagation:
     def describe(self, scan: Scan) -> Described:
         """Compute what a volume is compared by."""
         described = describe(scan, self.grid(scan.image.shape), self._components, self.device)
-        return described if self._directions is None else described.along(self._directions)
+        if self._directions is None:
+            return described
+        return Described(described.matching, along(described.registration, self._directions))
 
     def place(self, volume: Described) -> Placed:
         """Bring a volume into the frame and label it, on its working grid."""

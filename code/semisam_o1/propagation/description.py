@@ -44,11 +44,6 @@ class Described:
     def grid(self) -> tuple[int, ...]:
         return self.matching.shape[1:]
 
-    def along(self, directions: Tensor) -> Described:
-        """Return the volume with ``registration`` along some directions (K, G) only."""
-        flat = directions @ self.registration.flatten(1)
-        return Described(self.matching, flat.unflatten(1, self.grid))
-
     @property
     def nbytes(self) -> int:
         return self.matching.nbytes + self.registration.nbytes
@@ -74,6 +69,11 @@ def leading_directions(description: Tensor) -> Tensor:
     flat = flat - flat.mean(dim=1, keepdim=True)
     _, directions = torch.linalg.eigh(flat @ flat.T)  # by rising strength
     return directions.flip(1)[:, :CHANNELS].T.float().contiguous()
+
+
+def along(description: Tensor, directions: Tensor) -> Tensor:
+    """Return a description (G, w, h, d) along some directions (K, G) only: (K, w, h, d)."""
+    return (directions @ description.flatten(1)).unflatten(1, description.shape[1:])
 
 
 class Components:

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from ..data.fields import indices, sample
-from .description import Components, Scan, describe, leading_directions
+from ..features.extract import VolumeFeatures
+from .description import Components, Scan, along, describe, leading_directions
 from .matching import MIN_REDUCED_AXIS
 from .registration import register
 
-MAX_VOXELS = 10_000  # of the mean scan on the grid that scans are compared on: a fifth of a second per pair and core
+MAX_VOXELS = 10_000  # of the median scan on the grid that scans are compared on: 0.2 to 0.3 s a pair on one core
+LARGEST = 2  # times the median scan on every axis; of larger ones, the middle is compared
 CENTRE = 0.2  # of an axis: the standard deviation of the weight around the centre, where the object usually lies
-MAX_TARGETS = 20  # scans that a candidate is registered to; of a larger cohort every n-th
-MIN_TARGETS, MAX_PAIRS = 5, 1000  # fewer where candidates are many
+MIN_TARGETS, MAX_TARGETS = 5, 20  # scans that every candidate is registered to
+PAIRS = 500  # in all, about: the more candidates, the fewer targets
 SAMPLED = 2_000  # voxels of a scan that the compared directions are found by
+FLOAT16 = 6e4  # what it holds
 
 
 @dataclass(frozen=True)
@@ -58,43 +61,42 @@ def rank(distances: Distances, weights: Mapping[str, float] | None = None) -> li
     """Return the candidates by their mean distance to the targets, the smallest first.
 
     Args:
-        weights: target → how much it counts; those that are missing do not. None: all the same.
+        weights: target → how much it counts. None, or nothing but zeros beside a candidate: all the same.
     """
-    heed = np.ones(len(distances.targets))
-    if weights is not None:
-        heed = np.array([weights.get(name, 0.0) for name in distances.targets])
+    heed = np.array([1.0 if weights is None else weights[name] for name in distances.targets])
     result = []
     for row, name in zip(distances.values, distances.candidates, strict=True):
         known = np.isfinite(row)
-        counted = known & (heed > 0) if heed[known].any() else known
-        mean = np.average(row[counted], weights=heed[counted] if heed[counted].any() else None)
+        mean = np.average(row[known], weights=heed[known] if heed[known].any() else None)
         result.append(Candidate(name, float(mean), float(row[known].min()), float(row[known].max())))
     return sorted(result, key=lambda candidate: candidate.distance)
 
 
 def distances_between(
-    scan: Callable[[str], Scan],
+    image: Callable[[str], np.ndarray],
     shapes: Mapping[str, Sequence[int]],
+    features: Mapping[str, VolumeFeatures] | None = None,
     device: torch.device | str = "cpu",
-    wrap: Callable[[Sequence[str]], Sequence[str]] = list,
+    wrap: Callable[[Sequence[str], str], Sequence[str]] = lambda names, what: names,
 ) -> Distances:
-    """Return the distance of every scan to a selection of them.
+    """Return the distance of every scan to an even selection of them.
 
     It is the mean squared difference of their descriptions after the candidate was registered to the target, on a
-    coarse grid; voxels near the target's centre count most. The targets are evenly chosen, see MAX_TARGETS.
+    coarse grid; voxels near the target's centre count most.
 
     Args:
-        scan: name → volume; either all have ``features`` or none.
+        image: name → (W, H, D) float32.
         shapes: name → (W, H, D) of every scan.
+        features: name → of every scan, compared as well; None: only what is computed from the images.
         device: that registers.
-        wrap: wraps the names of the targets, to show progress.
+        wrap: wraps names, with what is done to them, to show progress.
     """
     device, names = torch.device(device), list(shapes)
-    count = min(MAX_TARGETS, max(MIN_TARGETS, MAX_PAIRS // len(names)))
-    targets = names[:: -(-len(names) // count)]
-    described = _describe_all(scan, shapes, targets, device)
-    distances = np.full((len(names), len(targets)), np.nan)
-    for j, target in enumerate(wrap(targets)):
+    count = min(len(names), MAX_TARGETS, max(MIN_TARGETS, PAIRS // len(names)))
+    targets = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
+    described = _describe_all(image, shapes, features, targets, device, wrap)
+    distances = np.full((len(names), count), np.nan)
+    for j, target in enumerate(wrap(targets, "comparing")):
         weight = _centre_weight(described[target].shape[1:], device)
         for i, candidate in enumerate(names):
             if candidate != target:
@@ -104,29 +106,44 @@ def distances_between(
 
 
 def _describe_all(
-    scan: Callable[[str], Scan], shapes: Mapping[str, Sequence[int]], targets: Sequence[str], device: torch.device
+    image: Callable[[str], np.ndarray],
+    shapes: Mapping[str, Sequence[int]],
+    features: Mapping[str, VolumeFeatures] | None,
+    targets: Sequence[str],
+    device: torch.device,
+    wrap: Callable[[Sequence[str], str], Sequence[str]],
 ) -> dict[str, Tensor]:
     """Return the description (K, w, h, d) of every scan; all grids have cells of the same size in voxels."""
-    cells = _cells(np.mean(list(shapes.values()), axis=0))
-    features = [scan(name).features for name in targets]
-    components = None if features[0] is None else Components(features)
-    # As float16 and with all channels, until it is known in which directions they differ.
+    usual = np.median(list(shapes.values()), axis=0)
+    cells = _cells(usual)
+    components = None if features is None else Components([features[name] for name in targets])
     described = {}
-    for name, shape in shapes.items():
-        grid = [max(1, round(size / cell)) for size, cell in zip(shape, cells, strict=True)]
-        described[name] = describe(scan(name), grid, components, device).registration.half()
-    picked = [_picked(described[name]) for name in targets]
-    directions = leading_directions(torch.cat(picked, dim=1).float())
-    return {
-        name: (directions @ part.flatten(1).float()).unflatten(1, part.shape[1:]) for name, part in described.items()
-    }
+    for name in wrap(list(shapes), "describing"):
+        grid = np.maximum((np.array(shapes[name]) / cells).round().astype(int), 1).tolist()
+        scan = Scan(image(name), None if features is None else features[name])
+        whole = describe(scan, grid, components, device).registration
+        # As float16, with all channels, until it is known in which directions they differ.
+        described[name] = _middle(whole, LARGEST * usual / cells).clamp(-FLOAT16, FLOAT16).half()
+    directions = leading_directions(torch.cat([_picked(described[name]) for name in targets], dim=1).float())
+    for name in shapes:
+        described[name] = along(described[name].float(), directions)
+    return described
 
 
 def _cells(shape: np.ndarray) -> np.ndarray:
-    """Return the size of a cell (3,) in voxels, for scans of a mean ``shape``; thin axes are left as they are."""
+    """Return the size of a cell (3,) in voxels, for scans of a usual ``shape``; thin axes are left as they are."""
     long = shape >= MIN_REDUCED_AXIS
     excess = max(1.0, np.prod(shape) / MAX_VOXELS)
     return np.where(long, excess ** (1 / max(long.sum(), 1)), 1.0)
+
+
+def _middle(description: Tensor, most: np.ndarray) -> Tensor:
+    """Return the middle of a description (G, w, h, d), at most so many voxels on each axis."""
+    for axis, limit in enumerate(np.ceil(most).astype(int).tolist(), start=1):
+        excess = description.shape[axis] - limit
+        if excess > 0:
+            description = description.narrow(axis, excess // 2, limit)
+    return description
 
 
 def _picked(description: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,11 @@ class RoundTrainer:
         self.student, self.method, self.batches, self.settings = student, method, batches, settings
         self.validate, self.folder, self.tracker, self.stop = validate, folder, tracker, stop
         self.device = next(student.parameters()).device
-        self.parallel = nn.parallel.DistributedDataParallel(student) if distributed.world_size() > 1 else student
+        self.parallel = student
+        if distributed.world_size() > 1:
+            # Of convolutions of 1³, whose gradient in channels last has other strides for the same order in memory.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            self.parallel = nn.parallel.DistributedDataParallel(student)
         self.optimizer = torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
         self.outcome = method.outcome(student)
         self.iteration = 0  # iterations that are done
