@@ -198,6 +198,7 @@ DATASETS: dict[str, tuple[str, Spoil, str]] = {
     "NaN": (VOLUME, put("image", np.nan), "NaN or infinite"),
     "infinite": (VOLUME, put("image", -np.inf), "NaN or infinite"),
     "beyond float32": (VOLUME, put("image", 1e300), "NaN or infinite"),
+    "a mark for missing data": (VOLUME, put("image", -3.4e38), "beyond float32 arithmetic"),
     "constant": (VOLUME, rewrite("image", lambda a: np.full_like(a, 7)), "every voxel of the image is 7"),
     "label of another shape": (VOLUME, rewrite("label", lambda a: a[:, 1:]), "they must be the same"),
     "label of two dimensions": (VOLUME, rewrite("label", lambda a: a[0]), "must be one 3-D array"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from semisam_o1.device import resolve_precision
 from semisam_o1.networks import build_network
 from semisam_o1.networks.discriminator import Discriminator
 from semisam_o1.networks.on_cpu import (
@@ -20,6 +21,8 @@ from semisam_o1.networks.on_cpu import (
     convolve_upsampled,
     is_channels_last,
 )
+
+native = pytest.mark.skipif(resolve_precision("auto", "cpu") != "bf16", reason="no bf16 arithmetic on this processor")
 
 
 def gradient(module: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -75,6 +78,7 @@ def test_pooling_keeps_the_precision_under_autocast(dtype: torch.dtype) -> None:
         assert MaxPool()(x).dtype == dtype
 
 
+@native
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channels_lie_last_in_bf16_alone(channels: int) -> None:
     x = torch.randn(2, channels, 4, 5, 6)
@@ -107,6 +111,13 @@ def test_normalisation_is_exact_in_every_layout(offset: float) -> None:
     assert not list(InstanceNorm(16).state_dict())
 
 
+def test_normalisation_keeps_its_epsilon() -> None:
+    x = (1e-3 * torch.randn(2, 3, 4, 4, 4)).bfloat16().contiguous(memory_format=torch.channels_last_3d)
+    found, wanted = InstanceNorm(3)(x).double(), F.instance_norm(x.double(), eps=1e-5)
+    torch.testing.assert_close(found, wanted, atol=0.01, rtol=0.01)
+    assert wanted.std() < 0.5  # the epsilon matters here
+
+
 def test_a_large_volume_is_normalised_in_the_precise_way(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 4, 6, 6, 6).bfloat16().contiguous(memory_format=torch.channels_last_3d)
     batches = []
@@ -137,6 +148,23 @@ def test_convolving_upsampled_is_to_concatenate_first(sides: tuple[int, int, int
         torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
 
 
+@native
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("shape", [(2, 1, 64, 64, 64), (1, 1, 32, 48, 32), (5, 1, 16, 32, 16)])
+def test_no_level_of_the_network_falls_out_of_the_layout(shape: tuple[int, ...]) -> None:
+    network, kept = build_network("unet_3D", 2), {}
+    for name in ("conv1", "conv2", "up_concat1", "up_concat2"):
+        network.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: kept.update({name: output})
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        features = network.decode(torch.randn(shape))
+    assert is_channels_last(features)
+    assert all(is_channels_last(output) for output in kept.values())
+    assert len(kept) == 4
+
+
+@native
 @pytest.mark.parametrize("name", ["unet_3D", "unet_3D_sdf"])
 def test_bf16_is_float32_but_for_rounding(name: str) -> None:
     """The layers differ between the two; what the network computes does not, nor do the last gradients."""
@@ -164,12 +192,13 @@ def test_bf16_is_float32_but_for_rounding(name: str) -> None:
 def test_inference_before_does_not_spoil_training(precision: torch.dtype) -> None:
     _doubling.cache_clear()
     _doubled_taps.cache_clear()
-    network, image = build_network("unet_3D", 2), torch.randn(1, 1, 32, 32, 16)
+    network, image = build_network("unet_3D", 2), torch.randn(1, 1, 64, 64, 64)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         with torch.inference_mode():
             network.eval()(image)
         network.train()(image).square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    assert (_doubled_taps if precision == torch.bfloat16 else _doubling).cache_info().hits
 
 
 def test_a_linear_layer_is_that_of_pytorch() -> None:
@@ -198,6 +227,13 @@ def test_dropout_drops_and_scales(p: float, dtype: torch.dtype) -> None:
     assert torch.equal(x.grad, dropped)  # of ones, the gradient is the mask
     neighbours = (dropped[1:] == 0) & (dropped[:-1] == 0)
     assert neighbours.float().mean().item() == pytest.approx(p**2, abs=0.002)
+
+
+def test_dropout_keeps_the_layout() -> None:
+    x = torch.ones(2, 8, 4, 6, 5).contiguous(memory_format=torch.channels_last_3d)
+    dropped = Dropout(0.5)(x)
+    assert dropped.is_contiguous(memory_format=torch.channels_last_3d)
+    assert Dropout(0.5)(torch.ones(3, 1).expand(3, 5)).shape == (3, 5)
 
 
 def test_dropout_of_nothing_and_in_evaluation_is_the_identity() -> None:
