@@ -24,7 +24,7 @@ MAX_VOXELS = 10_000  # of the median scan on the grid that scans are compared on
 LARGEST = 2  # times the median scan on every axis; of larger ones, the middle is compared
 CENTRE = 0.2  # of an axis: the standard deviation of the weight around the centre, where the object usually lies
 MIN_TARGETS, MAX_TARGETS = 5, 20  # scans that every candidate is registered to
-PAIRS = 500  # in all, about: the more candidates, the fewer targets
+PAIRS = 800  # in all, about: the more candidates, the fewer targets
 SAMPLED = 2_000  # voxels of a scan that the compared directions are found by
 FLOAT16 = 6e4  # what it holds
 
