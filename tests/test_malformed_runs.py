@@ -1,4 +1,4 @@
-"""Malformed checkpoints and remains of a run: exit code 2, one sentence with the file, no traceback, nothing written."""
+"""Malformed checkpoints and remains of runs: exit code 2, a sentence with the file, no traceback, nothing written."""
 
 from __future__ import annotations
 
