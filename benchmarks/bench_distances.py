@@ -13,8 +13,8 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.data.distances import signed_distances
-from semisam_o1.device import use_device
+from semisam_o1.core.device import use_device
+from semisam_o1.data.sampling.distances import signed_distances
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import code_path  # noqa: F401
 import timing
-from semisam_o1.device import use_device
+from semisam_o1.core.device import use_device
 from semisam_o1.features.sam_med3d import Attention, ImageEncoder
 
 

@@ -15,8 +15,8 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.device import resolve_precision, use_device
-from semisam_o1.evaluation.inference import Predictor
+from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.networks import build_network
 
 

@@ -19,11 +19,11 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.data.augment import Augmentation
-from semisam_o1.data.batches import Batch, BatchStream
-from semisam_o1.data.store import VolumeStore
-from semisam_o1.data.volumes import Dataset
-from semisam_o1.device import use_device
+from semisam_o1.core.device import use_device
+from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.sampling.augmentation import Augmentation
+from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.data.sampling.store import VolumeStore
 
 TARGET = 0.005  # seconds a patch
 

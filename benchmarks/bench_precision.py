@@ -16,9 +16,9 @@ from pathlib import Path
 import code_path  # noqa: F401
 import make_demo
 import timing
-from semisam_o1.evaluation.config import TestConfig
-from semisam_o1.evaluation.testing import test
-from semisam_o1.pipeline import train
+from semisam_o1.commands.config import TestConfig
+from semisam_o1.commands.testing import test
+from semisam_o1.pipeline.run import train
 
 
 def dice(folder: Path, seed: int, precision: str, iterations: int) -> float:

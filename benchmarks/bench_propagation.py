@@ -17,9 +17,9 @@ import SimpleITK as sitk
 import torch
 
 import code_path  # noqa: F401
-from semisam_o1.data.cache import ArrayCache
-from semisam_o1.data.fields import resize
-from semisam_o1.data.volumes import Dataset, content_hash
+from semisam_o1.data.dataset.cache import ArrayCache
+from semisam_o1.data.dataset.volumes import Dataset, content_hash
+from semisam_o1.data.sampling.fields import resize
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures, cell_means
 from semisam_o1.propagation.cohort import build_atlas

@@ -25,11 +25,11 @@ from medpy.metric import binary
 import plain
 import scans
 import timing
-from semisam_o1.config import TrainConfig
-from semisam_o1.evaluation.config import TestConfig
-from semisam_o1.evaluation.testing import test
-from semisam_o1.pipeline import train
-from semisam_o1.refinement.pseudo_label import load_labels
+from semisam_o1.commands.config import TestConfig
+from semisam_o1.commands.testing import test
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.run import train
+from semisam_o1.runs.records import load_labels
 
 SPLITS = {"train": 4, "val": 2, "test": 2}
 

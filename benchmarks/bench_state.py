@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 import code_path  # noqa: F401
-from semisam_o1.config import TrainConfig
-from semisam_o1.data.batches import BatchStream
-from semisam_o1.errors import Interrupted
+from semisam_o1.core.errors import Interrupted
+from semisam_o1.data.sampling.batches import BatchStream
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import build_network
-from semisam_o1.run_folder import RunFolder
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
 from semisam_o1.training.trainer import RoundSettings, RoundTrainer

@@ -19,12 +19,12 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.data.batches import Batch, BatchStream
-from semisam_o1.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.seeding import derive_seed
+from semisam_o1.data.sampling.batches import Batch, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions, dtc
 from semisam_o1.methods.schedules import learning_rate
 from semisam_o1.networks import build_network
-from semisam_o1.seeding import derive_seed
 from semisam_o1.training.trainer import autocast, total
 
 FORWARD_GFLOP = 289.1  # of one 128³ volume

@@ -18,15 +18,15 @@ import torch
 from scipy.stats import spearmanr
 
 import code_path  # noqa: F401
-from semisam_o1.data.volumes import Dataset
+from semisam_o1.commands.suggestion import cohort_distances, rank_next
+from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.evaluation.run_results import read_run
-from semisam_o1.evaluation.suggestion import cohort_distances, rank_next
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.description import Scan
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 from semisam_o1.propagation.representativeness import rank
+from semisam_o1.runs.results import read_run
 
 
 def main() -> None:

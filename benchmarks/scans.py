@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 import code_path  # noqa: F401
-from semisam_o1.data.volumes import Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Geometry, write_volume
 
 SHAPE = (190, 140, 88)
 

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semisam_o1 import PROJECT_ROOT
-from semisam_o1.config import TrainConfig
-from semisam_o1.data.phantom import holds_cohort, make_cohort
-from semisam_o1.data.volumes import Dataset
-from semisam_o1.errors import InputError, run_command
-from semisam_o1.evaluation.config import TestConfig
-from semisam_o1.evaluation.demo import compare_with_round0
-from semisam_o1.evaluation.html_report import write_report
-from semisam_o1.evaluation.run_results import read_run
-from semisam_o1.evaluation.testing import test
-from semisam_o1.pipeline import train
+from semisam_o1.commands.config import TestConfig
+from semisam_o1.commands.testing import test
+from semisam_o1.core.errors import InputError, run_command
+from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.demo.comparison import compare_with_round0
+from semisam_o1.demo.phantom import holds_cohort, make_cohort
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.run import train
+from semisam_o1.report.page import write_report
+from semisam_o1.runs.results import read_run
 
 STANDARD_DEMO = PROJECT_ROOT / "data" / "demo"
 NUM_CLASSES = 3

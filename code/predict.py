@@ -6,10 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from semisam_o1.errors import run_command
-from semisam_o1.evaluation.config import PredictConfig
-from semisam_o1.evaluation.prediction import predict
-from semisam_o1.options import parse
+from semisam_o1.commands.config import PredictConfig
+from semisam_o1.commands.prediction import predict
+from semisam_o1.core.errors import run_command
+from semisam_o1.core.flags import parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,20 +9,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semisam_o1.data import sources
-from semisam_o1.data.convert import (
+from semisam_o1.core.errors import InputError, run_command
+from semisam_o1.data.dataset.lists import FRACTIONS, LISTS
+from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.preparation import sources
+from semisam_o1.data.preparation.convert import (
     LA_SPACING,
     STANDARD_LA,
     STANDARD_LISTS,
     prepare_scans,
     prepare_with_standard_lists,
 )
-from semisam_o1.data.formats import SUFFIXES
-from semisam_o1.data.intensity import WINDOWS
-from semisam_o1.data.lists import FRACTIONS, LISTS
-from semisam_o1.data.preparation import INTENSITIES, Preparation, parse_labels
-from semisam_o1.data.volumes import Dataset
-from semisam_o1.errors import InputError, run_command
+from semisam_o1.data.preparation.formats import SUFFIXES
+from semisam_o1.data.preparation.intensity import WINDOWS
+from semisam_o1.data.preparation.settings import INTENSITIES, Preparation, parse_labels
 
 EXAMPLES = """examples:
   prepare_data.py la ~/2018LA_Seg_Training_Set

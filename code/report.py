@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semisam_o1.errors import InputError, run_command
-from semisam_o1.evaluation.html_report import write_report
-from semisam_o1.evaluation.run_results import read_run
+from semisam_o1.core.errors import InputError, run_command
 from semisam_o1.methods import METHODS
+from semisam_o1.report.page import write_report
+from semisam_o1.runs.results import read_run
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semisam_o1.config import find_checkpoint
-from semisam_o1.device import use_device
-from semisam_o1.errors import InputError, run_command
-from semisam_o1.evaluation.suggestion import suggest_next, suggest_template
+from semisam_o1.commands.suggestion import suggest_next, suggest_template
+from semisam_o1.core.device import use_device
+from semisam_o1.core.errors import InputError, run_command
 from semisam_o1.features.extract import FEATURE_SETS
+from semisam_o1.pipeline.config import find_checkpoint
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semisam_o1 import distributed
-from semisam_o1.errors import run_command
-from semisam_o1.evaluation.config import TestConfig
-from semisam_o1.evaluation.testing import test
-from semisam_o1.options import parse
+from semisam_o1.commands.config import TestConfig
+from semisam_o1.commands.testing import test
+from semisam_o1.core import distributed
+from semisam_o1.core.errors import run_command
+from semisam_o1.core.flags import parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semisam_o1 import distributed
-from semisam_o1.config import TrainConfig
-from semisam_o1.errors import run_command
-from semisam_o1.options import parse
-from semisam_o1.pipeline import train
+from semisam_o1.core import distributed
+from semisam_o1.core.errors import run_command
+from semisam_o1.core.flags import parse
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.run import train
 
 
 def main(argv: Sequence[str] | None = None) -> None:

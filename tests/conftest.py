@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from golden_inputs import filled, golden
-from semisam_o1.methods import dan
-from semisam_o1.networks import unet3d
-from semisam_o1.networks.discriminator import Discriminator
+from narrow_networks import narrow
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +41,3 @@ def four_threads() -> Iterator[None]:
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build every U-Net and discriminator with few channels."""
     narrow(monkeypatch)
-
-
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unet3d, "WIDTHS", (4, 4, 6, 6, 8))
-    monkeypatch.setattr(dan, "Discriminator", partial(Discriminator, width=8))

@@ -11,10 +11,10 @@ import torch
 import test_baseline
 import train_SemiSAM_O1
 from method_helpers import SHAPE, make_batch, make_method, train_step
-from semisam_o1.data.augment import Augmentation
-from semisam_o1.data.batches import BatchStream
-from semisam_o1.data.distances import signed_distances
-from semisam_o1.errors import run_command
+from semisam_o1.core.errors import run_command
+from semisam_o1.data.sampling.augmentation import Augmentation
+from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.data.sampling.distances import signed_distances
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.training.prefetch import on_device

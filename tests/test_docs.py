@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semisam_o1 import run_folder
-from semisam_o1.config import TrainConfig
-from semisam_o1.data import convert
-from semisam_o1.data.volumes import Geometry, write_volume
-from semisam_o1.errors import run_command
-from semisam_o1.evaluation import run_results
-from semisam_o1.evaluation.export import write_image
+from image_files import make_decathlon, write, write_dicom
+from semisam_o1.commands.export import write_image
+from semisam_o1.core.errors import run_command
+from semisam_o1.data.dataset.volumes import Geometry, write_volume
+from semisam_o1.data.preparation import convert
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
-from semisam_o1.pipeline import train
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.run import train
 from semisam_o1.propagation import PROPAGATIONS
-from test_sources import make_decathlon, write, write_dicom
+from semisam_o1.runs import layout as run_folder
+from semisam_o1.runs import results as run_results
 from tiny_cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]

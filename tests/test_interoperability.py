@@ -10,14 +10,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from directions import DIRECTIONS
 from golden_inputs import golden
-from semisam_o1.data.volumes import Geometry
-from semisam_o1.errors import InputError
-from semisam_o1.evaluation.export import export_path, write_image
+from semisam_o1.commands.export import export_path, write_image
+from semisam_o1.core.errors import InputError
+from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.evaluation.metrics import segmentation_metrics
 from semisam_o1.networks import build_network
 from semisam_o1.training.checkpoint import load_weights
-from test_export import DIRECTIONS
 
 
 def published_keys(levels: int = 4) -> set[str]:

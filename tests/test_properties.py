@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from semisam_o1.data.batches import ORIENTATIONS, BatchStream, patch_start, source_size, write_patch
-from semisam_o1.data.geometry import centred_padding, from_patch, resize_nearest, to_patch
-from semisam_o1.data.volumes import Dataset
-from semisam_o1.errors import InputError
+from semisam_o1.core.errors import InputError
+from semisam_o1.data.dataset.geometry import centred_padding, from_patch, resize_nearest, to_patch
+from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.sampling.batches import ORIENTATIONS, BatchStream, patch_start, source_size, write_patch
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.refinement.neighbours import refine, uncertain_volumes, vote

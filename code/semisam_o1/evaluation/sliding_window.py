@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.geometry import centred_padding
-from ..memory import Joined
+from semisam_o1.core.memory import Joined
+from semisam_o1.data.dataset.geometry import centred_padding
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_text
-from .metrics import METRICS
+from semisam_o1.core.atomic_io import write_text
+from semisam_o1.evaluation.metrics import METRICS
 
 HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95": "95HD", "asd": "ASD"}
 

@@ -11,12 +11,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ..data.cache import ArrayCache
-from ..data.geometry import to_patch
-from ..distributed import from_main, share_out
-from ..errors import InputError
-from .builtin import BuiltinFeatures
-from .sam_med3d import PATCH_SIDE, load_encoder
+from semisam_o1.core.distributed import from_main, share_out
+from semisam_o1.core.errors import InputError
+from semisam_o1.data.dataset.cache import ArrayCache
+from semisam_o1.data.dataset.geometry import to_patch
+from semisam_o1.features.builtin import BuiltinFeatures
+from semisam_o1.features.sam_med3d import PATCH_SIDE, load_encoder
 
 KEPT = {"spatial": 4, "whole": 1, "patch_size": 1}  # arrays on disk and their dimensions
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError, listed
-from ..networks.on_cpu import Linear
-from ..tensor_file import load_tensors
+from semisam_o1.core.errors import InputError, listed
+from semisam_o1.core.safe_load import load_tensors
+from semisam_o1.networks.cpu_layers import Linear
 
 PATCH_SIDE = 128  # voxels a side that the released position embedding covers
 PREFIX = "image_encoder."

@@ -1,10 +1,10 @@
 """The semi-supervised methods by the names that ``--backbone`` takes."""
 
-from .base import Method, MethodOptions, Term
-from .dan import DAN
-from .dtc import DTC
-from .mean_teacher import MeanTeacher
-from .uamt import UAMT
+from semisam_o1.methods.base import Method, MethodOptions, Term
+from semisam_o1.methods.dan import DAN
+from semisam_o1.methods.dtc import DTC
+from semisam_o1.methods.mean_teacher import MeanTeacher
+from semisam_o1.methods.uamt import UAMT
 
 METHODS: dict[str, type[Method]] = {"mt": MeanTeacher, "uamt": UAMT, "dan": DAN, "dtc": DTC}
 

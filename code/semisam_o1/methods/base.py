@@ -9,11 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batch
-from ..distributed import rank, world_size
-from ..seeding import torch_generator
-from .losses import cross_entropy, dice_loss, one_hot
-from .schedules import consistency_weight, pseudo_weight
+from semisam_o1.core.distributed import rank, world_size
+from semisam_o1.core.seeding import torch_generator
+from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot
+from semisam_o1.methods.schedules import consistency_weight, pseudo_weight
 
 
 class Term(NamedTuple):

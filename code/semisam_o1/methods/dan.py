@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.batches import Batch
-from ..distributed import average_gradients
-from ..networks.discriminator import Discriminator
-from ..seeding import derive_seed
-from .base import Method, MethodOptions
+from semisam_o1.core.distributed import average_gradients
+from semisam_o1.core.seeding import derive_seed
+from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.methods.base import Method, MethodOptions
+from semisam_o1.networks.discriminator import Discriminator
 
 UNLABELED, LABELED = 0, 1
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batch
-from ..data.distances import signed_distances
-from .base import Method, Term
-from .losses import cross_entropy, dice_loss, one_hot, squared_difference
+from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.data.sampling.distances import signed_distances
+from semisam_o1.methods.base import Method, Term
+from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot, squared_difference
 
 STEEPNESS = 1500  # of the sigmoid that turns a distance into a mask
 CE_SCALE = 0.01

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..distributed import sum_over_ranks
+from semisam_o1.core.distributed import sum_over_ranks
 
 
 def one_hot(label: Tensor, num_classes: int) -> Tensor:

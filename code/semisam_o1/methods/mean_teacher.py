@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batch
-from ..networks.ema import make_teacher, update_teacher
-from .base import Method, MethodOptions
-from .losses import squared_difference
-from .schedules import ema_decay
+from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.methods.base import Method, MethodOptions
+from semisam_o1.methods.losses import squared_difference
+from semisam_o1.methods.schedules import ema_decay
+from semisam_o1.networks.ema import make_teacher, update_teacher
 
 
 class MeanTeacher(Method):

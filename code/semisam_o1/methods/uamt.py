@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..distributed import sum_over_ranks
-from ..memory import Joined
-from .base import MethodOptions
-from .losses import squared_difference
-from .mean_teacher import MeanTeacher
-from .schedules import entropy_threshold
+from semisam_o1.core.distributed import sum_over_ranks
+from semisam_o1.core.memory import Joined
+from semisam_o1.methods.base import MethodOptions
+from semisam_o1.methods.losses import squared_difference
+from semisam_o1.methods.mean_teacher import MeanTeacher
+from semisam_o1.methods.schedules import entropy_threshold
 
 PASSES = 8  # Monte-Carlo passes of the teacher
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .unet3d import UNet3D, UNet3DSDF
+from semisam_o1.networks.unet3d import UNet3D, UNet3DSDF
 
 NETWORKS = {"unet_3D": UNet3D, "unet_3D_sdf": UNet3DSDF}
 

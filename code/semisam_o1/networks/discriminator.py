@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .on_cpu import guard_small
+from semisam_o1.networks.cpu_layers import guard_small
 
 
 class Discriminator(nn.Module):

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .on_cpu import (
+from semisam_o1.networks.cpu_layers import (
     Dropout,
     InstanceNorm,
     MaxPool,

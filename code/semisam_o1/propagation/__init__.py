@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.fields import resize
-from ..features.extract import VolumeFeatures
-from .cohort import CohortAtlas
-from .labelled import Labelled, labelled
-from .prototype import class_prototypes, propagate
+from semisam_o1.data.sampling.fields import resize
+from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.cohort import CohortAtlas
+from semisam_o1.propagation.labelled import Labelled, labelled
+from semisam_o1.propagation.prototype import class_prototypes, propagate
 
 Share = Callable[[Callable[[str], Labelled], Sequence[str], str], list[Labelled]]
 """(work, names, what it is called) → work of every name: shared out over processes, with progress shown."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.fields import resize, sample, sample_array
-from ..features.builtin import cell_means
-from .description import Components, Described, Scan, along, describe, leading_directions
-from .labelled import Labelled, labelled
-from .matching import TemplateMatcher, mean_radius, working_grid
-from .registration import box_mean, register
+from semisam_o1.data.sampling.fields import resize, sample, sample_array
+from semisam_o1.features.builtin import cell_means
+from semisam_o1.propagation.description import Components, Described, Scan, along, describe, leading_directions
+from semisam_o1.propagation.labelled import Labelled, labelled
+from semisam_o1.propagation.matching import TemplateMatcher, mean_radius, working_grid
+from semisam_o1.propagation.registration import box_mean, register
 
 COARSE_RADIUS = 9.0  # voxels; structures larger than that are registered on half the resolution
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to

@@ -15,12 +15,12 @@ from threading import Lock
 import numpy as np
 import torch
 
-from ..data.cache import ArrayCache
-from ..data.fields import resize, sample
-from ..data.volumes import content_hash
-from .atlas import AtlasPropagation, Placed
-from .description import Described, Scan
-from .registration import box_mean
+from semisam_o1.data.dataset.cache import ArrayCache
+from semisam_o1.data.dataset.volumes import content_hash
+from semisam_o1.data.sampling.fields import resize, sample
+from semisam_o1.propagation.atlas import AtlasPropagation, Placed
+from semisam_o1.propagation.description import Described, Scan
+from semisam_o1.propagation.registration import box_mean
 
 VERSION = 1  # changes whenever the numbers do, so that kept ones are not mixed up
 HELD = 2 * 2**30  # bytes of descriptions kept in memory

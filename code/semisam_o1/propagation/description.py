@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.fields import sample_array
-from ..features.builtin import cell_means, voxel_features
-from ..features.extract import VolumeFeatures
-from .registration import self_similarity
+from semisam_o1.data.sampling.fields import sample_array
+from semisam_o1.features.builtin import cell_means, voxel_features
+from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.registration import self_similarity
 
 SELF_SIMILARITY_WEIGHT = 6.0  # beside the built-in features, in registration
 CHANNELS = 20  # that registration compares, of the more than thirty there are

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.geometry import from_patch, resize_nearest, to_patch
+from semisam_o1.data.dataset.geometry import from_patch, resize_nearest, to_patch
 
 Shape = Sequence[int]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.fields import indices, resize, sample
+from semisam_o1.data.sampling.fields import indices, resize, sample
 
 DILATION = 2  # voxels between the patches that self-similarity compares
 SEARCH_CELL = 2  # voxels per cell of the coarse search, times the sampling

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.fields import indices, sample
-from ..features.extract import VolumeFeatures
-from .description import Components, Scan, along, describe, leading_directions
-from .matching import MIN_REDUCED_AXIS
-from .registration import register
+from semisam_o1.data.sampling.fields import indices, sample
+from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.description import Components, Scan, along, describe, leading_directions
+from semisam_o1.propagation.matching import MIN_REDUCED_AXIS
+from semisam_o1.propagation.registration import register
 
 MAX_VOXELS = 10_000  # of the median scan on the grid that scans are compared on: 0.2 to 0.3 s a pair on one core
 LARGEST = 2  # times the median scan on every axis; of larger ones, the middle is compared

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.augment import Donor, Warps, quantiles
-from .cohort import CohortAtlas
+from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
+from semisam_o1.propagation.cohort import CohortAtlas
 
 
 def make_warps(

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from ..data.fields import resize
-from ..propagation.cohort import CohortAtlas
+from semisam_o1.data.sampling.fields import resize
+from semisam_o1.propagation.cohort import CohortAtlas
 
 NEIGHBOUR_WEIGHT = 0.25
 TEMPLATE_WEIGHT = 0.25

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..data.geometry import resize_nearest
+from semisam_o1.data.dataset.geometry import resize_nearest
 
 
 def uncertain_volumes(uncertainty: Mapping[str, float], quantile: float) -> list[str]:

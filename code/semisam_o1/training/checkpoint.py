@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
-from ..files import write_bytes
-from ..tensor_file import load_tensors
+from semisam_o1.core.atomic_io import write_bytes
+from semisam_o1.core.errors import InputError
+from semisam_o1.core.safe_load import load_tensors
 
 STATE_KEYS = frozenset({"round", "seed", "iteration", "student", "method", "optimizer", "best"})
 

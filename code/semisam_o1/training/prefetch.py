@@ -10,8 +10,8 @@ from collections.abc import Generator, Iterable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.batches import Batch, BatchStream
-from .stopping import ignore_signals
+from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.training.stopping import ignore_signals
 
 AHEAD = 3  # batches that wait
 

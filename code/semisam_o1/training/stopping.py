@@ -7,7 +7,7 @@ import signal
 import time
 from types import FrameType
 
-from ..errors import EXIT_INTERRUPTED, Interrupted
+from semisam_o1.core.errors import EXIT_INTERRUPTED, Interrupted
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 ECHO = 3.0  # seconds in which torchrun passes a signal on that its processes have got already

@@ -18,9 +18,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from .. import distributed
-from ..files import write_text
-from ..run_folder import RunFolder
+from semisam_o1.core import distributed
+from semisam_o1.core.atomic_io import write_text
+from semisam_o1.runs.layout import RunFolder
 
 FLUSH_SECONDS = 30  # in which figures reach TensorBoard
 

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import distributed
-from ..data.batches import Batch, BatchStream
-from ..errors import RunError
-from ..methods import Method, Term
-from ..methods.schedules import learning_rate
-from ..progress import duration, progress
-from ..run_folder import RunFolder
-from ..seeding import derive_seed
-from . import checkpoint
-from .prefetch import on_device
-from .stopping import StopRequest
-from .tracking import Tracker, overlay
+from semisam_o1.core import distributed
+from semisam_o1.core.errors import RunError
+from semisam_o1.core.progress import duration, progress
+from semisam_o1.core.seeding import derive_seed
+from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.methods import Method, Term
+from semisam_o1.methods.schedules import learning_rate
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.training import checkpoint
+from semisam_o1.training.prefetch import on_device
+from semisam_o1.training.stopping import StopRequest
+from semisam_o1.training.tracking import Tracker, overlay
 
 ESTIMATE_AFTER = 50  # iterations, of which the first tenth warm up
 LOG_INTERVAL = 20  # iterations whose losses leave the device together

@@ -1,0 +1,86 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from semisam_o1.core.errors import FULL, RunError
+
+
+class WriteError(RunError):
+    """A file could not be written; what stood at its place still stands there."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path, tag: str = "") -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what is written there takes its place once it is on the disk.
+
+    Its folder is made where it is missing.
+
+    Args:
+        tag: tells writers apart that may write the same file at the same time.
+
+    Raises:
+        WriteError: if it cannot be written. The old file is as it was, and nothing new lies beside it.
+    """
+    partial = path.with_name(f"{path.name}{tag}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        remove(partial)
+        raise WriteError(_failure(path, error)) from error
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def write_bytes(path: Path, content: bytes | memoryview, tag: str = "") -> None:
+    """Write a file whole or not at all; raises WriteError as ``replacing`` does."""
+    with replacing(path, tag) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) whole or not at all; raises WriteError as ``replacing`` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; raises WriteError as ``replacing`` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _failure(path: Path, error: OSError) -> str:
+    """Say in one sentence that a file could not be written, and what to do."""
+    if error.errno in FULL:
+        return (
+            f"{path} cannot be written: the disk is full or a quota is used up ({error.strerror}). What was saved "
+            "before is whole; free some space, then go on with --resume"
+        )
+    return f"{path} cannot be written ({error.strerror or error}); what was saved before is whole"
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there and the system lets us."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renamed entry to the disk, where the system has folders that can be synced."""
+    with contextlib.suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

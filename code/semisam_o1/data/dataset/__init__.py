@@ -1,0 +1,1 @@
+"""A dataset on disk: volumes, lists, geometry, cached arrays."""

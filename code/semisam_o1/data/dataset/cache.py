@@ -1,0 +1,58 @@
+"""Arrays kept on disk by key: computed once, found again by every later run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from semisam_o1.core.atomic_io import WriteError, write_bytes
+
+
+class ArrayCache:
+    """One .npz file per key, written whole or not at all; a damaged one counts as absent.
+
+    Args:
+        folder: where the files lie.
+        fallback: used instead where ``folder`` cannot be written, as on a read-only dataset.
+    """
+
+    def __init__(self, folder: Path, fallback: Path | None = None):
+        self.folders = [folder] if fallback is None else [folder, fallback]
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """Return the arrays kept under ``key``, or None."""
+        for folder in self.folders:
+            with contextlib.suppress(Exception):  # whatever is wrong with a kept file, it can be made anew
+                return _read(folder / f"{key}.npz")
+        return None
+
+    def put(self, key: str, **arrays: np.ndarray) -> None:
+        """Keep arrays under ``key``.
+
+        Raises:
+            WriteError: if no folder can be written.
+        """
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        for folder in self.folders:
+            try:
+                # Several runs may compute the same features at the same time.
+                write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
+            except WriteError:
+                if folder == self.folders[-1]:
+                    raise
+            else:
+                return
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        # As np.savez writes them; a compressed one could unfold to any size.
+        if any(record.compress_type != zipfile.ZIP_STORED for record in file.zip.infolist()):
+            raise ValueError("compressed")
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,1 @@
+"""Everything that is wrong with a dataset, found before anything is computed."""

@@ -1,0 +1,1 @@
+"""Scans of any source turned into a dataset."""

@@ -1,0 +1,207 @@
+"""Medical image formats, read with SimpleITK into arrays (W, H, D) with axes x, y, z."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import locale
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from semisam_o1.core.errors import InputError
+from semisam_o1.data.dataset.volumes import Geometry
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def stem(path: Path) -> str | None:
+    """Return the file's name without the ending of its format, None where the format is not read here."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+    return path.name[: -len(suffix)] if suffix else None
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Return whether a folder holds DICOM files."""
+    return path.is_dir() and any(file.is_file() and _is_dicom(file) for file in path.iterdir())
+
+
+def _is_dicom(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+    return False
+
+
+def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geometry]:
+    """Read a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
+
+    Args:
+        channel: of a file with several (4-D, or several numbers per voxel); None: there must be only one.
+
+    Returns:
+        The voxels (W, H, D), axes x, y, z, in the type of the file, and where they lie.
+
+    Raises:
+        InputError: if the file is missing, unreadable, cut off, or not 3-D.
+    """
+    if path.is_dir():
+        image = _read_series(path)
+    else:
+        reader, _ = open_header(path, channel)
+        _check_complete(reader, path)
+        try:
+            image = reader.Execute()
+        except RuntimeError as error:
+            raise InputError(f"{path} cannot be read ({_cause(error)}); copy or export it again") from None
+    geometry = _geometry_of(image, path)
+    array = sitk.GetArrayFromImage(image)  # (…, z, y, x), or (z, y, x, …) with several numbers per voxel
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = array[..., channel or 0]
+    else:
+        channels = array.reshape(-1, *array.shape[-3:])
+        array = channels[channel or 0] if len(channels) > 1 else channels[0]
+    return array.transpose(2, 1, 0), geometry
+
+
+@contextlib.contextmanager
+def own_locale() -> Iterator[None]:
+    """Take the process's locale back from GDCM, which sets it to C: files would then be read as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@own_locale()
+def _read_series(folder: Path) -> sitk.Image:
+    """Read the one DICOM series of a folder, slices sorted by place.
+
+    Raises:
+        InputError: if there is none or more than one, or slices are missing.
+    """
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if is_dicom_folder(folder) else ()
+    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    if len(series) != 1:
+        sizes = ", ".join(f"{len(names)} files of {uid}" for uid, names in files.items())
+        raise InputError(
+            f"{folder} must hold one DICOM series, it holds {sizes or 'none'}; give every series a folder of its own"
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files[series[0]])
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{folder} cannot be read as a DICOM series ({_cause(error)}); export it again") from None
+    _check_slices(reader, len(files[series[0]]), folder)
+    return image
+
+
+def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
+    """Refuse a series with a gap: ITK would close it up, and everything behind it would lie in the wrong place.
+
+    Raises:
+        InputError: if the slices are not evenly spaced.
+    """
+    try:
+        position = np.array([_numbers(reader.GetMetaData(i, "0020|0032")) for i in range(count)])
+        across, down = np.split(np.array(_numbers(reader.GetMetaData(0, "0020|0037"))), 2)
+    except (RuntimeError, ValueError):  # the tags are missing: one file with all slices, for example
+        return
+    steps = np.diff(position @ np.cross(across, down))
+    if len(steps) and np.abs(steps - np.median(steps)).max() > 0.05 * abs(np.median(steps)):
+        i = int(np.abs(steps - np.median(steps)).argmax())
+        raise InputError(
+            f"{folder}: slices are missing or unevenly spaced ({abs(steps[i]):.2f} mm between number {i + 1} and "
+            f"{i + 2}, {abs(np.median(steps)):.2f} mm elsewhere); export the whole series again"
+        )
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split("\\")]
+
+
+def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileReader, Geometry]:
+    """Read the header of an image file, and nothing else.
+
+    Raises:
+        InputError: if it is not a 3-D image that has this channel.
+    """
+    if stem(path) is None:
+        raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as an image ({_cause(error)}); export it again") from None
+    size, kind = reader.GetSize(), sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    channels = math.prod(size[3:]) * reader.GetNumberOfComponents()
+    if len(size) < 3:
+        raise InputError(f"{path} must be a 3-D image, its size is {times(size)}; write one 3-D file of it")
+    if channel is None and channels > 1:
+        raise InputError(
+            f"{path} must be one 3-D image with one number per voxel, its size is {times(size)} of {kind}; write one "
+            "channel of it as a file, or choose with --channel"
+        )
+    if channel is not None and channel >= channels > 1:
+        raise InputError(f"{path} has {channels} channels, counted from 0; --channel {channel} is not among them")
+    return reader, _geometry_of(reader, path)
+
+
+def _geometry_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Geometry:
+    count = reader.GetDimension()
+    direction = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
+    geometry = Geometry(
+        tuple(reader.GetSpacing()[:3]),
+        tuple(reader.GetOrigin()[:3]),
+        tuple(direction.ravel().tolist()),
+        known=True,
+    )
+    numbers = (*geometry.spacing, *geometry.origin, *geometry.direction)
+    if not np.isfinite(numbers).all() or min(geometry.spacing) <= 0:
+        raise InputError(
+            f"{path} has the spacing {geometry.spacing} and the origin {geometry.origin}; both must be "
+            "finite and the spacing positive, so export it again"
+        )
+    return geometry
+
+
+def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Refuse a NIfTI file that was cut off: ITK would read its missing end as zeros.
+
+    Raises:
+        InputError: if the file holds fewer bytes than its header announces.
+    """
+    if not {"vox_offset", "bitpix"} <= set(reader.GetMetaDataKeys()):
+        return  # the readers of the other formats check this themselves
+    offset, bits = (float(reader.GetMetaData(key)) for key in ("vox_offset", "bitpix"))
+    expected = int(offset) + math.prod(reader.GetSize()) * int(bits) // 8
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        if compressed:
+            with gzip.open(path) as file:
+                length = sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
+        else:
+            length = path.stat().st_size
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path} is damaged or cut off ({error}); copy or download it again") from None
+    if length < expected:
+        raise InputError(f"{path} is cut off ({length} of {expected} bytes); copy or download it again")
+
+
+def _cause(error: Exception) -> str:
+    """Return the part of ITK's message that says what is wrong, on one line."""
+    return " ".join(str(error).split("ERROR: ")[-1].split())
+
+
+def times(numbers: Iterable[object]) -> str:
+    return " × ".join(map(str, numbers))

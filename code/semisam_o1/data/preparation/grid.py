@@ -1,0 +1,211 @@
+"""Grids of voxels in the patient: turned to another orientation, resampled, cropped, and all of it undone.
+
+Two grids of one scan differ by a permutation and flips of their axes, by spacing and by extent, never by a
+rotation. So one function, ``resample``, does every change of grid axis by axis, and the way back as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from semisam_o1.data.dataset.volumes import Geometry, Grid
+
+# What the letters of an orientation mean in ITK's coordinates (LPS): the axis points towards this letter.
+LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+SNAP = 1e-4  # voxels; grids that differ by less than this are rounding errors apart
+
+
+def orientation_of(geometry: Geometry) -> str:
+    """Return three letters: the side of the patient that each voxel axis points towards, such as 'RAS'."""
+    direction = np.reshape(geometry.direction, (3, 3))
+    letters, free = ["", "", ""], [0, 1, 2]
+    # The clearest axes first, so that an oblique scan never gets the same letter twice.
+    for axis in np.argsort(-np.abs(direction).max(axis=0), kind="stable"):
+        world = max(free, key=lambda row: abs(direction[row, axis]))
+        free.remove(world)
+        sign = 1 if direction[world, axis] >= 0 else -1
+        letters[axis] = next(letter for letter, meaning in LETTERS.items() if meaning == (world, sign))
+    return "".join(letters)
+
+
+def is_orientation(text: str) -> bool:
+    """Return whether three letters name each axis of the patient once."""
+    return len(text) == 3 and set(text) <= LETTERS.keys() and len({LETTERS[letter][0] for letter in text}) == 3
+
+
+def reoriented(grid: Grid, orientation: str) -> Grid:
+    """Return the grid over the same voxels whose axes point towards the letters of ``orientation``."""
+    now = orientation_of(grid.geometry)
+    direction = np.reshape(grid.geometry.direction, (3, 3))
+    spacing, size = np.array(grid.geometry.spacing), np.array(grid.size)
+    origin = np.array(grid.geometry.origin)
+    axes, columns = [], []
+    for letter in orientation:
+        axis = next(i for i, other in enumerate(now) if LETTERS[other][0] == LETTERS[letter][0])
+        column = direction[:, axis]
+        if now[axis] != letter:
+            origin = origin + column * spacing[axis] * (size[axis] - 1)
+            column = -column
+        axes.append(axis)
+        columns.append(column)
+    return _grid(size[axes], spacing[axes], origin, np.stack(columns, axis=1), grid.geometry.known)
+
+
+def resampled(grid: Grid, spacing: Sequence[float]) -> Grid:
+    """Return the grid of another spacing (mm) with the same axes and the same centre."""
+    old, size = np.array(grid.geometry.spacing), np.array(grid.size)
+    new = np.array(spacing, float)
+    new_size = np.maximum(np.floor(size * old / new + 0.5), 1).astype(int)
+    # The first voxel, in voxels of the old grid: both centres coincide.
+    first = (size - 1) / 2 - (new_size - 1) / 2 * new / old
+    direction = np.reshape(grid.geometry.direction, (3, 3))
+    origin = np.array(grid.geometry.origin) + direction @ (first * old)
+    return _grid(new_size, new, origin, direction, grid.geometry.known)
+
+
+def cropped(grid: Grid, box: Sequence[slice]) -> Grid:
+    """Return the part of a grid that ``box`` (three slices with start and stop) leaves."""
+    direction, spacing = np.reshape(grid.geometry.direction, (3, 3)), np.array(grid.geometry.spacing)
+    starts = np.array([part.start for part in box])
+    origin = np.array(grid.geometry.origin) + direction @ (starts * spacing)
+    return _grid([part.stop - part.start for part in box], spacing, origin, direction, grid.geometry.known)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where the voxels of one target axis lie along the source's axis of the same direction."""
+
+    source_axis: int
+    places: np.ndarray  # (n,), in voxels of the source
+    step: float  # between two of them
+    size: int  # of the source
+
+    @property
+    def inside(self) -> np.ndarray:
+        return (self.places >= -0.5 - SNAP) & (self.places <= self.size - 0.5 + SNAP)
+
+    def taps(self, nearest: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the source indices (n, k) and weights (n, k) that make up each target voxel."""
+        if nearest:
+            index = np.clip(np.floor(self.places + 0.5), 0, self.size - 1).astype(int)
+            return index[:, None], np.ones((len(index), 1), np.float32)
+        reach = max(self.step, 1.0)  # a coarser target takes the mean of what it covers: no aliasing
+        places = np.clip(self.places, 0, self.size - 1)
+        first = np.ceil(places - reach).astype(int)
+        index = first[:, None] + np.arange(int(np.ceil(2 * reach)) + 1)
+        weights = np.maximum(1 - np.abs(index - places[:, None]) / reach, 0)
+        weights[(index < 0) | (index >= self.size)] = 0
+        weights /= weights.sum(axis=1, keepdims=True)
+        used = weights.any(axis=0)
+        return np.clip(index, 0, self.size - 1)[:, used], weights[:, used].astype(np.float32)
+
+
+def resample(array: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False, outside: float = 0) -> np.ndarray:
+    """Bring an array from one grid of a scan to another.
+
+    Where the grids hold the same voxels the values are copied. Otherwise they are interpolated linearly; a coarser
+    target averages over what its voxels cover.
+
+    Args:
+        array: (..., W, H, D) on ``source``.
+        nearest: take the nearest voxel instead, and keep the type.
+        outside: the value of target voxels that lie outside of the source.
+
+    Returns:
+        (..., w, h, d) on ``target``: float32, or the array's own type where values were only copied.
+
+    Raises:
+        ValueError: if the grids are rotated against each other, or the array does not fit its grid.
+    """
+    if array.shape[-3:] != tuple(source.size):
+        raise ValueError(f"an array of shape {array.shape} does not lie on a grid of {source.size}")
+    axes = _axes(source, target)
+    lead = array.ndim - 3
+    result = array.transpose(*range(lead), *(lead + axis.source_axis for axis in axes))
+    for number, axis in enumerate(axes, start=lead):
+        index, weights = axis.taps(nearest)
+        if index.shape[1] == 1:
+            result = result.take(index[:, 0], axis=number)
+            continue
+        result = result.astype(np.float32, copy=False)
+        shape = [-1 if i == number else 1 for i in range(result.ndim)]
+        total = result.take(index[:, 0], axis=number) * weights[:, 0].reshape(shape)
+        for k in range(1, index.shape[1]):
+            total += result.take(index[:, k], axis=number) * weights[:, k].reshape(shape)
+        result = total
+    result = np.ascontiguousarray(result)
+    for number, axis in enumerate(axes, start=lead):
+        if not axis.inside.all():
+            result[(slice(None),) * number + (~axis.inside,)] = outside
+    return result
+
+
+def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False) -> np.ndarray:
+    """Bring a label map (W, H, D) from one grid of a scan to another; outside of the source is background.
+
+    Args:
+        nearest: take the nearest voxel's class; otherwise every class's mask is interpolated and the largest
+            share wins, which keeps surfaces smooth. Ties go to the lower class.
+    """
+    copies = all(axis.taps(False)[0].shape[1] == 1 for axis in _axes(source, target))
+    if nearest or copies:
+        return resample(label, source, target, nearest=True)
+    values = np.unique(label)
+    best, share = None, None
+    for value in values:  # one class at a time: a label map may hold many
+        part = resample((label == value).astype(np.float32), source, target, outside=float(value == 0))
+        if best is None:
+            best, share = np.full(part.shape, value, label.dtype), part
+        else:
+            larger = part > share
+            best[larger], share[larger] = value, part[larger]
+    best[share <= 0] = 0
+    return best
+
+
+def _axes(source: Grid, target: Grid) -> list[_Axis]:
+    """Return the map of every target axis onto the source.
+
+    Raises:
+        ValueError: if one grid is rotated against the other.
+    """
+    to_source = np.linalg.inv(_affine(source)) @ _affine(target)
+    linear, offset = to_source[:3, :3], to_source[:3, 3]
+    partner = np.abs(linear).argmax(axis=0)
+    rest = linear.copy()
+    rest[partner, range(3)] = 0
+    size = np.array(target.size)
+    if len(set(partner.tolist())) < 3 or (np.abs(rest) * size).max() > 0.1:
+        raise ValueError("the two grids are rotated against each other")
+    axes = []
+    for axis, other in enumerate(partner):
+        step = float(abs(linear[other, axis]))
+        step = 1.0 if abs(step - 1) * target.size[axis] < SNAP else step
+        places = offset[other] + linear[other, axis] * np.arange(target.size[axis])
+        whole = np.round(places)
+        places = np.where(np.abs(places - whole) < SNAP, whole, places)
+        axes.append(_Axis(int(other), places, step, source.size[other]))
+    return axes
+
+
+def _affine(grid: Grid) -> np.ndarray:
+    """Return the 4×4 matrix from voxel indices to ITK's coordinates in mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(grid.geometry.direction, (3, 3)) * grid.geometry.spacing
+    affine[:3, 3] = grid.geometry.origin
+    return affine
+
+
+def _grid(
+    size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: np.ndarray, known: bool
+) -> Grid:
+    geometry = Geometry(
+        tuple(float(v) for v in spacing),
+        tuple(float(v) for v in origin),
+        tuple(float(v) for v in np.ravel(direction)),
+        known,
+    )
+    return Grid(tuple(int(n) for n in size), geometry)

@@ -1,0 +1,1 @@
+"""Volumes in memory, and the batches of patches drawn from them."""

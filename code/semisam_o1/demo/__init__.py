@@ -1,0 +1,1 @@
+"""The synthetic cohort, and what training gains on it."""

@@ -1,0 +1,1 @@
+"""Curves and label outlines as pictures."""

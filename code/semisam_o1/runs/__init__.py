@@ -1,0 +1,1 @@
+"""The run folder: its layout, its lock, its records, and how a trained model is found."""

@@ -1,0 +1,169 @@
+"""args.json: what a run was started with, and whether the same run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+from typing import Any
+
+import numpy as np
+import torch
+
+from semisam_o1 import PROJECT_ROOT, __version__
+from semisam_o1.core import distributed
+from semisam_o1.core.atomic_io import write_json
+from semisam_o1.core.errors import InputError
+from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.data.preparation.settings import read_preparation
+from semisam_o1.runs.layout import RunFolder
+
+# What may differ between a run and its continuation without changing what comes out of it: places, since data and
+# weights are compared by content; devices; what is logged and kept; when to stop. --precision is compared as resolved.
+HARMLESS = frozenset(
+    {
+        "root_path", "exp", "sam_ckpt", "device", "precision", "cache", "num_workers", "num_rounds", "log_images",
+        "labels_for_diagnosis", "save_interval", "state_interval", "max_time", "check_only", "resume", "overwrite",
+        "debug",
+    }
+)  # fmt: skip
+
+
+def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the content of args.json, None where no run was started in the folder.
+
+    Raises:
+        InputError: if it cannot be read, or is gone while a run's files are there.
+    """
+    try:
+        content = json.loads(folder.args.read_text(encoding="utf-8"))
+        if not all(isinstance(content[part], dict) for part in ("arguments", "data", "versions")):
+            raise ValueError("parts of it are missing")
+    except FileNotFoundError:
+        if folder.state.exists() or folder.labelled_rounds():
+            raise InputError(
+                f"{folder.args} is missing, so the run cannot go on; start anew with --overwrite"
+            ) from None
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder.args} cannot be read ({error}); start anew with --overwrite") from None
+    return content
+
+
+def check_same_run(
+    before: dict[str, Any], config: Any, cohort: Cohort, precision: str, features: str, folder: RunFolder
+) -> None:
+    """Refuse to go on with a run that was started with other arguments or other data.
+
+    Args:
+        before: what ``arguments_before`` returned.
+        precision: as resolved.
+        features: key of the feature set.
+
+    Raises:
+        InputError: naming what changed.
+    """
+    defaults = _plain(type(config)())
+    then, now = {**defaults, **before["arguments"]}, _plain(config)
+    changed = [
+        f"--{name} was {then[name]} and is {value}"
+        for name, value in now.items()
+        if name not in HARMLESS and then[name] != value
+    ]
+    if before.get("precision", precision) != precision:
+        changed.append(f"--precision was {before['precision']} and is {precision}")
+    if changed:
+        raise InputError(
+            f"the run in {folder.path} was started with other arguments ({'; '.join(changed)}); give the same ones to "
+            "go on, or start anew with --overwrite or another --exp"
+        )
+    if before.get("features", features) != features:
+        raise InputError(
+            f"--sam_ckpt holds other weights than the run in {folder.path} was started with ({features}, before: "
+            f"{before['features']}); give the same file to go on, or start anew with --overwrite or another --exp"
+        )
+    for part, values in cohort.fingerprint.items():
+        earlier = before["data"].get(part, {})
+        differing = sorted(name for name in {*earlier, *values} if earlier.get(name) != values.get(name))
+        if differing or list(earlier) != list(values):
+            raise InputError(
+                f"{part} of {config.root_path} changed since the run in {folder.path} was started "
+                f"({', '.join(differing) or 'the order'}); bring it back to go on, or start anew with --overwrite or "
+                "another --exp"
+            )
+
+
+def changed_surroundings(before: dict[str, Any], device: torch.device) -> list[str]:
+    """Return what may keep a run that goes on from ending with the same bits, a sentence each."""
+    now = _surroundings(device)
+    changed = [
+        f"{name} {before['versions'].get(name)} → {version}"
+        for name, version in now["versions"].items()
+        if before["versions"].get(name) != version
+    ]
+    changed += [
+        f"{name} {before.get(name)} → {now[name]}"
+        for name in ("device", "processes", "git")
+        if before.get(name) != now[name]
+    ]
+    return [f"the run goes on in other surroundings, its last digits may differ: {', '.join(changed)}"] * bool(changed)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    return {
+        name: str(v) if hasattr(v, "parts") else list(v) if isinstance(v, tuple) else v for name, v in values.items()
+    }
+
+
+def write_arguments(
+    config: Any,
+    cohort: Cohort,
+    folder: RunFolder,
+    device: torch.device,
+    precision: str,
+    features: str,
+    before: dict[str, Any] | None = None,
+) -> None:
+    """Write args.json: the resolved arguments and what else the result depends on.
+
+    Args:
+        before: of a run that goes on; the surroundings of its earlier parts are kept.
+    """
+    surroundings, preparation = _surroundings(device), read_preparation(config.root_path)
+    earlier = [] if before is None else before.get("earlier", [])
+    last = None if before is None else {key: before.get(key) for key in surroundings}
+    if last not in (None, surroundings):
+        earlier = [*earlier, last]
+    content = {
+        "arguments": _plain(config),
+        "precision": precision,
+        "features": features,
+        **surroundings,
+        "earlier": earlier,
+        "preparation": preparation.to_json() if preparation else None,
+        "data": cohort.fingerprint,
+    }
+    write_json(folder.args, content)
+
+
+def _surroundings(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "processes": distributed.world_size(),
+        "versions": {"semisam_o1": __version__, "torch": torch.__version__, "numpy": np.__version__,
+                     "python": platform.python_version()},
+        "git": _git_revision(),
+    }  # fmt: skip
+
+
+def _git_revision() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,161 @@
+"""The page about a run, as a browser shows it: it sorts, shows its pictures, obeys the keyboard and fetches nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import report
+import test_baseline
+import train_SemiSAM_O1
+from browser import chromium
+from semisam_o1.core.errors import run_command
+from semisam_o1.report.advice import odd_sizes
+from semisam_o1.report.charts import Line, line_chart, smooth
+from tiny_cohort import train_flags, write_cohort
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run, trained for two rounds and tested."""
+    folder = tmp_path_factory.mktemp("report")
+    root = write_cohort(folder / "data")
+    assert run_command(train_SemiSAM_O1.main, train_flags(root, folder / "run", num_rounds=2)) == 0
+    flags = ["--root_path", str(root), "--exp", str(folder / "run"), "--device", "cpu"]
+    assert run_command(test_baseline.main, flags) == 0
+    assert run_command(report.main, [str(folder / "run")]) == 0
+    return folder / "run_MT_1label_1" / "unet_3D"
+
+
+def requests(driver) -> list[str]:
+    """Return the addresses that the page asked for."""
+    events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [e["request"]["url"] for e in asked if not e["documentURL"].startswith("chrome:")]  # the browser's first tab
+
+
+def column(driver, table: str, index: int) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll(`#t-${arguments[0]} tbody tr`)].map(r => r.cells[arguments[1]].innerText)"
+    )
+    return driver.execute_script(script, table, index)
+
+
+def test_page_in_a_browser(run: Path, tmp_path: Path) -> None:
+    page = run / "report.html"
+    with chromium(tmp_path / "profile") as driver:
+        driver.get(page.as_uri())
+        fetched = [url for url in requests(driver) if not url.startswith("data:")]
+        assert fetched == [page.as_uri()]
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+        script = "return [...document.querySelectorAll('.slice image')].map(i => i.getBoundingClientRect().width)"
+        widths = driver.execute_script(script)
+        assert len(widths) == 3 * (5 + 2)
+        assert min(widths) > 20
+        decoded = driver.execute_async_script(
+            "const done = arguments[0]; Promise.all([...document.querySelectorAll('.slice image')].map(i => {"
+            "const p = new Image(); p.src = i.getAttribute('href'); return p.decode().then(() => p.naturalWidth)}))"
+            ".then(done, () => done(null))"
+        )
+        assert decoded is not None and min(decoded) >= 17
+
+        # Worst first, as written; a click sorts, a second one reverses, from the keyboard as well.
+        dice = [float(text) for text in column(driver, "cohort", 1)]
+        assert dice == sorted(dice)
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        name, score = driver.find_elements(By.CSS_SELECTOR, "#t-cohort thead button")[:2]
+        name.click()
+        assert column(driver, "cohort", 0) == [f"train{i}" for i in range(1, 6)]
+        name.send_keys(Keys.ENTER)
+        assert column(driver, "cohort", 0) == [f"train{i}" for i in range(5, 0, -1)]
+        assert name.find_element(By.XPATH, "..").get_attribute("aria-sort") == "descending"
+        score.click()
+        assert [float(text) for text in column(driver, "cohort", 1)] == dice
+
+        # The switches hide outlines everywhere, the enlarged slice opens and closes by keyboard.
+        def visible(kind: str) -> str:
+            script = "return getComputedStyle(document.querySelector(arguments[0])).visibility"
+            return driver.execute_script(script, f".slice .{kind}")
+
+        switch = driver.find_element(By.CSS_SELECTOR, "input[data-kind=truth]")
+        assert visible("truth") == visible("prediction") == "visible"
+        switch.send_keys(Keys.SPACE)
+        assert (visible("truth"), visible("prediction")) == ("hidden", "visible")
+        zoom = driver.find_element(By.CSS_SELECTOR, ".zoom")
+        zoom.send_keys(Keys.ENTER)
+        dialog = driver.find_element(By.ID, "large")
+        assert dialog.get_attribute("open") is not None
+        driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+        assert dialog.get_attribute("open") is None
+        driver.find_element(By.CSS_SELECTOR, "#t-test tbody a").send_keys(Keys.ENTER)
+        assert driver.execute_script("return document.querySelector(':target').tagName") == "ARTICLE"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_fits_a_phone_and_both_colour_schemes(run: Path, tmp_path: Path, dark: bool) -> None:
+    with chromium(tmp_path / "profile", 390, 844, dark) as driver:
+        driver.get((run / "report.html").as_uri())
+        wide, seen = driver.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
+        assert wide <= seen
+        colours = driver.execute_script(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color, "
+            "getComputedStyle(document.querySelector('.chart text')).fill]"
+        )
+        paper, ink, soft = (sum(map(int, re.findall(r"\d+", colour)[:3])) / 3 for colour in colours)
+        assert (paper < 60) == dark
+        assert abs(ink - paper) > 150 and abs(soft - paper) > 90
+
+
+def test_page_holds_what_the_run_left(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "https://" not in text and text.count("http://") == 0
+    for part in (
+        "train5",
+        "test1",
+        "Validation Dice",
+        "Pseudo-label Dice",
+        "--consistency_rampup",
+        "Which scan to label next",
+    ):
+        assert part in text
+    summary = json.loads((run / "test_metrics.json").read_text())["summary"]["overall"]["dice"]["mean"]
+    assert f"{summary:.3f}" in text
+
+
+def test_unfinished_and_missing_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(report.main, [str(tmp_path / "nothing")]) == 2
+    assert "no trained model" in capsys.readouterr().err
+    (tmp_path / "unet_3D").mkdir()
+    (tmp_path / "unet_3D" / "args.json").write_text((run / "args.json").read_text())
+    assert run_command(report.main, [str(tmp_path)]) == 2
+    assert "round 0 is not finished" in capsys.readouterr().err
+    (tmp_path / "unet_3D" / "pseudo_labels").mkdir()
+    labels = run / "pseudo_labels" / "round0.h5"
+    (tmp_path / "unet_3D" / "pseudo_labels" / "round0.h5").write_bytes(labels.read_bytes())
+    assert run_command(report.main, [str(tmp_path)]) == 0
+    assert "0 of 2 rounds" in (tmp_path / "unet_3D" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "notes.html").write_text("mine")
+    assert run_command(report.main, [str(tmp_path), "--out", str(tmp_path / "notes.html")]) == 2
+    assert (tmp_path / "notes.html").read_text() == "mine"
+
+
+def test_markup_in_names_is_text(run: Path, tmp_path: Path) -> None:
+    chart = line_chart("<b>&", [Line('"><script>', [0, 1], [0, 1], 1, marks=True)], "x")
+    assert "<script>" not in chart and "&lt;b&gt;&amp;" in chart
+
+
+def test_charts_and_odd_sizes() -> None:
+    assert line_chart("none", [Line("a", [], [], 1)], "x") == ""
+    assert "NaN" not in line_chart("flat", [Line("a", [3], [0.5], 1, marks=True)], "round", whole_x=True)
+    long = line_chart("long", [Line("a", range(15000), range(15000), 1)], "x")
+    assert len(long) < 6000
+    assert smooth([1.0] * 7).tolist() == [1.0] * 7
+    assert smooth(range(100))[-1] == 98.5
+    assert odd_sizes([100, 104, 98, 101, 900, 99]) == [4]
+    assert odd_sizes([1, 900]) == []

@@ -1,0 +1,256 @@
+"""Which scan to label: the typical one before any label exists, the telling one after a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import suggest_template
+import train_SemiSAM_O1
+from semisam_o1.commands import suggestion
+from semisam_o1.core.errors import run_command
+from semisam_o1.data.dataset.volumes import write_volume
+from semisam_o1.features.builtin import cell_means
+from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, global_feature
+from semisam_o1.propagation import representativeness
+from semisam_o1.propagation.representativeness import Distances, distances_between, rank
+from tiny_cohort import train_flags, write_cohort
+
+
+def between(**images: np.ndarray) -> Distances:
+    return distances_between(images.__getitem__, {name: image.shape for name, image in images.items()})
+
+
+def anatomy(seed: int) -> np.ndarray:
+    return ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((24, 20, 18)), 2).astype(np.float32)
+
+
+def noisy(image: np.ndarray, share: float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(image.shape)
+    return (image + share * image.std() * noise).astype(np.float32)
+
+
+def test_what_registration_explains_is_no_distance() -> None:
+    image = anatomy(0)
+    moved, brighter = ndimage.shift(image, (2, -1, 1), mode="nearest"), 3 * image + 7
+    distances = between(image=image, moved=moved, brighter=brighter, other=anatomy(1)).values
+    assert np.isnan(np.diag(distances)).all()
+    np.testing.assert_allclose(np.nanmean(distances, axis=0), 1, rtol=1e-6)
+    from_image = distances[:, 0]
+    assert from_image[2] < 0.01  # nothing but contrast
+    assert from_image[1] < 0.5 * from_image[3]
+
+
+def test_clear_typical_scans_come_first_and_odd_ones_last() -> None:
+    image = anatomy(0)
+    images = {f"s{i}": noisy(image, share, i) for i, share in enumerate((0.3, 0.05, 0.3, 0.6))}
+    ranking = rank(between(**images, odd=anatomy(5)))
+    assert (ranking[0].name, ranking[-1].name) == ("s1", "odd")
+    assert ranking[-2].name == "s3"
+    assert all(c.nearest <= c.distance <= c.farthest for c in ranking)
+
+
+def test_many_scans_are_registered_to_a_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(representativeness, "register", lambda fixed, moving, start: start)
+    images = {f"s{i}": noisy(anatomy(0), 0.1, i)[:6, :6, :6] for i in range(21)}
+    for pairs, count in ((10, 5), (21 * 11, 11), (10_000, 20)):
+        monkeypatch.setattr(representativeness, "PAIRS", pairs)
+        distances = between(**images)
+        assert distances.candidates == list(images)
+        assert len(set(distances.targets)) == count
+        assert {"s0", "s20"} < set(distances.targets)
+        assert distances.values.shape == (21, count)
+        assert np.isnan(distances.values).sum() == count
+
+
+def test_scans_of_different_sizes_are_laid_over_each_other_by_their_centres() -> None:
+    image = np.pad(anatomy(0), 6, mode="reflect")
+    cropped, odd = image[4:-4, 6:-6, 5:-5], anatomy(5)
+    values = between(image=image, cropped=cropped, odd=odd).values
+    assert values[1, 0] < 0.5 * values[2, 0]
+
+
+def test_the_border_counts_little() -> None:
+    image = np.pad(anatomy(0), 8, mode="reflect")
+    border, centre = image.copy(), image.copy()
+    border[:8] = np.pad(anatomy(1), 8, mode="reflect")[:8]
+    centre[16:24] = np.pad(anatomy(1), 8, mode="reflect")[16:24]
+    values = between(image=image, border=border, centre=centre).values
+    assert values[1, 0] < 0.3 * values[2, 0]
+
+
+def test_targets_count_by_their_weights() -> None:
+    distances = Distances(
+        list("abc"), list("abc"), np.array([[np.nan, 0.5, 1.5], [0.6, np.nan, 0.5], [1.4, 1.5, np.nan]])
+    )
+    assert [(c.name, c.distance) for c in rank(distances)] == [("b", 0.55), ("a", 1.0), ("c", 1.45)]
+    weighted = rank(distances, {"a": 0.0, "b": 3.0, "c": 1.0})
+    assert [(c.name, c.distance) for c in weighted] == [("b", 0.5), ("a", 0.75), ("c", 1.5)]
+    assert (weighted[1].nearest, weighted[1].farthest) == (0.5, 1.5)
+    # Nothing to go by: all count the same.
+    assert [c.distance for c in rank(distances, dict.fromkeys("abc", 0.0))] == [0.55, 1.0, 1.45]
+
+
+def grids(monkeypatch: pytest.MonkeyPatch, *shapes: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """Return the grids that noise of these shapes is compared on, in the order of the scans."""
+    seen = {}
+    monkeypatch.setattr(representativeness, "MAX_VOXELS", 2_000)
+    monkeypatch.setattr(
+        representativeness, "register",
+        lambda fixed, moving, start: seen.update({len(seen): tuple(moving.shape[1:])}) or start,
+    )  # fmt: skip
+    between(**{f"s{i}": np.random.default_rng(i).random(shape, np.float32) for i, shape in enumerate(shapes)})
+    return list(seen.values())[-len(shapes) + 1 :]  # the others, seen from the last
+
+
+def test_cells_are_of_one_size_and_leave_thin_axes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    (w, h, d), other = grids(monkeypatch, (60, 50, 9), (40, 40, 9), (60, 50, 9))
+    assert d == other[2] == 9
+    assert 100 < w * h < 300
+    assert (60 / w, 60 / w, 50 / h) == pytest.approx((50 / h, 40 / other[0], 40 / other[1]), rel=0.1)
+
+
+def test_of_a_huge_scan_the_middle_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, huge = grids(monkeypatch, (40, 40, 40), (160, 40, 120), (40, 40, 40), (40, 40, 40))[:2]
+    assert usual[0] < huge[0] <= 2 * usual[0] + 1
+    assert huge[1] == usual[1]
+    assert usual[2] < huge[2] <= 2 * usual[2] + 1
+
+
+def test_another_feature_set_is_compared_too() -> None:
+    """Images that tell nothing apart: the features decide."""
+    image = anatomy(0)
+    sides = np.linspace(-1, 1, 8, dtype=np.float32)
+    pattern = sides[:, None, None] * sides[:, None] * sides
+    features = {"a": pattern, "b": pattern, "c": pattern, "odd": 3 - 9 * pattern}
+    described = {
+        name: VolumeFeatures(np.stack([value, 0.1 * value**2]), np.ones(1), image.shape)
+        for name, value in features.items()
+    }
+    shapes = dict.fromkeys(described, image.shape)
+    ranking = rank(distances_between(lambda name: noisy(image, 0.01, ord(name[0])), shapes, described))
+    assert ranking[-1].name == "odd"
+    assert ranking[-1].distance > 1.3 * ranking[0].distance
+
+
+def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(4):
+        image = np.random.default_rng(index).standard_normal((20, 18, 16)).astype(np.float32)
+        write_volume(tmp_path / "data" / f"p{index}.h5", image)
+    (tmp_path / "train.txt").write_text("p0\np1\np2\np3\n")
+    assert run_command(suggest_template.main, [str(tmp_path), "--top", "2", "--features", "builtin"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["1", "2", "4"]
+    assert lines[5] == f"suggested template: {lines[2].split()[1]}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "train.txt"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two labelled and four unlabelled scans."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = train_flags(write_cohort(folder / "data"), folder / "run", labeled_num=2)
+    assert run_command(train_SemiSAM_O1.main, flags) == 0
+    return folder
+
+
+def test_after_a_run_those_that_stand_for_uncertain_scans_come_first(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = trained.glob("run_*/unet_3D")
+    names = [f"train{i}" for i in range(2, 6)]
+    with h5py.File(run / "pseudo_labels" / "round1.h5", "r+") as file:
+        for i, name in enumerate(names):
+            file[name].attrs["uncertainty"] = (0.1, 0.1, 0.1, 0.9)[i]
+    # train4 is near to all but train5, train3 to train5 alone.
+    near = {("train4", "train2"): 0.5, ("train4", "train3"): 0.5, ("train3", "train5"): 0.2}
+    values = [[np.nan if a == b else near.get((a, b), 1.5) for b in names] for a in names]
+    monkeypatch.setattr(suggestion, "cohort_distances", lambda *_: Distances(names, names, np.array(values)))
+    assert run_command(suggest_template.main, ["--run", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines[2:6]]
+    assert (rows[0][1], rows[0][2]) == ("train3", "0.1000")
+    assert rows[0][3] == f"{(0.1 * 1.5 + 0.1 * 1.5 + 0.9 * 0.2) / 1.1:.3f}"
+    assert "label next: train3" in lines
+    assert "--labeled_num 3" in lines[-1]
+
+
+def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = trained.glob("run_*/unet_3D")
+    assert run_command(suggest_template.main, ["--run", str(run), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("4 unlabelled scans after round 1")
+    distances = [float(line.split()[3]) for line in lines[2:5]]
+    assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize("names", [("train0", "train2", "train1"), ("train0", "train1"), ("train0", "train1", "test0")])
+def test_a_list_that_is_not_that_of_the_run(
+    names: tuple[str, ...], trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = trained.glob("run_*/unet_3D")
+    path = trained / "data" / "train.txt"
+    before = path.read_text()
+    path.write_text("\n".join(names))
+    try:
+        assert run_command(suggest_template.main, ["--run", str(run)]) == 2
+    finally:
+        path.write_text(before)
+    assert "train.txt is not what" in capsys.readouterr().err
+
+
+def test_a_run_without_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(suggest_template.main, ["--run", str(tmp_path / "run")]) == 2
+    assert "run" in capsys.readouterr().err
+
+
+def test_command_compares_another_feature_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Means:
+        key = "means-v1"
+
+        def __call__(self, image: np.ndarray) -> np.ndarray:
+            asked.append(image.shape)
+            return cell_means(image, (4, 4, 4))[None]
+
+        def patch_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+            return shape
+
+        global_feature = staticmethod(global_feature)
+
+    monkeypatch.setitem(FEATURE_SETS, "means", lambda checkpoint, device: Means())
+    seen = []
+    monkeypatch.setattr(suggestion, "distances_between", lambda image, shapes, features, **_: seen.append(features) or
+                        Distances(list(shapes), list(shapes), np.ones((3, 3))))  # fmt: skip
+    for i in range(3):
+        write_volume(tmp_path / "data" / f"p{i}.h5", np.random.default_rng(i).random((12, 14, 16), np.float32))
+    (tmp_path / "train.txt").write_text("p0\np1\np2\n")
+    assert run_command(suggest_template.main, [str(tmp_path), "--features", "means"]) == 0
+    assert len(asked) == 3 and set(seen[0]) == {"p0", "p1", "p2"}
+    assert run_command(suggest_template.main, [str(tmp_path), "--features", "builtin"]) == 0
+    assert seen[1] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "give either ROOT"),
+        (["ROOT", "--run", "x"], "give either ROOT"),
+        (["ROOT", "--top", "0"], "--top must be at least 1"),
+        (["ROOT", "--list", "none.txt"], "none.txt is missing"),
+        (["ROOT", "--list", "two.txt"], "names 2 scans"),
+        (["ROOT", "--features", "sam", "--sam_ckpt", "/nowhere.pth"], "cannot be read"),
+    ],
+)
+def test_unusable_arguments(
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cohort(tmp_path)
+    (tmp_path / "two.txt").write_text("train0\ntrain1\n")
+    assert run_command(suggest_template.main, [flag.replace("ROOT", str(tmp_path)) for flag in flags]) == 2
+    assert sentence in capsys.readouterr().err

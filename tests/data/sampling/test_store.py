@@ -1,0 +1,59 @@
+"""Where decoded volumes live, and arrays kept on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semisam_o1.core.atomic_io import WriteError
+from semisam_o1.data.dataset.cache import ArrayCache
+from semisam_o1.data.dataset.volumes import Dataset, write_volume
+from semisam_o1.data.sampling import store
+from semisam_o1.data.sampling.store import VolumeStore, choose_cache
+
+CPU = torch.device("cpu")
+
+
+def test_auto_chooses_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "free_memory", lambda: 1000)
+    assert choose_cache("auto", CPU, 400)[0] == "ram"
+    assert choose_cache("auto", CPU, 600)[0] == "none"
+    assert choose_cache("ram", CPU, 600)[0] == "ram"
+    assert choose_cache("gpu", CPU, 400) == ("ram", "0.00 GiB of volumes; there is no GPU")
+
+
+@pytest.mark.parametrize("place", ["ram", "none"])
+def test_volumes_are_the_files(place: str, tmp_path: Path) -> None:
+    image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    write_volume(tmp_path / "data" / "a.h5", image, image % 2)
+    write_volume(tmp_path / "data" / "b.h5", image)
+    volumes = VolumeStore(Dataset(tmp_path), ["a", "b"], place, CPU)
+    assert volumes.in_memory == (place == "ram")
+    assert volumes.image("a").dtype == torch.float32
+    assert np.array_equal(volumes.image("a"), image)
+    assert np.array_equal(volumes.label("a"), image % 2)
+    assert volumes.label("b") is None
+
+
+def test_kept_arrays_are_found_again_and_damaged_ones_are_not(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path / "features")
+    assert cache.get("set/one") is None
+    cache.put("set/one", spatial=np.arange(3), whole=np.ones(2))
+    kept = cache.get("set/one")
+    assert np.array_equal(kept["spatial"], [0, 1, 2])
+    path = tmp_path / "features" / "set" / "one.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    assert cache.get("set/one") is None
+
+
+def test_a_dataset_that_cannot_be_written_has_a_fallback(tmp_path: Path) -> None:
+    (tmp_path / "features").write_text("a file where the folder should be")
+    cache = ArrayCache(tmp_path / "features", tmp_path / "run")
+    cache.put("one", whole=np.ones(2))
+    assert (tmp_path / "run" / "one.npz").is_file()
+    assert np.array_equal(cache.get("one")["whole"], [1, 1])
+    with pytest.raises(WriteError, match="features"):
+        ArrayCache(tmp_path / "features").put("one", whole=np.ones(2))

@@ -1,0 +1,66 @@
+"""Small image files in the formats and layouts that people have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from semisam_o1.data.preparation.formats import own_locale
+
+SHAPE = (9, 8, 7)
+
+
+def scan(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 500, SHAPE).astype(np.int16)
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    """Write (W, H, D) or (W, H, D, channels) in the format that the name asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if array.ndim == 4:
+        image = sitk.JoinSeries(
+            [sitk.GetImageFromArray(np.ascontiguousarray(part.T)) for part in np.moveaxis(array, 3, 0)]
+        )
+    else:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    sitk.WriteImage(image, str(path))
+
+
+@own_locale()
+def write_dicom(folder: Path, array: np.ndarray, uid: str = "1.2.3.4", skip: int | None = None) -> None:
+    """Write a series with a slice per file, 2 mm apart, numbered against their order in space."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(array.shape[2]):
+        if k == skip:
+            continue
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array[..., k : k + 1].T))
+        image.SetSpacing((0.7, 0.7, 2.0))
+        tags = {
+            "0008|0060": "CT", "0020|000e": uid, "0020|000d": "1.2.3", "0008|0018": f"{uid}.{k}", "0018|0050": "2",
+            "0020|0032": f"-5\\10\\{30 + 2 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(99 - k),
+        }  # fmt: skip
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"slice{99 - k}_{uid}.dcm"))
+        writer.Execute(image)
+
+
+def make_decathlon(folder: Path, channels: int) -> None:
+    for index in range(4):
+        stack = np.stack([scan(10 * index + c) for c in range(channels)], axis=3)
+        part = "imagesTs" if index == 3 else "imagesTr"
+        write(folder / part / f"case_{index}.nii.gz", stack if channels > 1 else stack[..., 0])
+        if index < 3:
+            write(folder / "labelsTr" / f"case_{index}.nii.gz", (scan(index) % 3).astype(np.uint8))
+    pairs = [{"image": f"./imagesTr/case_{i}.nii.gz", "label": f"./labelsTr/case_{i}.nii.gz"} for i in range(3)]
+    described = {
+        "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
+        "training": pairs,
+        "test": ["./imagesTs/case_3.nii.gz"],
+    }
+    (folder / "dataset.json").write_text(json.dumps(described))

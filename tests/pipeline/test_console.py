@@ -1,0 +1,62 @@
+"""What a run says at its start and end, and how progress shows in a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from semisam_o1.core import progress
+from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.pipeline import console
+from semisam_o1.pipeline.config import TrainConfig
+
+
+def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
+    config = TrainConfig(root_path=tmp_path, propagation="atlas", sam_ckpt=tmp_path / "none.pth")
+    cohort = Cohort(("a",), ("b", "c"), ("d",), {})
+    text = console.opening(config, cohort, torch.device("cpu"), "fp32", "ram", "0.10 GiB fit in RAM", tmp_path)
+    for part in (
+        "1 labelled, 2 unlabelled, 1 validation volumes", "uamt with unet_3D, 3 rounds of 15000", "atlas propagation",
+        f"builtin features (there is no {tmp_path / 'none.pth'})", "cpu (auto: PyTorch finds no CUDA device)",
+        "fp32 (auto:", "kept in RAM (auto: 0.10 GiB fit in RAM)", f"run folder: {tmp_path}",
+    ):  # fmt: skip
+        assert part in text
+    config = TrainConfig(root_path=tmp_path, device="cpu", precision="fp32", cache="none")
+    text = console.opening(config, cohort, torch.device("cpu"), "fp32", "none", "as asked for", tmp_path)
+    assert text.count("as asked for") == 3
+    assert "auto" not in text
+
+
+def test_closing_table_marks_the_round_that_was_kept() -> None:
+    records = [
+        {"round": 0, "refined": [], "seconds": 4.0, "pseudo_dice": 0.5},
+        {"round": 1, "refined": ["a"], "seconds": 4000.0, "pseudo_dice": 0.6, "uncertainty": 0.2,
+         "validation_dice": 0.7, "best_iteration": 40},
+        {"round": 2, "refined": [], "seconds": 20000.0, "pseudo_dice": None, "uncertainty": 0.1,
+         "validation_dice": 0.65, "best_iteration": 60},
+    ]  # fmt: skip
+    lines = console.closing(records).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].split() == ["1", "*", "0.6000", "0.2000", "1", "0.7000", "40", "67", "min"]
+    assert lines[3].split() == ["2", "–", "0.1000", "0", "0.6500", "60", "5", "h", "33", "min"]
+    assert "*" not in lines[1] + lines[3]
+
+
+def test_progress_in_a_file_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert not sys.stderr.isatty()
+    assert list(progress.progress(range(8), "reading")) == list(range(8))
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 2/8 volumes, 37.5 s/volume, 4 min left",
+        "reading: 5/8 volumes, 30.0 s/volume, 2 min left",
+    ]
+
+
+def test_durations() -> None:
+    assert [progress.duration(s) for s in (3.2, 89, 100, 5300, 7260)] == ["3 s", "89 s", "2 min", "88 min", "2 h 1 min"]

@@ -1,0 +1,129 @@
+"""Whether a run that goes on is the same run: every argument, and the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from semisam_o1.core.errors import InputError
+from semisam_o1.data.dataset.volumes import Geometry
+from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.data.preflight.inspection import VolumeInfo
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.runs.arguments import HARMLESS, arguments_before, changed_surroundings, check_same_run, write_arguments
+from semisam_o1.runs.layout import RunFolder
+
+CPU = torch.device("cpu")
+
+
+def make_cohort(**hashes: str) -> Cohort:
+    info = {
+        name: VolumeInfo(name, (4, 5, 6), hashes.get(name, "i"), hashes.get(f"{name}_label", "l"), Geometry())
+        for name in ("a", "b", "c", "v")
+    }
+    return Cohort(("a",), ("b", "c"), ("v",), info)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """The folder of a run that was started with the defaults."""
+    folder = RunFolder(tmp_path, "unet_3D")
+    write_arguments(TrainConfig(), make_cohort(), folder, CPU, "fp32", "sam-1")
+    return folder
+
+
+def go_on(
+    folder: RunFolder, cohort: Cohort | None = None, resolved: str = "fp32", key: str = "sam-1", **changes: object
+) -> None:
+    before = arguments_before(folder)
+    check_same_run(before, TrainConfig(**changes), cohort or make_cohort(), resolved, key, folder)
+
+
+OTHER = {
+    bool: lambda value: not value,
+    int: lambda value: value + 1,
+    float: lambda value: value * 0.5,
+    tuple: lambda value: (64, 64, 32),
+}
+WORDS = {
+    "recipe": "best", "refinement": "fusion", "augmentation": ("spatial",),
+    "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
+    "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
+    "root_path": Path("/elsewhere"), "sam_ckpt": Path("/elsewhere.pth"), "deterministic": 0, "max_time": 3.0,
+}  # fmt: skip
+
+
+def other_value(field: dataclasses.Field) -> object:
+    """Return a value of a flag that is legal and not its default."""
+    if field.name in WORDS:
+        return WORDS[field.name]
+    return OTHER[type(field.default)](field.default)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
+def test_every_flag_is_harmless_or_refused_by_name(field: dataclasses.Field, folder: RunFolder) -> None:
+    changes = {field.name: other_value(field)}
+    if field.name == "labeled_bs":
+        changes |= {"batch_size": 4}
+    if field.name == "model":
+        changes |= {"backbone": "dtc"}
+    if field.name in HARMLESS:
+        go_on(folder, **changes)
+    else:
+        with pytest.raises(InputError, match=rf"--{field.name} was .* and is "):
+            go_on(folder, **changes)
+
+
+def test_a_flag_that_an_older_version_did_not_have_counts_as_its_default(folder: RunFolder) -> None:
+    content = json.loads(folder.args.read_text())
+    del content["arguments"]["orientations"]
+    folder.args.write_text(json.dumps(content))
+    go_on(folder)
+    with pytest.raises(InputError, match="--orientations was all and is none"):
+        go_on(folder, orientations="none")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"b": "x"}, r"train\.txt of .* changed .*\(b\)"),
+        ({"a_label": "x"}, r"labels of .* changed .*\(a\)"),
+        ({"v": "x"}, r"val\.txt of .* changed .*\(v\)"),
+        ({"v_label": "x"}, r"labels of .* changed .*\(v\)"),
+    ],
+)
+def test_changed_data_are_named(change: dict[str, str], message: str, folder: RunFolder) -> None:
+    with pytest.raises(InputError, match=message):
+        go_on(folder, make_cohort(**change))
+
+
+def test_labels_that_are_never_used_may_change(folder: RunFolder) -> None:
+    go_on(folder, make_cohort(b_label="x"))
+
+
+def test_another_order_is_another_run(folder: RunFolder) -> None:
+    with pytest.raises(InputError, match="the order"):
+        go_on(folder, dataclasses.replace(make_cohort(), unlabeled=("c", "b")))
+
+
+def test_precision_and_foundation_weights_are_compared_by_what_they_are(folder: RunFolder) -> None:
+    with pytest.raises(InputError, match="--precision was fp32 and is bf16"):
+        go_on(folder, resolved="bf16")
+    with pytest.raises(InputError, match="--sam_ckpt holds other weights"):
+        go_on(folder, key="sam-2")
+
+
+def test_surroundings_are_kept_and_compared(folder: RunFolder) -> None:
+    before = arguments_before(folder)
+    assert changed_surroundings(before, CPU) == []
+    before["versions"]["torch"] = "2.4.0"
+    (remark,) = changed_surroundings(before, CPU)
+    assert f"torch 2.4.0 → {torch.__version__}" in remark
+    for _ in range(2):
+        write_arguments(TrainConfig(), make_cohort(), folder, CPU, "fp32", "sam-1", before)
+        before = arguments_before(folder)
+    assert [part["versions"]["torch"] for part in before["earlier"]] == ["2.4.0"]

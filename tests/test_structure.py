@@ -1,0 +1,49 @@
+"""The house keeps its floors: who may import whom is listed here once, and nothing grows beyond what one can read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "code" / "semisam_o1"
+# From the ground up, and on a floor from left to right: a room imports from rooms before it, never from later ones.
+ROOMS = (
+    "core",
+    *("data.dataset", "data.preparation", "data.preflight", "data.sampling"),
+    *("networks", "features", "propagation", "methods", "refinement", "evaluation"),
+    *("drawing", "runs", "training"),
+    *("pipeline", "commands", "report", "demo"),
+)
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "data" else 1])
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules of the package that a module of it imports, without the package's own name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; write the whole name, so that the room can be seen"
+            if node.module.startswith("semisam_o1."):
+                found.add(node.module.removeprefix("semisam_o1."))
+    return found
+
+
+def test_every_module_lies_in_a_room() -> None:
+    modules = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    outside = [str(path) for path in modules if room(".".join(path.parts[:-1])) not in ROOMS]
+    assert not outside
+
+
+def test_rooms_import_from_below_and_from_the_left() -> None:
+    upwards = [
+        f"{path.relative_to(PACKAGE)} imports {module}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE and path.parent != PACKAGE / "data"
+        for module in imports(path)
+        if ROOMS.index(room(module)) > ROOMS.index(room(".".join(path.relative_to(PACKAGE).with_suffix("").parts)))
+    ]
+    assert not upwards

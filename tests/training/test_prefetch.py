@@ -1,0 +1,66 @@
+"""Batches from a thread: the same ones, in order, with its errors, and nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from method_helpers import make_batch
+from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.training.prefetch import AHEAD, ahead, on_device
+
+CPU = torch.device("cpu")
+
+
+def threads() -> int:
+    return sum(thread.name == "batches" for thread in threading.enumerate())
+
+
+def counted(length: int, made: list[int]) -> Iterator[Batch]:
+    for t in range(length):
+        made.append(t)
+        yield make_batch(seed=t)
+
+
+def test_batches_come_in_order() -> None:
+    found = list(ahead(counted(7, []), CPU))
+    assert len(found) == 7
+    for t, batch in enumerate(found):
+        assert torch.equal(batch.image, make_batch(seed=t).image)
+    assert threads() == 0
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_only_the_iterations_that_are_left_are_made(workers: int | None) -> None:
+    stream = [make_batch(seed=t) for t in range(5)]
+    found = list(on_device(stream, range(3, 5), CPU, workers))
+    assert [torch.equal(batch.image, stream[t].image) for t, batch in zip((3, 4), found, strict=True)] == [True, True]
+
+
+def test_a_few_are_made_ahead_and_no_more() -> None:
+    made: list[int] = []
+    batches = ahead(counted(100, made), CPU)
+    next(batches)
+    for _ in range(100):
+        if len(made) == AHEAD + 2:  # given out, waiting, and the one that finds no room
+            break
+        threading.Event().wait(0.02)
+    threading.Event().wait(0.05)
+    assert len(made) == AHEAD + 2
+    batches.close()
+    assert threads() == 0
+
+
+def test_an_error_of_the_thread_is_raised_in_its_turn() -> None:
+    def failing() -> Iterator[Batch]:
+        yield make_batch()
+        raise ValueError("volume 7 is damaged")
+
+    batches = ahead(failing(), CPU)
+    next(batches)
+    with pytest.raises(ValueError, match="volume 7"):
+        next(batches)
+    assert threads() == 0

@@ -1,0 +1,59 @@
+"""The loop: what it keeps, and what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from semisam_o1.core.errors import RunError
+from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.methods import MeanTeacher, MethodOptions
+from semisam_o1.networks import build_network
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.training.stopping import StopRequest
+from semisam_o1.training.tracking import Tracker
+from semisam_o1.training.trainer import RoundSettings, RoundTrainer
+
+
+def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: bool = False) -> RoundTrainer:
+    student = build_network("unet_3D", 2).initialise(torch.Generator().manual_seed(3))
+    image = torch.randn(20, 34, 18, generator=torch.Generator().manual_seed(4))
+    if spoil:
+        image[:] = float("inf")
+    label = (image > 0.3).to(torch.uint8)
+    batches = BatchStream(
+        ["a"], ["b"], lambda _: image, lambda _: label,
+        patch_size=(16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,),
+    )  # fmt: skip
+    settings = RoundSettings(
+        round_=1, rounds=1, max_iterations=6, base_lr=0.01, precision="fp32", val_interval=2, save_interval=100,
+        state_interval=60, log_images=0, num_workers=None, seed=5,
+    )  # fmt: skip
+    answers = iter(scores)
+    return RoundTrainer(
+        student, MeanTeacher(student, MethodOptions(max_iterations=6)), batches, settings,
+        lambda _: [next(answers)], RunFolder(folder, "unet_3D"), tracker, StopRequest(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.2, 0.6, 0.5], (0.6, 4)), ([0.0, 0.0, 0.0], (0.0, 6))])
+def test_the_best_model_by_validation_or_else_the_last(
+    scores: list[float], best: tuple[float, int], narrow_networks: None, tmp_path: Path
+) -> None:
+    with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
+        trainer = make_trainer(tmp_path, tracker, scores)
+        found = trainer.run()
+    assert (found.dice, found.iteration) == best
+    last = trainer.student.state_dict()
+    assert torch.equal(found.weights["final.weight"], last["final.weight"]) == (best[1] == 6)
+    improvements = {path.name for path in tmp_path.glob("round1_iter*_dice*.pth")}
+    assert improvements == ({"round1_iter2_dice0.2000.pth", "round1_iter4_dice0.6000.pth"} if best[0] else set())
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_volumes(narrow_networks: None, tmp_path: Path) -> None:
+    with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
+        trainer = make_trainer(tmp_path, tracker, [0.1] * 3, spoil=True)
+        with pytest.raises(RunError, match=r"iteration 1: the loss total is not finite; the batch came from a, b"):
+            trainer.run()
