@@ -3,7 +3,7 @@
     python benchmarks/bench_loading.py
 
 The plain way decompresses, turns, pads and crops whole scans; once in this process, once as the workers of a loader
-that is made anew every iteration, which is what an epoch of one labelled scan amounts to.
+that is made anew every iteration, which is what an epoch of one labeled scan amounts to.
 """
 
 from __future__ import annotations

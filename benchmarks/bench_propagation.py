@@ -82,14 +82,14 @@ def main() -> None:
         key=lambda name: content_hash(volumes[name].image),
         similarity={name: features.global_feature(features(volume.image)) for name, volume in volumes.items()},
         num_classes=arguments.num_classes,
-        neighbours=5,
+        neighbors=5,
         cache=ArrayCache(arguments.cache),
         features_key="builtin",
         device=torch.device("cpu"),
     )
     chosen = [names[i] for i in np.unique(np.linspace(1, len(names) - 1, arguments.volumes).astype(int))]
-    # The neighbours' own placements belong to their own volumes' time.
-    for name in {other for each in chosen for other in atlas.neighbours(each)} - set(chosen):
+    # The neighbors' own placements belong to their own volumes' time.
+    for name in {other for each in chosen for other in atlas.neighbors(each)} - set(chosen):
         atlas.placed(name)
 
     def reduced(name: str) -> np.ndarray:
@@ -113,7 +113,7 @@ def main() -> None:
             with_simpleitk(reduced(n), reduced(names[0]), coarse, True), n
         ),
         "atlas, every volume by itself": lambda n: soft_on_volume(atlas.placed(n).probabilities, n),
-        "atlas, consensus with 5 neighbours (on top)": lambda n: soft_on_volume(atlas.consensus(n), n),
+        "atlas, consensus with 5 neighbors (on top)": lambda n: soft_on_volume(atlas.consensus(n), n),
     }
     print(f"{len(chosen)} volumes of {arguments.root}, template {names[0]}, one core")
     print(f"{'way':44s}  {'Dice':>6s}  s per volume")

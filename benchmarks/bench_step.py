@@ -57,7 +57,7 @@ class Here:
         loss = total(terms)
         self.optimizer.zero_grad()
         part.of("backward", loss.backward)()
-        part.of("optimiser", self.optimizer.step)()
+        part.of("optimizer", self.optimizer.step)()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(0.01, t, ITERATIONS)
         with autocast(self.device, self.precision):

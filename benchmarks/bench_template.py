@@ -48,31 +48,31 @@ def main() -> None:
     volumes = {name: dataset.load(name) for name in names}
     features = cache(lambda name: BuiltinFeatures()(volumes[name].image))
     started = time.monotonic()
-    labelled: list[str] = []
+    labeled: list[str] = []
     if arguments.run:
         results = read_run(arguments.run)
-        labelled = names[: results.arguments["labeled_num"]]
+        labeled = names[: results.arguments["labeled_num"]]
         ranking, _ = rank_next(results, "builtin", Path(), "cpu")
     else:
         ranking = rank(cohort_distances(dataset, names, "builtin", Path(), "cpu"))
     place = [candidate.name for candidate in ranking]
     print(f"ranked in {time.monotonic() - started:.0f} s")
-    settings = [arguments.propagation, arguments.registration, arguments.num_classes, arguments.scored, labelled]
+    settings = [arguments.propagation, arguments.registration, arguments.num_classes, arguments.scored, labeled]
     kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"settings": settings, "dice": {}}
     if kept["settings"] != settings:
         parser.error(f"{arguments.out} was measured with other settings; name another --out")
     done = kept["dice"]
     scored = names[:: -(-len(names) // arguments.scored)]
-    chosen = [name for name in dict.fromkeys([place[0], *names[:: arguments.every]]) if name not in labelled]
+    chosen = [name for name in dict.fromkeys([place[0], *names[:: arguments.every]]) if name not in labeled]
     print("| template | place among the suggested | pseudo-label Dice | time |\n| --- | --- | --- | --- |")
     for template in chosen:
         started = time.monotonic()
         if template not in done:
-            label = labeller(volumes, features, [*labelled, template], arguments)
+            label = labeller(volumes, features, [*labeled, template], arguments)
             done[template] = {
                 name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
                 for name in scored
-                if name not in (*labelled, template)
+                if name not in (*labeled, template)
             }
             arguments.out.write_text(json.dumps(kept))
         row = f"| {template} | {place.index(template) + 1} of {len(place)} | {_mean(done[template]):.3f} "
@@ -89,8 +89,8 @@ def labeller(volumes, features, templates: list[str], arguments: argparse.Namesp
     """Return the function from a scan's name to its label, spread from the templates as round 0 does."""
     num_classes = arguments.num_classes
     if arguments.propagation == "atlas":
-        labelled = [(Scan(volumes[name].image), volumes[name].label) for name in templates]
-        atlas = AtlasPropagation(labelled, num_classes, registered=arguments.registration)
+        labeled = [(Scan(volumes[name].image), volumes[name].label) for name in templates]
+        atlas = AtlasPropagation(labeled, num_classes, registered=arguments.registration)
         return lambda name: atlas.label(Scan(volumes[name].image)).label
     prototypes = class_prototypes(
         [(features(name), volumes[name].label, volumes[name].image.shape) for name in templates], num_classes

@@ -38,7 +38,7 @@ def network(name: str, classes: int, device: str) -> nn.Module:
 
 
 class Step:
-    """One iteration of a method on (image (2, 1, W, H, D), label (2, W, H, D)): the first item is labelled."""
+    """One iteration of a method on (image (2, 1, W, H, D), label (2, W, H, D)): the first item is labeled."""
 
     def __init__(self, method: str, classes: int, device: str, iterations: int = 15000):
         self.method, self.classes, self.iterations = method, classes, iterations

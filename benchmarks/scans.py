@@ -22,7 +22,7 @@ def atrium(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, 
     bumps = gaussian_filter(random.standard_normal(shape), 12)
     label = (radius + 0.15 * bumps / bumps.std() < 1).astype(np.uint8)
     texture = gaussian_filter(random.standard_normal(shape), 1.5)
-    return np.round(80 * (label + texture / texture.std())).astype(np.float32) / 80, label  # grey levels of a scanner
+    return np.round(80 * (label + texture / texture.std())).astype(np.float32) / 80, label  # gray levels of a scanner
 
 
 def good_prediction(label: np.ndarray, seed: int) -> np.ndarray:

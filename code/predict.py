@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from semisam_o1.commands.config import PredictConfig
 from semisam_o1.commands.prediction import predict
-from semisam_o1.core.errors import run_command
+from semisam_o1.core.errors import Hints, run_command
 from semisam_o1.core.flags import parse
+
+HINTS = Hints(memory="a smaller --patch_size or --precision bf16 needs less")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,4 +19,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, hints=HINTS))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which scan is worth labelling: the one that stands best for the cohort, or, after a run, the one to label next."""
+"""Which scan is worth labeling: the one that stands best for the cohort, or, after a run, the one to label next."""
 
 from __future__ import annotations
 

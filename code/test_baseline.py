@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from semisam_o1.commands.config import TestConfig
 from semisam_o1.commands.testing import test
 from semisam_o1.core import distributed
-from semisam_o1.core.errors import run_command
+from semisam_o1.core.errors import Hints, run_command
 from semisam_o1.core.flags import parse
+
+HINTS = Hints(
+    memory="a smaller --patch_size or --precision bf16 needs less",
+    dataset="(--root_path, --image_key, --binary_label and --num_classes say how the dataset is read)",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,4 +23,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    distributed.exit_process(run_command(main))
+    distributed.exit_process(run_command(main, hints=HINTS))

@@ -63,8 +63,8 @@ def test_metrics_agree_with_monai_where_definitions_do(seed: int) -> None:
     spacing = (0.8, 1.0, 2.5)
     masks = []
     for _ in range(2):
-        centre, radii = generator.uniform(6, 9, 3), generator.uniform(3, 6, 3)
-        masks.append(sum(((a - c) / r) ** 2 for a, c, r in zip((x, y, z), centre, radii, strict=True)) < 1)
+        center, radii = generator.uniform(6, 9, 3), generator.uniform(3, 6, 3)
+        masks.append(sum(((a - c) / r) ** 2 for a, c, r in zip((x, y, z), center, radii, strict=True)) < 1)
     ours = segmentation_metrics(*masks, spacing)
     prediction, truth = (torch.from_numpy(mask)[None, None] for mask in masks)
     assert ours["dice"] == pytest.approx(float(monai.compute_dice(prediction, truth)), abs=1e-6)

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from semisam_o1.refinement.neighbors import refine, uncertain_volumes, vote
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.geometry import centred_padding, from_patch, resize_nearest, to_patch
+from semisam_o1.data.dataset.geometry import centered_padding, from_patch, resize_nearest, to_patch
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.batches import ORIENTATIONS, BatchStream, patch_start, source_size, write_patch
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
-from semisam_o1.refinement.neighbours import refine, uncertain_volumes, vote
 
 settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("steady")
@@ -37,19 +37,19 @@ def labels_like(shape: tuple[int, ...], seed: int, classes: int = 3) -> np.ndarr
 
 
 @given(shapes, shapes, seeds)
-def test_a_centred_patch_and_back_keeps_what_fits(shape: tuple, patch: tuple, seed: int) -> None:
+def test_a_centered_patch_and_back_keeps_what_fits(shape: tuple, patch: tuple, seed: int) -> None:
     volume = labels_like(shape, seed) + 1
-    centred = to_patch(volume, patch)
-    back = from_patch(centred, shape)
-    assert (centred.shape, back.shape) == (patch, shape)
+    centered = to_patch(volume, patch)
+    back = from_patch(centered, shape)
+    assert (centered.shape, back.shape) == (patch, shape)
     kept = back > 0
     assert np.array_equal(back[kept], volume[kept])
-    assert kept.sum() == np.prod(np.minimum(shape, patch)) == (centred > 0).sum()
-    assert np.array_equal(to_patch(back, patch), centred)
+    assert kept.sum() == np.prod(np.minimum(shape, patch)) == (centered > 0).sum()
+    assert np.array_equal(to_patch(back, patch), centered)
 
 
 @given(shapes, shapes, seeds)
-def test_nearest_neighbours_invent_no_value(shape: tuple, other: tuple, seed: int) -> None:
+def test_nearest_neighbors_invent_no_value(shape: tuple, other: tuple, seed: int) -> None:
     volume = labels_like(shape, seed)
     resized = resize_nearest(volume, other)
     assert resized.shape == other
@@ -59,7 +59,7 @@ def test_nearest_neighbours_invent_no_value(shape: tuple, other: tuple, seed: in
 
 @given(shapes, shapes)
 def test_padding_reaches_the_minimum_and_no_more(shape: tuple, least: tuple) -> None:
-    for size, minimum, (front, back) in zip(shape, least, centred_padding(shape, least), strict=True):
+    for size, minimum, (front, back) in zip(shape, least, centered_padding(shape, least), strict=True):
         assert size + front + back == max(size, minimum)
         assert 0 <= back - front <= 1
 

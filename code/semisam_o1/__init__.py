@@ -1,4 +1,4 @@
-"""SemiSAM-O1: segment a cohort of 3-D medical scans from one labelled volume."""
+"""SemiSAM-O1: segment a cohort of 3-D medical scans from one labeled volume."""
 
 from pathlib import Path
 

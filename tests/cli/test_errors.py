@@ -66,7 +66,7 @@ BROKEN_DATASETS = {
     ),
     "name in two lists": (lambda root: (root / "val.txt").write_text("train1\n"), "which train.txt trains on"),
     "name outside": (lambda root: (root / "val.txt").write_text("../val0\n"), "must be the plain name"),
-    "nothing unlabelled": (lambda root: (root / "train.txt").write_text("train0\n"), "no unlabelled volume is left"),
+    "nothing unlabeled": (lambda root: (root / "train.txt").write_text("train0\n"), "no unlabeled volume is left"),
 }
 
 
@@ -99,7 +99,7 @@ def test_all_faults_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFix
         ({"patch_size": "32 20 16"}, "--patch_size must be positive and divisible by 16 on every axis, it is 32 20 16"),
         ({"patch_size": "16 16 16"}, "leaves one voxel at the bottom"),
         ({"propagation": "prototype", "features": "sam", "sam_ckpt": "nowhere.pth"}, "nowhere.pth cannot be read"),
-        ({"batch_size": 1}, "leaves no unlabelled item"),
+        ({"batch_size": 1}, "leaves no unlabeled item"),
         ({"num_classes": 1}, "--num_classes must lie between 2 and 255"),
         ({"binary_label": "on"}, "--binary_label leaves 2 classes"),
         ({"max_iterations": 0}, "--max_iterations must be at least 1"),

@@ -33,10 +33,10 @@ SPACING = (0.8, 1.1, 2.3)
 def blob(direction: np.ndarray, shift: float = 0.0) -> tuple[sitk.Image, sitk.Image]:
     """Return a scan and its label: an ellipsoid of the same size and place in the patient on any grid."""
     size = np.array([30, 26, 16])
-    centre = np.array([10.0, -20, 30])
-    origin = centre - direction @ ((size - 1) / 2 * SPACING)
+    center = np.array([10.0, -20, 30])
+    origin = center - direction @ ((size - 1) / 2 * SPACING)
     index = np.stack(np.indices(size), axis=-1)
-    place = (index * SPACING) @ direction.T + origin - centre - [shift, 2, -1]
+    place = (index * SPACING) @ direction.T + origin - center - [shift, 2, -1]
     label = ((place / [7, 6, 8]) ** 2).sum(axis=-1) < 1
     image = 100.0 * label + np.random.default_rng(int(shift)).normal(0, 4, size)
     return tuple(_itk(array, origin, direction) for array in (image.astype(np.float32), label.astype(np.uint8)))
@@ -83,8 +83,8 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "Predictor", Threshold)
 
 
-def centre(label: sitk.Image) -> np.ndarray:
-    """Return the centre of mass in voxels (x, y, z)."""
+def center(label: sitk.Image) -> np.ndarray:
+    """Return the center of mass in voxels (x, y, z)."""
     return np.argwhere(sitk.GetArrayFromImage(label).T > 0).mean(axis=0)
 
 
@@ -105,7 +105,7 @@ def test_predictions_lie_on_each_scans_own_grid(cohort: Path, tmp_path: Path, th
         truth = sitk.ReadImage(str(cohort / "labels" / name))
         assert label.GetPixelID() == sitk.sitkUInt8
         assert same_grid(label, sitk.ReadImage(str(cohort / "images" / name)))
-        assert np.abs(centre(label) - centre(truth)).max() < 0.5
+        assert np.abs(center(label) - center(truth)).max() < 0.5
         overlap = sitk.LabelOverlapMeasuresImageFilter()
         overlap.Execute(label, truth)
         assert overlap.GetDiceCoefficient() > 0.9
@@ -127,10 +127,10 @@ def test_labels_of_the_cohort_lie_on_each_scans_own_grid(
 ) -> None:
     out = tmp_path / "labels"
     assert run_command(predict.main, ["--exp", str(cohort / "run"), "--cohort", "--out", str(out)]) == 0
-    unlabelled = (cohort / "data" / "train.txt").read_text().split()[1:]
-    assert len(unlabelled) == len(list(out.iterdir())) == 2
+    unlabeled = (cohort / "data" / "train.txt").read_text().split()[1:]
+    assert len(unlabeled) == len(list(out.iterdir())) == 2
     for name in DIRECTIONS:
-        if name.split(".")[0] in unlabelled:
+        if name.split(".")[0] in unlabeled:
             label = sitk.ReadImage(str(out / name.replace(".mhd", ".mha")))
             assert same_grid(label, sitk.ReadImage(str(cohort / "images" / name)))
     assert "the labels of 2 scans" in capsys.readouterr().out
@@ -154,7 +154,7 @@ def test_checkpoint_alone_with_the_preparation_of_its_data(cohort: Path, tmp_pat
     ]
     assert run_command(predict.main, [*flags, "--preparation", str(cohort / "data" / "preparation.json")]) == 0
     label = sitk.ReadImage(str(tmp_path / "out" / "oblique.mha"))
-    assert np.abs(centre(label) - centre(sitk.ReadImage(str(cohort / "labels" / "oblique.mha")))).max() < 0.5
+    assert np.abs(center(label) - center(sitk.ReadImage(str(cohort / "labels" / "oblique.mha")))).max() < 0.5
 
 
 def test_a_rotated_anisotropic_scan_trained_on_and_predicted_comes_back_in_place(
@@ -175,7 +175,7 @@ def test_a_rotated_anisotropic_scan_trained_on_and_predicted_comes_back_in_place
         label = sitk.ReadImage(str(tmp_path / "out" / name.replace(".mhd", ".mha")))
         truth = sitk.ReadImage(str(cohort / "labels" / name))
         assert same_grid(label, truth)
-        assert np.abs(centre(label) - centre(truth)).max() < 0.5, name
+        assert np.abs(center(label) - center(truth)).max() < 0.5, name
 
 
 @pytest.mark.parametrize(

@@ -98,16 +98,16 @@ def test_page_in_a_browser(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_page_fits_a_phone_and_both_colour_schemes(run: Path, tmp_path: Path, dark: bool) -> None:
+def test_page_fits_a_phone_and_both_color_schemes(run: Path, tmp_path: Path, dark: bool) -> None:
     with chromium(tmp_path / "profile", 390, 844, dark) as driver:
         driver.get((run / "report.html").as_uri())
         wide, seen = driver.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
         assert wide <= seen
-        colours = driver.execute_script(
+        colors = driver.execute_script(
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color, "
             "getComputedStyle(document.querySelector('.chart text')).fill]"
         )
-        paper, ink, soft = (sum(map(int, re.findall(r"\d+", colour)[:3])) / 3 for colour in colours)
+        paper, ink, soft = (sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in colors)
         assert (paper < 60) == dark
         assert abs(ink - paper) > 150 and abs(soft - paper) > 90
 

@@ -85,7 +85,7 @@ def test_every_backbone_trains_and_is_found_by_its_name(
     }  # fmt: skip
     wanted |= {"dan": {"loss/discriminator"}, "dtc": {"loss/pseudo_distance"}}.get(backbone, set())
     assert wanted <= terms
-    assert wanted | {"patches/labelled", "patches/pseudo-labelled"} <= tags(folder / "log")
+    assert wanted | {"patches/labeled", "patches/pseudo-labeled"} <= tags(folder / "log")
 
     capsys.readouterr()
     assert run_command(test_baseline.main, ["--root_path", str(dataset), "--exp", str(exp), "--device", "cpu"]) == 0

@@ -67,7 +67,7 @@ def test_many_scans_are_registered_to_a_selection(monkeypatch: pytest.MonkeyPatc
         assert np.isnan(distances.values).sum() == count
 
 
-def test_scans_of_different_sizes_are_laid_over_each_other_by_their_centres() -> None:
+def test_scans_of_different_sizes_are_laid_over_each_other_by_their_centers() -> None:
     image = np.pad(anatomy(0), 6, mode="reflect")
     cropped, odd = image[4:-4, 6:-6, 5:-5], anatomy(5)
     values = between(image=image, cropped=cropped, odd=odd).values
@@ -76,10 +76,10 @@ def test_scans_of_different_sizes_are_laid_over_each_other_by_their_centres() ->
 
 def test_the_border_counts_little() -> None:
     image = np.pad(anatomy(0), 8, mode="reflect")
-    border, centre = image.copy(), image.copy()
+    border, center = image.copy(), image.copy()
     border[:8] = np.pad(anatomy(1), 8, mode="reflect")[:8]
-    centre[16:24] = np.pad(anatomy(1), 8, mode="reflect")[16:24]
-    values = between(image=image, border=border, centre=centre).values
+    center[16:24] = np.pad(anatomy(1), 8, mode="reflect")[16:24]
+    values = between(image=image, border=border, center=center).values
     assert values[1, 0] < 0.3 * values[2, 0]
 
 
@@ -151,7 +151,7 @@ def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two labelled and four unlabelled scans."""
+    """A run of two labeled and four unlabeled scans."""
     folder = tmp_path_factory.mktemp("run")
     flags = train_flags(write_cohort(folder / "data"), folder / "run", labeled_num=2)
     assert run_command(train_SemiSAM_O1.main, flags) == 0
@@ -183,7 +183,7 @@ def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFix
     (run,) = trained.glob("run_*/unet_3D")
     assert run_command(suggest_template.main, ["--run", str(run), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("4 unlabelled scans after round 1")
+    assert lines[0].startswith("4 unlabeled scans after round 1")
     distances = [float(line.split()[3]) for line in lines[2:5]]
     assert distances == sorted(distances)
 

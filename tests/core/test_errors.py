@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semisam_o1.core.errors import InputError, Interrupted, RunError, listed, run_command
+from semisam_o1.core.errors import Hints, InputError, Interrupted, RunError, listed, run_command
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_what_a_command_raises_becomes_a_message_and_a_code(
     def main(argv):
         raise error
 
-    assert run_command(main, []) == code
+    assert run_command(main, [], Hints(memory="a smaller --patch_size needs less")) == code
     output = capsys.readouterr()
     assert message in output.err
     assert "Traceback" not in output.err

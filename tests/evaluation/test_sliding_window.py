@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from golden_inputs import fill, golden, volume
 from semisam_o1.core.memory import Joined
+from semisam_o1.data.dataset.prediction import to_prediction
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.networks import build_network
-from semisam_o1.propagation.labelled import labelled
 from semisam_o1.runs.records import mean_entropy
 
 SHAPES = [(9, 13, 7), (4, 5, 3), (5, 2, 20), (1, 1, 1)]
@@ -27,7 +27,7 @@ def test_label_maps_match_the_recorded_ones(case: int, network: nn.Module) -> No
     recorded = {key: golden("inference.npz")[f"{case}/{key}"] for key in ("shape", "seed", "stride", "label_map")}
     scan = volume(recorded["shape"], int(recorded["seed"]))
     probabilities = sliding_window(scan, lambda x: network(x).softmax(1), 32, int(recorded["stride"]))
-    assert (labelled(probabilities).label != recorded["label_map"]).mean() <= 1e-4
+    assert (to_prediction(probabilities).label != recorded["label_map"]).mean() <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
@@ -36,7 +36,7 @@ def test_pseudo_labels_and_uncertainty_match_the_recorded_ones(name: str, networ
     scan = volume(recorded[f"pseudo_shape/{name}"], int(recorded[f"pseudo_seed/{name}"]))
     stride = int(recorded["pseudo_stride"])
     probabilities = sliding_window(scan, lambda x: network(x).softmax(1), recorded["patch_size"].tolist(), stride)
-    assert (labelled(probabilities).label != recorded[f"pseudo/{name}"]).mean() <= 1e-4
+    assert (to_prediction(probabilities).label != recorded[f"pseudo/{name}"]).mean() <= 1e-4
     assert mean_entropy(probabilities) == pytest.approx(float(recorded[f"uncertainty/{name}"]), abs=1e-5)
 
 

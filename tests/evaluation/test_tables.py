@@ -12,7 +12,7 @@ import pytest
 from semisam_o1.commands.testing import compare
 from semisam_o1.data.dataset.volumes import Geometry, Volume
 from semisam_o1.drawing.figures import draw_case, draw_curves, draw_rounds
-from semisam_o1.evaluation.tables import summarise, table, write_csv
+from semisam_o1.evaluation.tables import summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.tracking import Position, Tracker, overlay
 
@@ -29,7 +29,7 @@ def cases(spacing: tuple[float, float, float] | None) -> list:
 
 
 def test_means_are_taken_per_class_and_over_cases() -> None:
-    summary = summarise(cases((2.0, 1.0, 1.0)))
+    summary = summarize(cases((2.0, 1.0, 1.0)))
     assert summary["cases"] == 2
     assert summary["empty"] == 2  # class 2 is nowhere
     assert summary["classes"]["1"]["dice"] == pytest.approx({"mean": (1 + 2 / 3) / 2, "std": 1 / 6})
@@ -43,9 +43,9 @@ def test_means_are_taken_per_class_and_over_cases() -> None:
     assert "95HD [mm]" in text
 
 
-def test_without_a_known_spacing_there_are_no_millimetres(tmp_path: Path) -> None:
+def test_without_a_known_spacing_there_are_no_millimeters(tmp_path: Path) -> None:
     found = cases(None)
-    assert "[mm]" not in table(summarise(found))
+    assert "[mm]" not in table(summarize(found))
     write_csv(tmp_path / "m.csv", found)
     rows = list(csv.DictReader((tmp_path / "m.csv").open()))
     assert [(row["name"], row["class"]) for row in rows] == [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]

@@ -57,7 +57,7 @@ STAGES = {
     "between a state's two renames": Stage("pathlib.Path.replace", 1, "after", "state_previous.pth"),
     "validation": Stage("semisam_o1.evaluation.predictor.confusion", 1, "before"),
     "between validation and state": Stage("semisam_o1.training.trainer.RoundTrainer._validate", 1, "after"),
-    "relabelling": Stage("semisam_o1.pipeline.pseudo_labeling.labelled", 3, "before"),
+    "relabeling": Stage("semisam_o1.pipeline.pseudo_labeling.to_prediction", 3, "before"),
     "refinement": Stage("semisam_o1.pipeline.pseudo_labeling.refine", 1, "before"),
     "between the weights and the labels of a round": Stage("semisam_o1.pipeline.run.Run.write_labels", 1, "before"),
     "labels half written": Stage("semisam_o1.data.dataset.hdf5.write_bytes", 1, "half", "round1.h5"),
@@ -144,7 +144,7 @@ class Trial:
             return "summary and figures"
         rows = map(json.loads, filter(whole, (self.folder / "metrics.jsonl").read_text().splitlines()))
         done = max((row["iteration"] for row in rows if row["round"] == round_ and "iteration" in row), default=0)
-        return f"round {round_}: " + ("training" if done < 4 else "validation, relabelling, refinement")
+        return f"round {round_}: " + ("training" if done < 4 else "validation, relabeling, refinement")
 
 
 def whole(line: str) -> bool:

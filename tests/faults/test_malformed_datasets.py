@@ -46,7 +46,7 @@ DATASETS: dict[str, tuple[str, Spoil, str]] = {
     "a name twice": ("train.txt", text("train0\ntrain1\ntrain1\n"), "names train1 more than once"),
     "a name twice with remarks": ("train.txt", text("train0\ntrain1,a\ntrain1,b\n"), "names train1 more than once"),
     "a name in two lists": ("val.txt", text("train3\n"), "which train.txt trains on"),
-    "nothing unlabelled": ("train.txt", text("train0\n"), "no unlabelled volume is left"),
+    "nothing unlabeled": ("train.txt", text("train0\n"), "no unlabeled volume is left"),
     "parent folder": ("train.txt", text("train0\n../data/train1\n"), "plain name"),
     "absolute path": ("train.txt", text("train0\n/etc/passwd\n"), "plain name"),
     "backslash": ("train.txt", text("train0\n..\\train1\n"), "plain name"),

@@ -45,7 +45,7 @@ def test_cell_means_by_hand():
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 13, 19])
-def test_cells_follow_the_nearest_neighbour_rule(size):
+def test_cells_follow_the_nearest_neighbor_rule(size):
     """A volume that is constant in every cell comes back from its cell means unchanged."""
     grid = (-(-size // 4), 2, 1)
     blocks = scan(grid)

@@ -22,7 +22,7 @@ def test_segmentation_losses_leave_the_discriminator_alone() -> None:
     assert all(parameter.grad is None for parameter in method.discriminator.parameters())
 
 
-def test_consistency_asks_for_the_verdict_labelled_on_unlabelled_items() -> None:
+def test_consistency_asks_for_the_verdict_labeled_on_unlabeled_items() -> None:
     batch, student = make_batch(labeled=2, unlabeled=1), small_student("dan")
     method = make_method("dan", student)
     value = method.losses(student, batch, 3)["consistency"].value
@@ -31,7 +31,7 @@ def test_consistency_asks_for_the_verdict_labelled_on_unlabelled_items() -> None
     torch.testing.assert_close(value, F.cross_entropy(verdict, torch.tensor([1])))
 
 
-def test_discriminator_learns_labelled_from_unlabelled_on_eval_mode_predictions() -> None:
+def test_discriminator_learns_labeled_from_unlabeled_on_eval_mode_predictions() -> None:
     batch, student = make_batch(labeled=2, unlabeled=2), small_student("dan")
     method = make_method("dan", student, discriminator_dropout=0.0)
     modes = []
@@ -47,7 +47,7 @@ def test_discriminator_learns_labelled_from_unlabelled_on_eval_mode_predictions(
     assert student.training
 
 
-def test_optimiser_is_adam_as_published() -> None:
+def test_optimizer_is_adam_as_published() -> None:
     method = make_method("dan", small_student("dan"))
     (group,) = method.optimizer.param_groups
     assert isinstance(method.optimizer, torch.optim.Adam)

@@ -36,7 +36,7 @@ def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
             assert torch.equal(method.teacher[0].weight, student[0].weight)
 
 
-def test_consistency_is_the_mean_squared_difference_of_the_unlabelled_items() -> None:
+def test_consistency_is_the_mean_squared_difference_of_the_unlabeled_items() -> None:
     batch, student = make_batch(3, labeled=1, unlabeled=2), small_student("mt", 3, seed=1)
     method = make_method("mt", student, 3, noise=0)
     method.teacher.load_state_dict(small_student("mt", 3, seed=2).state_dict())

@@ -96,7 +96,7 @@ def test_every_term_reaches_its_own_items_alone(name: str, classes: int, labeled
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("name", METHODS)
 def test_consistency_alone_reaches_every_weight_of_the_student(name: str) -> None:
-    student = build_network(METHODS[name].network, 2).initialise(torch.Generator().manual_seed(1))
+    student = build_network(METHODS[name].network, 2).initialize(torch.Generator().manual_seed(1))
     if name == "dtc":  # distances close to 0, where the steep sigmoid has a slope
         with torch.no_grad():
             student.final2.weight.mul_(1e-3)
@@ -104,7 +104,7 @@ def test_consistency_alone_reaches_every_weight_of_the_student(name: str) -> Non
     method = make_method(name, student)
     method.losses(student, make_batch(), ITERATIONS)["consistency"].value.backward()
     for key, parameter in student.named_parameters():
-        # A bias in front of an instance normalisation changes nothing.
+        # A bias in front of an instance normalization changes nothing.
         if key.startswith("final") or key.endswith("weight"):
             assert parameter.grad is not None, key
             assert parameter.grad.abs().max() > 0, key

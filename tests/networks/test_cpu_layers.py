@@ -43,7 +43,7 @@ def test_gradients_repeat(patch: tuple[int, int, int]) -> None:
     for module, inputs in cases:
         first = gradient(module, *inputs)
         for _ in range(3):
-            torch.full((3_000_000,), float("nan"))  # what uninitialised memory then holds
+            torch.full((3_000_000,), float("nan"))  # what uninitialized memory then holds
             assert torch.equal(gradient(module, *inputs), first)
         assert torch.isfinite(first).all()
 
@@ -93,7 +93,7 @@ def test_channels_lie_last_in_bf16_alone(channels: int) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 5.0])
-def test_normalisation_is_exact_in_every_layout(offset: float) -> None:
+def test_normalization_is_exact_in_every_layout(offset: float) -> None:
     generator = torch.Generator().manual_seed(1)
     contiguous = (torch.randn(2, 16, 24, 20, 28, generator=generator) * 2 + offset).bfloat16()
     upstream = torch.randn(contiguous.shape, generator=generator)
@@ -111,14 +111,14 @@ def test_normalisation_is_exact_in_every_layout(offset: float) -> None:
     assert not list(InstanceNorm(16).state_dict())
 
 
-def test_normalisation_keeps_its_epsilon() -> None:
+def test_normalization_keeps_its_epsilon() -> None:
     x = (1e-3 * torch.randn(2, 3, 4, 4, 4)).bfloat16().contiguous(memory_format=torch.channels_last_3d)
     found, wanted = InstanceNorm(3)(x).double(), F.instance_norm(x.double(), eps=1e-5)
     torch.testing.assert_close(found, wanted, atol=0.01, rtol=0.01)
     assert wanted.std() < 0.5  # the epsilon matters here
 
 
-def test_a_large_volume_is_normalised_in_the_precise_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_volume_is_normalized_in_the_precise_way(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 4, 6, 6, 6).bfloat16().contiguous(memory_format=torch.channels_last_3d)
     batches = []
     monkeypatch.setattr(F, "batch_norm", lambda item, *rest, **options: batches.append(item) or item)
@@ -225,8 +225,8 @@ def test_dropout_drops_and_scales(p: float, dtype: torch.dtype) -> None:
     assert dropped.double().mean().item() == pytest.approx(1, abs=0.005)
     dropped.sum().backward()
     assert torch.equal(x.grad, dropped)  # of ones, the gradient is the mask
-    neighbours = (dropped[1:] == 0) & (dropped[:-1] == 0)
-    assert neighbours.float().mean().item() == pytest.approx(p**2, abs=0.002)
+    neighbors = (dropped[1:] == 0) & (dropped[:-1] == 0)
+    assert neighbors.float().mean().item() == pytest.approx(p**2, abs=0.002)
 
 
 def test_dropout_keeps_the_layout() -> None:

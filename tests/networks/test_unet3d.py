@@ -1,4 +1,4 @@
-"""The U-Nets: recorded outputs, published key names, initialisation."""
+"""The U-Nets: recorded outputs, published key names, initialization."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_dropout_acts_after_the_bottom_and_the_last_block_in_training_alone(name
         assert torch.equal(network.logits(x), network.logits(x))
 
 
-def test_initialisation_is_kaiming_normal_and_depends_on_the_generator_alone() -> None:
-    networks = [build_network("unet_3D", 2).initialise(torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
+def test_initialization_is_kaiming_normal_and_depends_on_the_generator_alone() -> None:
+    networks = [build_network("unet_3D", 2).initialize(torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
     first, same, other = (torch.cat([p.flatten() for p in network.parameters()]) for network in networks)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)

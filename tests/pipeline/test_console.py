@@ -19,7 +19,7 @@ def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
     cohort = Cohort(("a",), ("b", "c"), ("d",), {})
     text = console.opening(config, cohort, torch.device("cpu"), "fp32", "ram", "0.10 GiB fit in RAM", tmp_path)
     for part in (
-        "1 labelled, 2 unlabelled, 1 validation volumes", "uamt with unet_3D, 3 rounds of 15000", "atlas propagation",
+        "1 labeled, 2 unlabeled, 1 validation volumes", "uamt with unet_3D, 3 rounds of 15000", "atlas propagation",
         f"builtin features (there is no {tmp_path / 'none.pth'})", "cpu (auto: PyTorch finds no CUDA device)",
         "fp32 (auto:", "kept in RAM (auto: 0.10 GiB fit in RAM)", f"run folder: {tmp_path}",
     ):  # fmt: skip

@@ -112,11 +112,11 @@ def test_degenerate_volumes(shape):
 
 
 def test_features_of_a_foundation_model_are_followed(monkeypatch):
-    """Two balls that look the same: features that tell left from right decide which is labelled."""
+    """Two balls that look the same: features that tell left from right decide which is labeled."""
     monkeypatch.setattr(description, "COMPONENT_WEIGHT", 30.0)
     shape = (24, 24, 24)
     x, y, z = np.indices(shape)
-    balls = [(x - centre) ** 2 + (y - 12) ** 2 + (z - 12) ** 2 < 20 for centre in (7, 17)]
+    balls = [(x - center) ** 2 + (y - 12) ** 2 + (z - 12) ** 2 < 20 for center in (7, 17)]
     texture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 1).astype(np.float32)
     image = (balls[0] | balls[1]) + 0.2 * texture
     label = balls[0].astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Volumes placed once, neighbours registered once, labels carried between them."""
+"""Volumes placed once, neighbors registered once, labels carried between them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCANS = {
 }
 
 
-def make_cohort(folder: Path, neighbours: int = 2) -> CohortAtlas:
+def make_cohort(folder: Path, neighbors: int = 2) -> CohortAtlas:
     features = BuiltinFeatures()
     return build_atlas(
         templates={"template": SCANS["template"][1]},
@@ -33,7 +33,7 @@ def make_cohort(folder: Path, neighbours: int = 2) -> CohortAtlas:
         key=lambda name: f"key-{name}",
         similarity={name: features.global_feature(features(image)) for name, (image, _) in SCANS.items()},
         num_classes=3,
-        neighbours=neighbours,
+        neighbors=neighbors,
         cache=ArrayCache(folder),
         features_key="builtin",
         device=torch.device("cpu"),
@@ -51,20 +51,20 @@ def score(probabilities: np.ndarray, name: str) -> float:
     return min(dice(predicted, label, 1), dice(predicted, label, 2))
 
 
-def test_neighbours_are_the_nearest_by_cosine(cohort: CohortAtlas) -> None:
+def test_neighbors_are_the_nearest_by_cosine(cohort: CohortAtlas) -> None:
     similarity = cohort._similarity
     for name in SCANS:
-        others = cohort.neighbours(name)
+        others = cohort.neighbors(name)
         assert len(others) == 2
         cosine = {other: similarity[name] @ similarity[other] for other in SCANS if other != name}
         assert others == sorted(cosine, key=cosine.get, reverse=True)[:2]
 
 
-def test_true_labels_of_neighbours_are_carried_over_exactly_enough(cohort: CohortAtlas) -> None:
+def test_true_labels_of_neighbors_are_carried_over_exactly_enough(cohort: CohortAtlas) -> None:
     def truth(name: str) -> np.ndarray:
         return np.stack([SCANS[name][1] == c for c in range(3)]).astype(np.float32)
 
-    carried = cohort.ask_neighbours("a", truth)
+    carried = cohort.ask_neighbors("a", truth)
     np.testing.assert_allclose(carried.sum(axis=0), 1, atol=1e-5)
     assert score(carried, "a") > 0.85
     assert score(cohort.consensus("b"), "b") > 0.85

@@ -17,13 +17,13 @@ def sure_of(c: int, certainty: float = 1.0) -> np.ndarray:
 
 
 class Others:
-    """An atlas whose neighbours and templates say what they are told."""
+    """An atlas whose neighbors and templates say what they are told."""
 
-    def __init__(self, neighbours: np.ndarray, templates: np.ndarray):
-        self.neighbours, self.templates = neighbours, templates
+    def __init__(self, neighbors: np.ndarray, templates: np.ndarray):
+        self.neighbors, self.templates = neighbors, templates
 
-    def ask_neighbours(self, name: str, predicted) -> np.ndarray:
-        return self.neighbours
+    def ask_neighbors(self, name: str, predicted) -> np.ndarray:
+        return self.neighbors
 
     def consensus(self, name: str) -> np.ndarray:
         return self.templates
@@ -39,7 +39,7 @@ def test_where_the_model_is_sure_its_label_stands_and_where_it_is_not_the_others
     assert (fused[:, :6].argmax(axis=0) == 1).all()
 
 
-def test_neighbours_and_templates_are_both_heard() -> None:
+def test_neighbors_and_templates_are_both_heard() -> None:
     unsure = np.full((2, *GRID), 0.5, np.float32)
     split = fuse("volume", Others(sure_of(1), sure_of(0)), lambda name: unsure)
     np.testing.assert_allclose(split, 0.5, atol=1e-6)

@@ -14,7 +14,7 @@ from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.runs.arguments import HARMLESS, arguments_before, changed_surroundings, check_same_run, write_arguments
+from semisam_o1.runs.arguments import arguments_before, changed_surroundings, check_same_run, write_arguments
 from semisam_o1.runs.layout import RunFolder
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_every_flag_is_harmless_or_refused_by_name(field: dataclasses.Field, fol
         changes |= {"batch_size": 4}
     if field.name == "model":
         changes |= {"backbone": "dtc"}
-    if field.name in HARMLESS:
+    if field.metadata["resume"] == "any":
         go_on(folder, **changes)
     else:
         with pytest.raises(InputError, match=rf"--{field.name} was .* and is "):

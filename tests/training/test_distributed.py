@@ -79,7 +79,7 @@ def dice_gradient(rank: int, ranks: int) -> tuple[Tensor, Tensor]:
 
 
 def method_gradient(name: str, rank: int, ranks: int, noise: float) -> Tensor:
-    """Return the student's gradient of a method's whole loss on two labelled and four unlabelled items."""
+    """Return the student's gradient of a method's whole loss on two labeled and four unlabeled items."""
     batch = share(make_batch(labeled=2, unlabeled=4), rank, ranks)
     student = small_student(name)
     method = make_method(name, student, noise=noise, consistency=1e3, discriminator_dropout=0.0)
@@ -102,7 +102,7 @@ def simplify(patch: pytest.MonkeyPatch) -> None:
 
 
 def trained_weights(name: str, rank: int, ranks: int, folder: Path) -> Tensor:
-    """Return the student's weights after a few iterations of the training loop, two labelled and four other items."""
+    """Return the student's weights after a few iterations of the training loop, two labeled and four other items."""
     generator = torch.Generator().manual_seed(4)
     images = {key: torch.randn(20, 34, 18, generator=generator) for key in "abcdef"}
     labels = {key: (image > 0.3).to(torch.uint8) for key, image in images.items()}

@@ -16,7 +16,7 @@ from semisam_o1.core.errors import Interrupted, run_command
 from semisam_o1.data.preflight import check
 from semisam_o1.evaluation import predictor as inference
 from semisam_o1.features.builtin import BuiltinFeatures
-from semisam_o1.pipeline import pseudo_labeling as labelling
+from semisam_o1.pipeline import pseudo_labeling as labeling
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.training import stopping
 from semisam_o1.training.stopping import SIGNALS, StopRequest
@@ -80,8 +80,8 @@ STAGES = {
     "propagation": (CohortAtlas, "placed"),
     "training": (RoundTrainer, "_train_step"),
     "validation": (inference, "confusion"),
-    "relabelling": (labelling, "labelled"),
-    "refinement": (labelling, "refine"),
+    "relabeling": (labeling, "labeled"),
+    "refinement": (labeling, "refine"),
 }
 
 

@@ -18,7 +18,7 @@ from semisam_o1.training.trainer import RoundSettings, RoundTrainer
 
 
 def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: bool = False) -> RoundTrainer:
-    student = build_network("unet_3D", 2).initialise(torch.Generator().manual_seed(3))
+    student = build_network("unet_3D", 2).initialize(torch.Generator().manual_seed(3))
     image = torch.randn(20, 34, 18, generator=torch.Generator().manual_seed(4))
     if spoil:
         image[:] = float("inf")

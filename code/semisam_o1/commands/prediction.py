@@ -110,7 +110,7 @@ def maps(probabilities: np.ndarray, volume: Volume, soft: bool = False, entropy:
 
 
 def export_cohort(config: PredictConfig, trained: TrainedModel) -> list[Path]:
-    """Write the last labels of every unlabelled scan of a training run."""
+    """Write the last labels of every unlabeled scan of a training run."""
     arguments = trained.arguments
     if not arguments:
         raise InputError(f"{trained.folder} holds no args.json, so the run's scans are not known; use --scans")

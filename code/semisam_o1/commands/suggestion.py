@@ -1,4 +1,4 @@
-"""Advice on labelling: the scan that stands best for a cohort, and the one to label after a run."""
+"""Advice on labeling: the scan that stands best for a cohort, and the one to label after a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def suggest_template(
 
 
 def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, top: int) -> str:
-    """Return a table of the scans of a run that are worth labelling next: those that stand best for uncertain ones.
+    """Return a table of the scans of a run that are worth labeling next: those that stand best for uncertain ones.
 
     Raises:
         InputError: if the run has not been trained for a round yet, or its list of scans has changed.
@@ -53,7 +53,7 @@ def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, 
     results = read_run(run)
     ranking, uncertainty = rank_next(results, features or results.arguments["features"], checkpoint, device)
     lines = [
-        f"{len(ranking)} unlabelled scans after round {len(results.records) - 1} of {results.folder.path}; the others "
+        f"{len(ranking)} unlabeled scans after round {len(results.records) - 1} of {results.folder.path}; the others "
         "count by their uncertainty",
         *_table(ranking, top, uncertainty),
         f"label next: {ranking[0].name}",
@@ -66,7 +66,7 @@ def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, 
 def rank_next(
     results: RunResults, features: str, checkpoint: Path, device: str
 ) -> tuple[list[Candidate], dict[str, float]]:
-    """Return the unlabelled scans of a run by how well they stand for each other, and their uncertainties.
+    """Return the unlabeled scans of a run by how well they stand for each other, and their uncertainties.
 
     They count by their uncertainty. A scan's own does not speak for it: odd and noisy scans are uncertain, and make
     poor templates.
@@ -77,18 +77,18 @@ def rank_next(
     if len(results.records) < 2:
         raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
     names = results.dataset.names("train.txt")
-    unlabelled = names[results.arguments["labeled_num"] :]
+    unlabeled = names[results.arguments["labeled_num"] :]
     with h5py.File(results.folder.pseudo_labels(len(results.records) - 1)) as file:
-        known = {name: item.attrs.get("uncertainty") for name, item in file.items()}  # labelled scans have none
+        known = {name: item.attrs.get("uncertainty") for name, item in file.items()}  # labeled scans have none
     uncertainty = {name: float(value) for name, value in known.items() if value is not None}
-    if set(unlabelled) != set(uncertainty):
+    if set(unlabeled) != set(uncertainty):
         raise InputError(
             f"{results.dataset.root / 'train.txt'} is not what {results.folder.path} was trained on; put it back, or "
             "train on what it names now and ask that run"
         )
-    if len(unlabelled) < 2:
-        raise InputError(f"{results.folder.path} has one unlabelled scan only; there is nothing to choose from")
-    ranking = rank(cohort_distances(results.dataset, unlabelled, features, checkpoint, device), uncertainty)
+    if len(unlabeled) < 2:
+        raise InputError(f"{results.folder.path} has one unlabeled scan only; there is nothing to choose from")
+    ranking = rank(cohort_distances(results.dataset, unlabeled, features, checkpoint, device), uncertainty)
     return ranking, uncertainty
 
 
@@ -112,10 +112,10 @@ def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, chec
         hashes = {report.info.name: report.info.hash for report in reports}
         found, _ = extract_features(
             names, lambda name: dataset.load(name).image, hashes.__getitem__, feature_set,
-            ArrayCache(dataset.root / "features"), lambda missing: progress(missing, "features"),
+            ArrayCache(dataset.root / "features"), progress,
         )  # fmt: skip
     shapes = {report.info.name: report.info.shape for report in reports}
-    return distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, wrap=progress)
+    return distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, progress=progress)
 
 
 def _table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> list[str]:

@@ -26,7 +26,7 @@ from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preflight.check import check_testing
 from semisam_o1.evaluation.metrics import segmentation_metrics
 from semisam_o1.evaluation.predictor import Predictor
-from semisam_o1.evaluation.tables import CaseMetrics, as_json, summarise, table, write_csv
+from semisam_o1.evaluation.tables import CaseMetrics, as_json, summarize, table, write_csv
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.components import largest_components
 from semisam_o1.runs.layout import RunFolder, find_trained
@@ -75,7 +75,7 @@ def test(config: TestConfig) -> dict:
     threads = distributed.from_main(distributed.cpu_threads() if device.type == "cuda" else 0)
     tested = progress(VolumeTester(config, dataset, truth, predictor, threads)(names), "testing", len(names))
     if not distributed.is_main():
-        return summarise([case for volume in tested for case in volume.cases])
+        return summarize([case for volume in tested for case in volume.cases])
     with replacing(kept) as partial:
         with h5py.File(partial, "w") as file:  # for the report
             for volume in tested:
@@ -83,7 +83,7 @@ def test(config: TestConfig) -> dict:
                 cases += volume.cases
                 if config.save_pred is not None:
                     save_prediction(config.save_pred, (truth or dataset).load(volume.name), volume.compared)
-        summary = summarise(cases)
+        summary = summarize(cases)
         print(table(summary))
         content = as_json(cases, summary, context)
         _keep_earlier(metrics, content, [metrics, metrics.with_suffix(".csv"), kept])
@@ -170,12 +170,12 @@ def compare(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[Ca
     cases = []
     for c in range(1, num_classes):
         predicted, true = prediction == c, volume.label == c
-        millimetres = None
+        millimeters = None
         if volume.geometry.known:
             in_mm = segmentation_metrics(predicted, true, volume.geometry.spacing)
-            millimetres = {key: in_mm[key] for key in ("hd95", "asd")}
+            millimeters = {key: in_mm[key] for key in ("hd95", "asd")}
         empty = not (predicted.any() and true.any())
-        cases.append(CaseMetrics(volume.name, c, segmentation_metrics(predicted, true), millimetres, empty))
+        cases.append(CaseMetrics(volume.name, c, segmentation_metrics(predicted, true), millimeters, empty))
     return cases
 
 

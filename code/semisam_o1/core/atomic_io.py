@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from semisam_o1.core.errors import FULL, RunError
+from semisam_o1.core.errors import RunError, is_disk_full
 
 
 class WriteError(RunError):
@@ -62,12 +62,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def _failure(path: Path, error: OSError) -> str:
     """Say in one sentence that a file could not be written, and what to do."""
-    if error.errno in FULL:
-        return (
-            f"{path} cannot be written: the disk is full or a quota is used up ({error.strerror}). What was saved "
-            "before is whole; free some space, then go on with --resume"
-        )
-    return f"{path} cannot be written ({error.strerror or error}); what was saved before is whole"
+    if is_disk_full(error):
+        full = f"the disk is full or a quota is used up ({error.strerror})"
+        return f"{path} cannot be written: {full}. What was saved before is complete; free some space"
+    return f"{path} cannot be written ({error.strerror or error}); what was saved before is complete"
 
 
 def remove(path: Path) -> None:

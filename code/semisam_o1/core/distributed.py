@@ -7,14 +7,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from semisam_o1.core.errors import InputError, Interrupted, RunError
+
+if TYPE_CHECKING:
+    from semisam_o1.core.progress import ProgressFn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -109,24 +111,29 @@ def any_rank(flag: bool) -> bool:
 def share_out(
     work: Callable[[Item], Result],
     items: Sequence[Item],
-    wrap: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+    progress: ProgressFn | None = None,
+    description: str = "",
     threads: int = 0,
 ) -> list[Result]:
     """Return ``[work(item) for item in items]``, every rank having done its share.
 
     Args:
-        wrap: wraps the items, to show progress or to stop.
+        progress: iterates over a rank's items, with ``description``; None: in silence.
         threads: of a rank, each computing with one thread of PyTorch's own, whatever their number; 0: no others.
 
     Raises:
-        InputError, RunError, Interrupted: on every rank, if ``work`` or ``wrap`` raised it on one.
+        InputError, RunError, Interrupted: on every rank, if ``work`` or ``progress`` raised it on one.
     """
-    do = partial(_in_threads, threads=threads) if threads else _one_by_one
+
+    def compute(items: Sequence[Item]) -> list[Result]:
+        shown = items if progress is None else progress(items, description)
+        return _in_threads(work, items, shown, threads) if threads else [work(item) for item in shown]
+
     if not dist.is_initialized():
-        return do(work, items, wrap)
+        return compute(items)
     own, stopped = [], None
     try:
-        own = do(work, items[rank() :: world_size()], wrap)
+        own = compute(items[rank() :: world_size()])
     except (InputError, RunError, Interrupted) as error:  # the others wait for this rank
         stopped = error
     outcomes: list = [None] * world_size()
@@ -142,24 +149,15 @@ def cpu_threads() -> int:
     return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _one_by_one(
-    work: Callable[[Item], Result], items: Sequence[Item], wrap: Callable[[Iterable[Item]], Iterable[Item]]
-) -> list[Result]:
-    return [work(item) for item in wrap(items)]
-
-
 def _in_threads(
-    work: Callable[[Item], Result],
-    items: Sequence[Item],
-    wrap: Callable[[Iterable[Item]], Iterable[Item]],
-    threads: int,
+    work: Callable[[Item], Result], items: Sequence[Item], shown: Iterable[Item], threads: int
 ) -> list[Result]:
     before = torch.get_num_threads()
     # PyTorch counts threads per thread: one for those of the pool, and none of another order of sums.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         results = pool.map(work, items)
-        return [next(results) for _ in wrap(items)]
+        return [next(results) for _ in shown]
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Errors that end a command with one clear sentence, and the exit codes they stand for."""
+"""Exceptions that end a command with one clear sentence, their exit codes, and how faults are listed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 # What the system says when there is no room: on the disk, in the quota, in the largest file that is allowed.
-FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+# Of NumPy, of PyTorch's CPU allocators, and of a reading process that the system ended.
+OUT_OF_MEMORY = ("not enough memory", "allocate memory", "is killed by signal: Killed")
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
@@ -19,12 +22,31 @@ class InputError(Exception):
     """Arguments or input that cannot be used: names the file or flag, what is wrong and what to do."""
 
 
+class DatasetError(InputError):
+    """A dataset that cannot be used; the command adds which of its flags say how a dataset is read."""
+
+
 class RunError(Exception):
     """A failure while running whose cause is known and explained."""
 
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved what it needs to go on."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Advice that names flags; it belongs to the command that has them. Empty where a command has none.
+
+    Attributes:
+        memory: what needs less memory.
+        resume: how to continue after a failure.
+        dataset: the flags that say how a dataset is read.
+    """
+
+    memory: str = ""
+    resume: str = ""
+    dataset: str = ""
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
@@ -34,64 +56,81 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+def raise_faults(faults: Sequence[str], what: str, kind: type[Exception] = InputError) -> None:
+    """Raise one error that lists every fault, if there is one.
+
+    Args:
+        faults: a sentence each.
+        what: what more than one are called, such as 'faults in the dataset'.
+
+    Raises:
+        kind: the one sentence, or a heading and a line for each.
+    """
+    if faults:
+        raise kind(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} {what}:", *faults]))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, the name of its class where it has none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def run_command(
+    main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None, hints: Hints | None = None
+) -> int:
     """Run a command's ``main`` and turn what it raises into a message and an exit code.
 
     Args:
         main: takes the command line without the program's name (None: ``sys.argv``).
         argv: the command line; ``--debug`` in it shows tracebacks.
+        hints: added to messages where they apply.
 
     Returns:
         0 done, 1 a failure while running, 2 unusable arguments or input, 130 interrupted.
     """
-    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    hints = hints or Hints()
     try:
         main(argv)
     except InputError as error:
-        return _explain(error, EXIT_BAD_INPUT, debug)
+        return _explain(error, EXIT_BAD_INPUT, argv, hints.dataset if isinstance(error, DatasetError) else "")
     except Interrupted as error:
         print(error, file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except RunError as error:
-        return _explain(error, EXIT_FAILURE, debug)
     except Exception as error:
-        return _explain(_name_cause(error), EXIT_FAILURE, debug)
+        return _explain(_known_failure(error, hints), EXIT_FAILURE, argv)
     return 0
 
 
-def _explain(error: Exception, code: int, debug: bool) -> int:
-    if debug:
+def is_disk_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_FULL
+
+
+def _explain(message: object, code: int, argv: Sequence[str] | None, hint: str = "") -> int:
+    if "--debug" in (sys.argv[1:] if argv is None else argv):
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)
     return code
 
 
-def _name_cause(error: Exception) -> Exception:
+def _known_failure(error: Exception, hints: Hints) -> str:
+    """Return the message of a failure while running, with the command's advice where the cause is known."""
     kind = type(error).__name__
-    # torch.OutOfMemoryError, NumPy's MemoryError, the RuntimeErrors of PyTorch's CPU allocators, and a reading
-    # process that the system ended.
-    texts = ("not enough memory", "allocate memory", "is killed by signal: Killed")
-    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or any(text in str(error) for text in texts):
-        return RunError(
-            "out of memory; a smaller --patch_size or --batch_size, --cache ram or --cache none, "
-            f"or --precision bf16 needs less ({_first_line(error)})"
-        )
+    if isinstance(error, RunError):
+        return _advised(str(error), hints.resume if is_disk_full(error.__cause__) else "")
+    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or any(s in str(error) for s in OUT_OF_MEMORY):
+        return _advised(f"out of memory ({first_line(error)})", hints.memory)
     if kind.startswith("Dist") or (isinstance(error, RuntimeError) and "third_party/gloo" in str(error)):
-        return RunError(
-            "another process of this run has ended or does not answer; its own message says why. What was saved before "
-            f"is whole, and training goes on with --resume ({_first_line(error)})"
-        )
-    if isinstance(error, OSError) and error.errno in FULL:
+        lost = "another process of this run has ended or does not answer; its own message says why"
+        return _advised(f"{lost} ({first_line(error)}). What was saved before is complete", hints.resume)
+    if is_disk_full(error):
         where = f" at {error.filename}" if error.filename else ""
-        return RunError(
-            f"the disk is full or a quota is used up{where} ({error.strerror}). What was saved before is whole; free "
-            "some space, then go on with --resume"
-        )
-    return RunError(f"{kind}: {error} (--debug shows where)")
+        full = f"the disk is full or a quota is used up{where} ({error.strerror})"
+        return _advised(f"{full}. What was saved before is complete; free some space", hints.resume)
+    return f"{kind}: {error} (--debug shows where)"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def _advised(message: str, hint: str) -> str:
+    return f"{message}; {hint}" if hint else message

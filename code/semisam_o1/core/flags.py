@@ -1,62 +1,132 @@
-"""Frozen dataclasses whose fields are command-line flags, and the parsers made from them."""
+"""Frozen dataclasses whose fields are command-line flags: declared once, with their ranges and their help."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import field
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import raise_faults
 
 Config = TypeVar("Config")
 
 
-def option(default: Any, help: str, **keywords: Any) -> Any:
-    """Declare a dataclass field that is also a command-line flag; ``keywords`` go to argparse."""
-    return field(default=default, metadata={"help": help, **keywords})
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers that a flag takes."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False  # whether ``low`` itself is left out
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open else value >= self.low
+        return above and value <= self.high and abs(value) < math.inf
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"lie between {self.low:g} and {self.high:g}"
+        return "be positive" if self.open else f"be at least {self.low:g}"
+
+
+AT_LEAST_1, AT_LEAST_0, POSITIVE, SHARE = Range(1), Range(0), Range(0, open=True), Range(0, 1)
+
+
+def option(default: Any, help: str, within: Range | None = None, resume: str = "same", **keywords: Any) -> Any:
+    """Declare a dataclass field that is also a command-line flag.
+
+    Args:
+        within: the numbers it takes; checked by ``check_ranges``.
+        resume: 'same' if a run only continues with the value that it was started with, 'any' if it may change.
+        keywords: for argparse, beside what the field's annotation says.
+    """
+    return dataclasses.field(
+        default=default, metadata={"argparse": {"help": help, **keywords}, "within": within, "resume": resume}
+    )
 
 
 def on_off(text: str) -> bool:
     """Read a switch: on, off, and what else people write for them."""
-    switches = {
-        "on": True,
-        "1": True,
-        "true": True,
-        "yes": True,
-        "off": False,
-        "0": False,
-        "false": False,
-        "no": False,
-    }
-    if text.lower() not in switches:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
-    return switches[text.lower()]
+    for value, words in ((True, ("on", "1", "true", "yes")), (False, ("off", "0", "false", "no"))):
+        if text.lower() in words:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
 
 
-SWITCH: dict[str, Any] = {"type": on_off, "nargs": "?", "const": True, "metavar": "on|off"}
-THREE: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("W", "H", "D")}
+# What argparse needs to know of a field, by its annotation.
+OF_TYPE: dict[str, dict[str, Any]] = {
+    "int": {"type": int},
+    "float": {"type": float},
+    "Path": {"type": Path},
+    "bool": {"type": on_off, "nargs": "?", "const": True, "metavar": "on|off"},
+    "tuple[int, int, int]": {"type": int, "nargs": 3, "metavar": ("W", "H", "D")},
+}
+
+
+def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:
+    """Let the field ``recipe`` of a dataclass choose other defaults for the fields that are not given.
+
+    Args:
+        recipes: name → field → default.
+    """
+
+    def decorate(config: type[Config]) -> type[Config]:
+        plain = config.__init__
+        usual = config.__dataclass_fields__["recipe"].default
+
+        @functools.wraps(plain)
+        def init(self: Config, **given: Any) -> None:
+            recipe = given.get("recipe", usual)
+            plain(self, **{**recipes.get(recipe, {}), **given})
+
+        config.__init__ = init
+        return config
+
+    return decorate
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """Add a flag for every field of a configuration; what is not given stays out of the parsed values."""
+    for item in dataclasses.fields(config):
+        if "argparse" in item.metadata:
+            keywords = {**OF_TYPE.get(item.type.removesuffix(" | None"), {}), **item.metadata["argparse"]}
+            if not keywords.get("required") and item.default not in (None, ()):
+                default = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
+                default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
+                keywords["help"] += f" (default: {default})"
+            keywords["help"] = keywords["help"].replace("%", "%%")
+            parser.add_argument(f"--{item.name}", **{"default": argparse.SUPPRESS, **keywords})
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:
     """Read a command line into a configuration.
 
-    A configuration with a flag ``recipe`` has a table ``recipes``: name → other defaults of its flags.
+    Raises:
+        InputError: if values are out of range or contradict each other; argparse itself exits with 2 on what it cannot
+            read.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    add_flags(parser, config)
+    return config(**vars(parser.parse_args(argv)))
+
+
+def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:
+    """Refuse a configuration with numbers out of range, or with ``faults`` found otherwise.
 
     Raises:
-        InputError: if values contradict each other; argparse itself exits with 2 on what it cannot read.
+        InputError: listing all of them.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    found = []
     for item in dataclasses.fields(config):
-        keywords = dict(item.metadata)
-        if item.default is None or keywords.get("required"):
-            keywords.setdefault("default", argparse.SUPPRESS)  # the help text says what stands in for it
-        parser.add_argument(f"--{item.name}", **{"default": item.default, **keywords})
-    recipe = getattr(parser.parse_known_args(argv)[0], "recipe", None)
-    if recipe is not None:
-        parser.set_defaults(**config.recipes[recipe])
-    return config(**vars(parser.parse_args(argv)))
+        within, value = item.metadata.get("within"), getattr(config, item.name)
+        if within is not None and value is not None and value not in within:
+            found.append(f"--{item.name} must {within}, it is {value}")
+    raise_faults([*found, *faults], "arguments cannot be used")
 
 
 def patch_faults(patch: Sequence[int]) -> list[str]:
@@ -73,9 +143,3 @@ def assign(config: Any, **values: Any) -> None:
     """Set fields of a frozen dataclass, for its ``__post_init__``."""
     for name, value in values.items():
         object.__setattr__(config, name, value)
-
-
-def fail(faults: list[str]) -> None:
-    """Raise an InputError if there is any fault."""
-    if faults:
-        raise InputError("; ".join(faults))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -13,11 +13,19 @@ from semisam_o1.core.distributed import is_main
 
 Item = TypeVar("Item")
 
-LINE_SECONDS = 60.0  # between the lines of what is no terminal; what is faster says nothing
+LINE_SECONDS = 60.0  # between the lines where there is no terminal; what takes less prints none
+
+
+class ProgressFn(Protocol):
+    """Iterates over items and shows progress; may raise Interrupted between two items if a stop was asked for."""
+
+    def __call__(
+        self, items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume"
+    ) -> Iterable[Item]: ...
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume") -> Iterable[Item]:
-    """Yield the items and show how far along they are; ``total`` is for items that do not know their number."""
+    """Yield the items and show progress; ``total`` is for items that do not know their number."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     if not is_main():
         return items
@@ -26,12 +34,17 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
     return _in_lines(items, description, total, unit, sys.stderr)
 
 
+def silent(items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume") -> Iterable[Item]:
+    """Yield the items and show nothing."""
+    return items
+
+
 def _in_lines(items: Iterable[Item], description: str, total: int | None, unit: str, stream: TextIO) -> Iterator[Item]:
-    started = said = time.monotonic()
+    started = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if now - said >= LINE_SECONDS and done:
-            said = now
+        if now - last >= LINE_SECONDS and done:
+            last = now
             rate = done / (now - started)
             left = f", {duration((total - done) / rate)} left" if total else ""
             pace = f"{rate:.2f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, first_line
 
 
 def load_tensors(path: Path) -> Any:
@@ -29,7 +29,7 @@ def load_tensors(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged file makes PyTorch raise nearly any kind
         kind = type(error).__name__
-        reason = "it is damaged or holds more than tensors" if kind == "UnpicklingError" else _first_line(error)
+        reason = "it is damaged or holds more than tensors" if kind == "UnpicklingError" else first_line(error)
     raise InputError(f"{path} cannot be read as a checkpoint ({reason}); get a whole copy of it")
 
 
@@ -55,7 +55,3 @@ def _verify(path: Path) -> None:
             raise InputError(f"{path} is compressed, as torch.save never writes; unpack and save it anew")
         if damaged := archive.testzip():
             raise InputError(f"{path} is damaged at its record {damaged}; get a whole copy of it")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__

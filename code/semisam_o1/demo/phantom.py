@@ -1,4 +1,4 @@
-"""The demo's scans: a made-up chest with two labelled organs and others that look like them.
+"""The demo's scans: a made-up chest with two labeled organs and others that look like them.
 
 Class 1 is a chamber of the heart with its appendages, class 2 the vessel that leaves it in an arch. A
 second and a third chamber, veins, spine, liver and the fat under the skin are about as bright and belong to
@@ -20,7 +20,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.core.seeding import numpy_generator
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, write_volume
 
-SHAPE = (56, 48, 40)  # voxels of the average scan; the anatomy below is drawn in these, from its centre
+SHAPE = (56, 48, 40)  # voxels of the average scan; the anatomy below is drawn in these, from its center
 SHAPE_RANGE = 3  # voxels by which an axis of a scan may differ; less than would make two axes equal
 SPACING = (1.5, 1.5, 1.5)  # mm
 SPLITS = ("train", "val", "test")
@@ -194,12 +194,12 @@ def _draw_anatomy(places: np.ndarray, generator: np.random.Generator, spread: fl
     return image, label
 
 
-def _ellipsoid(places: np.ndarray, centre: np.ndarray, radii: np.ndarray, power: float = 2.0) -> np.ndarray:
+def _ellipsoid(places: np.ndarray, center: np.ndarray, radii: np.ndarray, power: float = 2.0) -> np.ndarray:
     """Return about the signed distance (W, H, D) in voxels to a superellipsoid, negative inside."""
-    outward = np.abs(places - centre.astype(np.float32).reshape(3, 1, 1, 1))
+    outward = np.abs(places - center.astype(np.float32).reshape(3, 1, 1, 1))
     scaled = (outward / radii.astype(np.float32).reshape(3, 1, 1, 1)) ** power
     level = np.maximum(scaled.sum(axis=0) ** (1 / power), 1e-3)
-    # Along the ray from the centre: a long shape's rim is then as thick at its waist as at its ends.
+    # Along the ray from the center: a long shape's rim is then as thick at its waist as at its ends.
     return np.sqrt((outward**2).sum(axis=0)) * (1 - 1 / level)
 
 

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 
 from semisam_o1.data.dataset.volumes import Volume
 
-# Told apart with any colour vision, after Okabe and Ito, "Color Universal Design", 2008.
-CLASS_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
+# Told apart with any color vision, after Okabe and Ito, "Color Universal Design", 2008.
+CLASS_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 
 
 def draw_curves(metrics: Path, path: Path) -> None:
@@ -41,8 +41,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
         keys = [key for key in scores[0][1] if key.startswith("validation/dice_class")]
         for i, key in enumerate(keys):
             name = key.removeprefix("validation/dice_").replace("class", "class ")
-            colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
-            bottom.plot([s for s, _ in scores], [row[key] for _, row in scores], ".-", color=colour, label=name)
+            color = CLASS_COLORS[i % len(CLASS_COLORS)]
+            bottom.plot([s for s, _ in scores], [row[key] for _, row in scores], ".-", color=color, label=name)
         if len(keys) > 1:
             mean = [row["validation/dice"] for _, row in scores]
             bottom.plot([step for step, _ in scores], mean, ".-", color="black", label="mean")
@@ -103,14 +103,14 @@ def busiest_slice(label: np.ndarray) -> int:
 
 
 def show_slice(axis: Axes, image: np.ndarray, label: np.ndarray | None, title: str, upright: bool = False) -> None:
-    """Show one slice (W, H) in grey with every class of its label outlined; ``upright`` puts its end on top."""
+    """Show one slice (W, H) in gray with every class of its label outlined; ``upright`` puts its end on top."""
     low, high = np.percentile(image, (1, 99))
     axis.imshow(image.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
     if label is not None:
         for c in range(1, int(label.max()) + 1):
             if (label == c).any():
-                colour = CLASS_COLOURS[(c - 1) % len(CLASS_COLOURS)]
-                axis.contour((label == c).T, levels=[0.5], colors=[colour], linewidths=1.2)
+                color = CLASS_COLORS[(c - 1) % len(CLASS_COLORS)]
+                axis.contour((label == c).T, levels=[0.5], colors=[color], linewidths=1.2)
     if upright:
         axis.invert_yaxis()
     axis.set_title(title, fontsize=9)

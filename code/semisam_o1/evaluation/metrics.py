@@ -23,7 +23,7 @@ def segmentation_metrics(
 
     Args:
         prediction, truth: boolean (W, H, D).
-        spacing: size of a voxel; with (1, 1, 1) distances are in voxels, with millimetres in millimetres.
+        spacing: size of a voxel; with (1, 1, 1) distances are in voxels, with millimeters in millimeters.
 
     Returns:
         dice and jaccard in [0, 1]; hd95, the 95th percentile of both directed surface distances together;
@@ -64,7 +64,7 @@ def surface_distances(own: np.ndarray, other: np.ndarray, spacing: Sequence[floa
         own, other: boolean (W, H, D), neither empty.
         spacing: size of a voxel.
     """
-    # A good prediction's surface shares many voxels with the true one; only the others look for a neighbour.
+    # A good prediction's surface shares many voxels with the true one; only the others look for a neighbor.
     apart = ~other[own]
     distance = np.zeros(len(apart))
     if np.count_nonzero(apart) > SEARCHED_SHARE * own.size:
@@ -95,7 +95,7 @@ def _extent(used: np.ndarray) -> slice:
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels of a mask with a neighbour across a face that is outside of it, or of the volume."""
+    """Return the voxels of a mask with a neighbor across a face that is outside of it, or of the volume."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         inside, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)

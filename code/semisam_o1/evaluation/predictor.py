@@ -1,4 +1,4 @@
-"""A trained network as a function of whole volumes, and its Dice on labelled ones."""
+"""A trained network as a function of whole volumes, and its Dice on labeled ones."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semisam_o1.core.memory import Joined
-from semisam_o1.data.dataset.geometry import centred_padding
+from semisam_o1.data.dataset.geometry import centered_padding
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
@@ -53,7 +53,7 @@ def sliding_window(
     if any(not 1 <= s <= p for s, p in zip(steps, patch, strict=True)):
         raise ValueError(f"stride must lie between 1 and the patch {patch}, it is {steps}")
     image = image.float()
-    padding = centred_padding(image.shape, patch)
+    padding = centered_padding(image.shape, patch)
     if any(front or back for front, back in padding):
         image = F.pad(image, [n for pair in reversed(padding) for n in pair])
     axes = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]

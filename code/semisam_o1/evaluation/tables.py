@@ -23,18 +23,18 @@ class CaseMetrics:
 
     Attributes:
         voxels: metrics with distances in voxels.
-        millimetres: hd95 and asd in millimetres, None where the file does not know its spacing.
+        millimeters: hd95 and asd in millimeters, None where the file does not know its spacing.
         empty: whether prediction or truth has no voxel of the class, so that a convention stood in.
     """
 
     name: str
     label: int
     voxels: dict[str, float]
-    millimetres: dict[str, float] | None
+    millimeters: dict[str, float] | None
     empty: bool
 
 
-def summarise(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
+def summarize(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
     """Return mean and standard deviation over cases, per class and overall (cases' means over classes)."""
     classes = sorted({case.label for case in cases})
     by_class = {str(c): _class_statistics([case for case in cases if case.label == c]) for c in classes}
@@ -92,8 +92,8 @@ def as_json(cases: Sequence[CaseMetrics], summary: dict[str, Any], context: dict
 
 def _row(case: CaseMetrics) -> dict[str, float]:
     row = dict(case.voxels)
-    if case.millimetres is not None:
-        row |= {f"{key}_mm": value for key, value in case.millimetres.items()}
+    if case.millimeters is not None:
+        row |= {f"{key}_mm": value for key, value in case.millimeters.items()}
     return row
 
 

@@ -41,16 +41,16 @@ def voxel_features(image: np.ndarray) -> np.ndarray:
     ranks = (rankdata(image).reshape(image.shape) / image.size - 0.5).astype(np.float32)
     smoothed = {scale: _smooth(ranks, scale) for scale in INTENSITY_SCALES}
     slopes = {scale: [_slope(smoothed[scale], axis) for axis in range(3)] for scale in INTENSITY_SCALES}
-    channels = [_standardised(smoothed[scale], 1.0) for scale in INTENSITY_SCALES]
+    channels = [_standardized(smoothed[scale], 1.0) for scale in INTENSITY_SCALES]
     for scale in EDGE_SCALES:
         x, y, z = slopes[scale]
-        channels.append(_standardised(np.sqrt(x * x + y * y + z * z), 1.0))
+        channels.append(_standardized(np.sqrt(x * x + y * y + z * z), 1.0))
     for scale in TEXTURE_SCALES:
         variance = _smooth(ranks * ranks, scale) - smoothed[scale] ** 2
-        channels.append(_standardised(np.sqrt(np.maximum(variance, 0)), TEXTURE_WEIGHT))
+        channels.append(_standardized(np.sqrt(np.maximum(variance, 0)), TEXTURE_WEIGHT))
     for scale in SHAPE_SCALES:
-        channels += [_standardised(slope, SLOPE_WEIGHT) for slope in slopes[scale]]
-        channels.append(_standardised(ndimage.laplace(smoothed[scale], mode="nearest"), CURVATURE_WEIGHT))
+        channels += [_standardized(slope, SLOPE_WEIGHT) for slope in slopes[scale]]
+        channels.append(_standardized(ndimage.laplace(smoothed[scale], mode="nearest"), CURVATURE_WEIGHT))
     return np.stack(channels)
 
 
@@ -62,7 +62,7 @@ def _slope(volume: np.ndarray, axis: int) -> np.ndarray:
     return ndimage.correlate1d(volume, [-0.5, 0.0, 0.5], axis=axis, mode="nearest")
 
 
-def _standardised(channel: np.ndarray, weight: float) -> np.ndarray:
+def _standardized(channel: np.ndarray, weight: float) -> np.ndarray:
     deviation = channel.std(dtype=np.float64)
     if deviation < 1e-6:  # rounding noise of a volume without contrast must not be blown up
         return np.zeros_like(channel)
@@ -127,7 +127,7 @@ class BuiltinFeatures:
     def global_feature(self, spatial: np.ndarray, bins: int = 4) -> np.ndarray:
         """Describe a whole volume by how its spatial feature varies over ``bins``³ regions.
 
-        Channels are standardised per volume, so their plain mean would be the same for all volumes.
+        Channels are standardized per volume, so their plain mean would be the same for all volumes.
 
         Args:
             spatial: (C, gw, gh, gd) of any grid.

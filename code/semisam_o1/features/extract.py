@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ import torch
 
 from semisam_o1.core.distributed import from_main, share_out
 from semisam_o1.core.errors import InputError
+from semisam_o1.core.progress import ProgressFn, silent
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.geometry import to_patch
 from semisam_o1.features.builtin import BuiltinFeatures
@@ -41,7 +42,7 @@ class VolumeFeatures:
     """Features of one volume.
 
     Attributes:
-        spatial: (F, w, h, d) float32 over the volume centred in ``patch_size``.
+        spatial: (F, w, h, d) float32 over the volume centered in ``patch_size``.
         whole: (G,) float32 of unit length, the global feature.
     """
 
@@ -102,7 +103,7 @@ def extract_features(
     image_hash: Callable[[str], str],
     feature_set: FeatureSet,
     cache: ArrayCache,
-    wrap: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: ProgressFn = silent,
 ) -> tuple[dict[str, VolumeFeatures], int]:
     """Return the features of every volume, and how many had to be computed.
 
@@ -110,7 +111,7 @@ def extract_features(
         image: name → (W, H, D) float32, asked for the missing ones only.
         image_hash: name → hash of the image's values.
         cache: where features are looked up and kept.
-        wrap: wraps the names of the missing ones, to show progress or to stop.
+        progress: iterates over the missing ones.
     """
 
     def key(name: str) -> str:
@@ -125,7 +126,7 @@ def extract_features(
 
     found = {name: _kept(cache, key(name)) for name in names}
     missing = from_main([name for name in names if found[name] is None])
-    found.update(zip(missing, share_out(compute, missing, wrap), strict=True))
+    found.update(zip(missing, share_out(compute, missing, progress, "features"), strict=True))
     return found, len(missing)
 
 

@@ -50,13 +50,13 @@ class MethodOptions:
 
 
 class Method:
-    """A semi-supervised method. It names loss terms; it never steps the student's optimiser."""
+    """A semi-supervised method. It names loss terms; it never steps the student's optimizer."""
 
     network: ClassVar[str] = "unet_3D"
 
     def __init__(self, student: nn.Module, options: MethodOptions):
         """Args:
-        student: the freshly initialised network, on its device.
+        student: the freshly initialized network, on its device.
         """
         self.options = options
 
@@ -80,7 +80,7 @@ class Method:
         return terms
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
-        """Return the consistency term of the unlabelled items.
+        """Return the consistency term of the unlabeled items.
 
         Args:
             probabilities: the student's softmax (B, C, W, H, D), with gradient.
@@ -104,7 +104,7 @@ class Method:
         """Take back what ``state_dict`` returned."""
 
     def streams(self, batch: Batch, t: int) -> list[tuple[str, slice, float]]:
-        """Return (name, items, weight) of the labelled and the pseudo-labelled part of a batch."""
+        """Return (name, items, weight) of the labeled and the pseudo-labeled part of a batch."""
         return [
             ("supervised", slice(0, batch.labeled), 1.0),
             ("pseudo", slice(batch.labeled, None), self.pseudo_weight(t)),
@@ -117,7 +117,7 @@ class Method:
         return consistency_weight(self.options.consistency, t, self.options.consistency_rampup)
 
     def add_noise(self, image: Tensor, t: int, draws: int = 1) -> list[Tensor]:
-        """Return ``draws`` copies of the unlabelled images with fresh clipped Gaussian noise.
+        """Return ``draws`` copies of the unlabeled images with fresh clipped Gaussian noise.
 
         Every rank draws the noise of the whole batch and keeps its own part, so that the number of ranks
         does not change what a volume sees.

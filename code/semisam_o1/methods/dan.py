@@ -1,4 +1,4 @@
-"""DAN: a discriminator tells labelled from unlabelled scans by their segmentation; the student fools it.
+"""DAN: a discriminator tells labeled from unlabeled scans by their segmentation; the student fools it.
 
 Zhang et al., "Deep Adversarial Networks for Biomedical Image Segmentation Utilizing Unannotated
 Images", MICCAI 2017

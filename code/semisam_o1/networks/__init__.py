@@ -28,4 +28,4 @@ def build_network(
     """
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
-    return NETWORKS[name](num_classes, in_channels, dropout).initialise(generator)
+    return NETWORKS[name](num_classes, in_channels, dropout).initialize(generator)

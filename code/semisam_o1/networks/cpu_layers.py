@@ -32,7 +32,7 @@ class InstanceNorm(nn.InstanceNorm3d):
     PyTorch's own would copy the volume to the other layout and back.
     """
 
-    LARGEST = 2**21  # voxels; the sums behind batch normalisation lose digits beyond
+    LARGEST = 2**21  # voxels; the sums behind batch normalization lose digits beyond
 
     def forward(self, x: Tensor) -> Tensor:
         if not is_channels_last(x) or x[0, 0].numel() > self.LARGEST:
@@ -142,7 +142,7 @@ def _doubling(side: int, dtype: torch.dtype) -> Tensor:
 def guard_small(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return ``convolve(x)``, in float32 where x (B, C, W, H, D) is tiny and on the CPU.
 
-    oneDNN's bf16 weight gradient reads uninitialised memory where an axis has 1 or 2 voxels (seen with
+    oneDNN's bf16 weight gradient reads uninitialized memory where an axis has 1 or 2 voxels (seen with
     torch 2.13): the result differs from call to call and is NaN at times. Volumes this small cost nothing.
     """
     if x.device.type == "cpu" and min(x.shape[2:]) < 4:

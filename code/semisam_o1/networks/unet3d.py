@@ -102,7 +102,7 @@ class UNet3D(nn.Module):
         """Return the class logits alone, whatever else the network computes."""
         return self(x)
 
-    def initialise(self, generator: torch.Generator | None = None) -> UNet3D:
+    def initialize(self, generator: torch.Generator | None = None) -> UNet3D:
         """Draw fresh Kaiming-normal (fan-in) weights and uniform biases."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):

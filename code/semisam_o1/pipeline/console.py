@@ -34,7 +34,7 @@ def opening(
     precision_why = f"auto: {precision} {native}" if config.precision == "auto" else "as asked for"
     features = "as asked for" if config.sam_ckpt.is_file() else f"there is no {config.sam_ckpt}"
     rows = [
-        ("scans", f"{len(cohort.labeled)} labelled, {len(cohort.unlabeled)} unlabelled, {len(cohort.validation)} "
+        ("scans", f"{len(cohort.labeled)} labeled, {len(cohort.unlabeled)} unlabeled, {len(cohort.validation)} "
                   f"validation volumes of {config.root_path}"),
         ("method", f"{config.backbone} with {config.model}, {config.num_rounds} rounds of {config.max_iterations} "
                    f"iterations, patch {' '.join(map(str, config.patch_size))}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from semisam_o1.core import distributed
 from semisam_o1.core.device import resolve_precision, use_device
 from semisam_o1.core.errors import InputError, RunError
-from semisam_o1.data.preflight.check import Cohort, Report, check_training
+from semisam_o1.data.preflight.check import Cohort, check_training
 from semisam_o1.features.extract import FeatureSet, make_feature_set
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.runs.arguments import arguments_before, changed_surroundings, check_same_run, write_arguments
@@ -142,8 +142,8 @@ def summary(config: TrainConfig, checked: Checked) -> str:
     return "\n".join(
         [
             *(f"warning: {warning}" for warning in cohort.warnings),
-            f"{config.root_path} can be trained on: {len(cohort.labeled)} labelled ({', '.join(cohort.labeled)}), "
-            f"{len(cohort.unlabeled)} unlabelled, {len(cohort.validation)} validation volumes of {sizes} voxels, "
+            f"{config.root_path} can be trained on: {len(cohort.labeled)} labeled ({', '.join(cohort.labeled)}), "
+            f"{len(cohort.unlabeled)} unlabeled, {len(cohort.validation)} validation volumes of {sizes} voxels, "
             f"{cohort.nbytes / 2**30:.2f} GiB decoded",
             f"{config.backbone} with {config.model} in {checked.precision} on {checked.device}, features "
             f"{checked.feature_set.key}",
@@ -154,14 +154,8 @@ def summary(config: TrainConfig, checked: Checked) -> str:
 
 
 def _check_data(config: TrainConfig, stop: StopRequest) -> Cohort:
-    def stoppable(reports: Iterable[Report]) -> Iterator[Report]:
-        for report in reports:
-            if stop.requested:
-                raise stop.interruption("nothing had been computed yet")
-            yield report
-
     return check_training(
-        config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis, stoppable
+        config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis, stop.progress
     )
 
 
@@ -170,14 +164,14 @@ def _check_processes(config: TrainConfig) -> None:
     unlabeled = config.batch_size - config.labeled_bs
     if config.labeled_bs % ranks or unlabeled % ranks:
         raise InputError(
-            f"{ranks} processes share every batch: --labeled_bs ({config.labeled_bs}) and the unlabelled items "
+            f"{ranks} processes share every batch: --labeled_bs ({config.labeled_bs}) and the unlabeled items "
             f"({unlabeled}) must both be divisible by {ranks}"
         )
 
 
 def _last_whole_round(folder: RunFolder, cohort: Cohort, remarks: list[str]) -> int | None:
     """Return the last round whose labels are on disk, None before round 0; a damaged file is set aside."""
-    for round_ in reversed(folder.labelled_rounds()):
+    for round_ in reversed(folder.labeled_rounds()):
         path = folder.pseudo_labels(round_)
         try:
             labels = load_labels(path, cohort.train)

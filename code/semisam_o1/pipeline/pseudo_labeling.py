@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core import distributed
+from semisam_o1.core.progress import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
+from semisam_o1.data.dataset.prediction import Prediction, to_prediction
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.fields import resize
@@ -21,22 +23,21 @@ from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.propagation import PROPAGATIONS, Templates
 from semisam_o1.propagation.cohort import CohortAtlas, build_atlas
 from semisam_o1.propagation.description import Scan
-from semisam_o1.propagation.labelled import Labelled, labelled
 from semisam_o1.propagation.warps import make_warps
 from semisam_o1.refinement.components import largest_components
 from semisam_o1.refinement.fusion import fuse, on_grid
-from semisam_o1.refinement.neighbours import refine
+from semisam_o1.refinement.neighbors import refine
 from semisam_o1.runs.records import PseudoLabels, mean_entropy
 
 
 class CohortLabels:
-    """Labels the unlabelled volumes of a run.
+    """Labels the unlabeled volumes of a run.
 
     Args:
         features: of all training volumes; ``features_key`` names their kind.
         cache: where the atlas keeps what it computes.
         device: that registers.
-        wrap: (iterable, what it is) → the same, with progress shown and able to stop.
+        progress: iterates over volumes; able to stop.
         say: tells the user.
     """
 
@@ -49,12 +50,12 @@ class CohortLabels:
         features_key: str,
         cache: ArrayCache,
         device: torch.device,
-        wrap: Callable[[str], Callable[[Iterable[str]], Iterable[str]]],
+        progress: ProgressFn,
         say: Callable[[str], None],
     ):
         self.config, self.cohort, self.store = config, cohort, store
         self.features, self.features_key = features, features_key
-        self.cache, self.device, self.wrap, self.say = cache, device, wrap, say
+        self.cache, self.device, self.progress, self.say = cache, device, progress, say
 
     @cached_property
     def atlas(self) -> CohortAtlas:
@@ -66,7 +67,7 @@ class CohortLabels:
             key=lambda name: self.cohort.info[name].hash,
             similarity={name: features.whole for name, features in self.features.items()},
             num_classes=self.config.num_classes,
-            neighbours=self.config.knn_k,
+            neighbors=self.config.knn_k,
             cache=self.cache,
             features_key=self.features_key,
             device=self.device,
@@ -74,7 +75,7 @@ class CohortLabels:
         )
 
     def propagate(self) -> PseudoLabels:
-        """Round 0: spread the labels of the labelled volumes."""
+        """Round 0: spread the labels of the labeled volumes."""
         templates = Templates(
             names=self.cohort.labeled,
             label=self._true_label,
@@ -88,7 +89,7 @@ class CohortLabels:
         return self._collect(PROPAGATIONS[self.config.propagation](templates, self.cohort.unlabeled))
 
     def relabel(self, predict: Callable[[Tensor], Tensor]) -> PseudoLabels:
-        """Label the unlabelled volumes with a trained model, and correct what it is unsure of.
+        """Label the unlabeled volumes with a trained model, and correct what it is unsure of.
 
         Args:
             predict: volume (W, H, D) → class probabilities (C, W, H, D).
@@ -96,12 +97,12 @@ class CohortLabels:
         fusing = self.config.refinement == "fusion"
         names = self.cohort.unlabeled
 
-        def label(name: str) -> tuple[Labelled, float, np.ndarray | None]:
+        def label(name: str) -> tuple[Prediction, float, np.ndarray | None]:
             probabilities = predict(self.store.image(name))
             coarse = on_grid(probabilities, self.atlas.atlas.grid(self._shape(name))) if fusing else None
-            return self._cleaned(labelled(probabilities)), mean_entropy(probabilities), coarse
+            return self._cleaned(to_prediction(probabilities)), mean_entropy(probabilities), coarse
 
-        results = distributed.share_out(label, names, self.wrap("relabelling"))
+        results = distributed.share_out(label, names, self.progress, "relabeling")
         pseudo = self._collect([result for result, _, _ in results])
         pseudo.uncertainty = {name: entropy for name, (_, entropy, _) in zip(names, results, strict=True)}
         if fusing:
@@ -140,21 +141,23 @@ class CohortLabels:
             known = predicted.get(name)  # a template's label needs no prediction
             return self.atlas.placed(name).probabilities if known is None else known.astype(np.float32)
 
-        def fused(name: str) -> Labelled:
-            return self._cleaned(labelled(resize(torch.from_numpy(fuse(name, self.atlas, opinion)), self._shape(name))))
+        def fused(name: str) -> Prediction:
+            return self._cleaned(
+                to_prediction(resize(torch.from_numpy(fuse(name, self.atlas, opinion)), self._shape(name)))
+            )
 
         corrected = self._collect(self._share(fused, self.cohort.unlabeled, "fusion"))
         pseudo.refined = [n for n in self.cohort.unlabeled if (corrected.labels[n] != pseudo.labels[n]).any()]
         pseudo.labels, pseudo.confidence = corrected.labels, corrected.confidence
 
-    def _cleaned(self, result: Labelled) -> Labelled:
+    def _cleaned(self, result: Prediction) -> Prediction:
         """Remove what cannot be anatomy, if the user wants it so."""
         if not self.config.largest_component:
             return result
         return result._replace(label=largest_components(result.label, self.config.num_classes))
 
-    def _collect(self, results: Sequence[Labelled]) -> PseudoLabels:
-        """Put the labels of the unlabelled volumes and the templates' own together."""
+    def _collect(self, results: Sequence[Prediction]) -> PseudoLabels:
+        """Put the labels of the unlabeled volumes and the templates' own together."""
         named = dict(zip(self.cohort.unlabeled, results, strict=True))
         labels = {name: self._true_label(name) for name in self.cohort.labeled}
         labels.update((name, result.label) for name, result in named.items())
@@ -163,7 +166,7 @@ class CohortLabels:
 
     def _share(self, work: Callable[[str], Any], names: Sequence[str], description: str) -> list[Any]:
         """Return ``work`` of every name, shared out over ranks and threads."""
-        return distributed.share_out(work, names, self.wrap(description), distributed.cpu_threads())
+        return distributed.share_out(work, names, self.progress, description, distributed.cpu_threads())
 
     def _true_label(self, name: str) -> np.ndarray:
         return self.store.label(name).cpu().numpy()

@@ -1,10 +1,9 @@
-"""The whole method: features, round 0, then rounds of training, relabelling and refinement."""
+"""The whole method: features, round 0, then rounds of training, relabeling and refinement."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import nn
 
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_json, write_text
-from semisam_o1.core.progress import progress
 from semisam_o1.core.seeding import derive_seed, torch_generator
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.preflight.check import Cohort
@@ -38,7 +36,7 @@ from semisam_o1.training.trainer import Best, RoundSettings, RoundTrainer
 
 
 def train(config: TrainConfig) -> None:
-    """Run the method from one labelled volume to trained models and final labels.
+    """Run the method from one labeled volume to trained models and final labels.
 
     Raises:
         InputError: if the arguments or the dataset cannot be used; nothing has been computed then.
@@ -54,6 +52,7 @@ def train(config: TrainConfig) -> None:
             return
         with RunLock(folder.path) as lock:
             start = begin(config, checked, lock)
+            stop.kept = "what is finished is kept"
             with running(), Tracker(folder, start.position) as tracker:
                 run = Run(config, folder, checked.device, checked.precision, checked.cohort, tracker, stop)
                 run.go(start, checked)
@@ -97,7 +96,7 @@ class Run:
             best = self.train_round(round_, start.state if round_ == first else None)
             pseudo = self.relabel(best)
             self.finish_round(round_, best, pseudo, time.monotonic() - started)
-        self.summarise()
+        self.summarize()
 
     def extract(self, feature_set: FeatureSet) -> None:
         """Get the features of all training volumes, computed or found on disk."""
@@ -109,17 +108,17 @@ class Run:
             lambda name: self.cohort.info[name].hash,
             feature_set,
             cache,
-            self._stoppable("features"),
+            self.stop.progress,
         )
         how = f"{computed} computed in {time.monotonic() - started:.1f} s" if computed else "nothing extracted"
         self.tracker.say(f"features ({feature_set.key}): {len(features) - computed} found on disk, {how}")
         self.labels = CohortLabels(
-            self.config, self.cohort, self.store, features, feature_set.key, cache, self.device, self._stoppable,
+            self.config, self.cohort, self.store, features, feature_set.key, cache, self.device, self.stop.progress,
             self.tracker.say,
         )  # fmt: skip
 
     def propagate(self) -> None:
-        """Round 0: spread the labels of the labelled volumes."""
+        """Round 0: spread the labels of the labeled volumes."""
         started = time.monotonic()
         pseudo = self.labels.propagate()
         self.write_labels(0, pseudo, {"seconds": time.monotonic() - started})
@@ -173,7 +172,7 @@ class Run:
         )  # fmt: skip
 
     def relabel(self, best: Best) -> PseudoLabels:
-        """Label the unlabelled volumes with the best model of the round."""
+        """Label the unlabeled volumes with the best model of the round."""
         network = build_network(self.config.model, self.config.num_classes)
         network.load_state_dict(best.weights)
         return self.labels.relabel(self._predictor(network.to(self.device)))
@@ -226,7 +225,7 @@ class Run:
         self.tracker.say(describe(record))
         distributed.barrier()
 
-    def summarise(self) -> None:
+    def summarize(self) -> None:
         """Write the summary and the figures, and say how to test."""
         if not distributed.is_main():
             return
@@ -260,7 +259,7 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the figures of every finished round, from 0."""
-        records = (load_record(self.folder.pseudo_labels(round_)) for round_ in self.folder.labelled_rounds())
+        records = (load_record(self.folder.pseudo_labels(round_)) for round_ in self.folder.labeled_rounds())
         return [record for record in records if record is not None]
 
     def image(self, name: str) -> np.ndarray:
@@ -303,16 +302,6 @@ class Run:
 
     def _predictor(self, network: nn.Module) -> Predictor:
         return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)
-
-    def _stoppable(self, description: str) -> Callable[[Iterable[str]], Iterator[str]]:
-        """Return a wrapper that shows progress and ends between two volumes if a stop is asked for."""
-
-        def wrap(items: Iterable[str]) -> Iterator[str]:
-            for item in progress(items, description):
-                self.stop.check()
-                yield item
-
-        return wrap
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semisam_o1.data.dataset.prediction import Prediction, to_prediction
 from semisam_o1.data.sampling.fields import resize, sample, sample_array
 from semisam_o1.features.builtin import cell_means
 from semisam_o1.propagation.description import Components, Described, Scan, along, describe, leading_directions
-from semisam_o1.propagation.labelled import Labelled, labelled
 from semisam_o1.propagation.matching import TemplateMatcher, mean_radius, working_grid
 from semisam_o1.propagation.registration import box_mean, register
 
@@ -123,10 +123,10 @@ class AtlasPropagation:
         carried[:, near] = (carried[:, near] + self._matcher.votes(volume.matching[:, near], places[:, near])) / 2
         return Placed(places, carried, gain)
 
-    def label(self, scan: Scan) -> Labelled:
+    def label(self, scan: Scan) -> Prediction:
         """Return the labels of a volume by itself, without a cohort."""
         probabilities = torch.from_numpy(self.place(self.describe(scan)).probabilities)
-        return labelled(resize(probabilities, scan.image.shape))
+        return to_prediction(resize(probabilities, scan.image.shape))
 
     def _voted(self, volume: Described, places: np.ndarray) -> np.ndarray:
         """Return what the matches alone say, (num_classes, w, h, d); far from any structure, background."""
@@ -165,8 +165,8 @@ class AtlasPropagation:
 
     def frame_voxels(self, places: np.ndarray) -> np.ndarray:
         """Turn places (3, w, h, d) in the frame into voxels of the first template."""
-        centre = (np.array(self._frame_shape, np.float32).reshape(3, 1, 1, 1) - 1) / 2
-        return (places * self._matcher.radius + centre).astype(np.float32)
+        center = (np.array(self._frame_shape, np.float32).reshape(3, 1, 1, 1) - 1) / 2
+        return (places * self._matcher.radius + center).astype(np.float32)
 
     def between(self, fixed_places: np.ndarray, moving_places: np.ndarray) -> np.ndarray:
         """Return the affine map from one volume's voxels to another's indices, (3, w, h, d), by both places."""
@@ -187,9 +187,9 @@ class AtlasPropagation:
         near = near[:: -(-len(near) // MAX_AFFINE)]
         known = np.indices(places.shape[1:]).reshape(3, -1)[:, near]
         values = places.reshape(3, -1)[:, near]
-        centre, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
-        matrix = np.linalg.lstsq((known - centre).T, (values - mean).T, rcond=None)[0].T
-        return matrix, mean - matrix @ centre
+        center, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
+        matrix = np.linalg.lstsq((known - center).T, (values - mean).T, rcond=None)[0].T
+        return matrix, mean - matrix @ center
 
 
 def _mismatch(fixed: Tensor, moving: Tensor, places: Tensor) -> float:

@@ -1,6 +1,6 @@
-"""A cohort in the frame of its templates: every volume placed, and neighbours registered to each other.
+"""A cohort in the frame of its templates: every volume placed, and neighbors registered to each other.
 
-Errors of single registrations are independent of each other. A volume therefore also asks its nearest neighbours, whose
+Errors of single registrations are independent of each other. A volume therefore also asks its nearest neighbors, whose
 labels a second registration carries over, and hears most, voxel by voxel, those that match it best (the locally
 weighted fusion of Artaechevarria et al., "Combination Strategies in Multi-Atlas Image Segmentation", IEEE TMI 2009).
 """
@@ -33,7 +33,7 @@ def build_atlas(
     key: Callable[[str], str],
     similarity: Mapping[str, np.ndarray],
     num_classes: int,
-    neighbours: int,
+    neighbors: int,
     cache: ArrayCache,
     features_key: str,
     device: torch.device,
@@ -42,7 +42,7 @@ def build_atlas(
     """Return the atlas of a cohort.
 
     Args:
-        templates: name → label (W, H, D), of the labelled volumes.
+        templates: name → label (W, H, D), of the labeled volumes.
         features_key: of the foundation model's features, if the scans have any.
 
     See ``CohortAtlas`` for the others.
@@ -53,7 +53,7 @@ def build_atlas(
     atlas = AtlasPropagation(
         [(scan(name), label) for name, label in templates.items()], num_classes, device, registered
     )
-    return CohortAtlas(atlas, list(templates), scan, key, similarity, neighbours, cache, digest.hexdigest())
+    return CohortAtlas(atlas, list(templates), scan, key, similarity, neighbors, cache, digest.hexdigest())
 
 
 class CohortAtlas:
@@ -66,8 +66,8 @@ class CohortAtlas:
         templates: their names, in its order.
         scan: name → volume.
         key: name → of the volume's content.
-        similarity: name → global feature of unit length; the neighbours are the nearest by its cosine.
-        neighbours: how many of the other volumes, templates included, a volume asks.
+        similarity: name → global feature of unit length; the neighbors are the nearest by its cosine.
+        neighbors: how many of the other volumes, templates included, a volume asks.
         cache: where placements and registrations are kept, under ``atlas_key``.
     """
 
@@ -78,13 +78,13 @@ class CohortAtlas:
         scan: Callable[[str], Scan],
         key: Callable[[str], str],
         similarity: Mapping[str, np.ndarray],
-        neighbours: int,
+        neighbors: int,
         cache: ArrayCache,
         atlas_key: str,
     ) -> None:
         self.atlas = atlas
         self._scan, self._key, self._similarity, self._cache = scan, key, similarity, cache
-        self._count, self._folder = neighbours, f"atlas-{atlas_key}"
+        self._count, self._folder = neighbors, f"atlas-{atlas_key}"
         self._fixed = dict(zip(templates, atlas.placed_templates, strict=True))
         self._held: OrderedDict[str, Described] = OrderedDict()
         self._lock = Lock()
@@ -101,23 +101,23 @@ class CohortAtlas:
         self._cache.put(key, places=placed.places, probabilities=placed.probabilities, gain=np.array(placed.gain))
         return placed
 
-    def neighbours(self, name: str) -> list[str]:
+    def neighbors(self, name: str) -> list[str]:
         """Return the volumes most like a volume, the nearest first."""
         others = [other for other in self._similarity if other != name]
         cosine = np.stack([self._similarity[other] for other in others]) @ self._similarity[name]
         return [others[i] for i in np.argsort(-cosine, kind="stable")[: self._count]]
 
-    def ask_neighbours(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Return the neighbours' class probabilities (C, w, h, d) float32, carried to a volume and fused.
+    def ask_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return the neighbors' class probabilities (C, w, h, d) float32, carried to a volume and fused.
 
         Args:
-            probabilities: name of a neighbour → (C, w', h', d') on its working grid.
+            probabilities: name of a neighbor → (C, w', h', d') on its working grid.
         """
         own = self._described(name)
         half = [-(-size // 2) for size in own.grid]  # is enough to judge a match on
         coarse = resize(own.registration, half)
         carried, mismatch = [], []
-        for other in self.neighbours(name):
+        for other in self.neighbors(name):
             there = torch.from_numpy(self._registered(name, other))
             moving = self._described(other).registration
             moved = sample(moving, resize(there, half).to(moving.device))
@@ -128,14 +128,14 @@ class CohortAtlas:
         return sum(resize(w, own.grid).cpu() * part for w, part in zip(weights, carried, strict=True)).numpy()
 
     def consensus(self, name: str) -> np.ndarray:
-        """Return the class probabilities (C, w, h, d) that the templates and the neighbours agree on.
+        """Return the class probabilities (C, w, h, d) that the templates and the neighbors agree on.
 
-        Without registration, which neighbours are asked by, only those of the templates.
+        Without registration, which neighbors are asked by, only those of the templates.
         """
         own = self.placed(name).probabilities
         if not self.atlas.registered:
             return own
-        return (own + self.ask_neighbours(name, lambda other: self.placed(other).probabilities)) / 2
+        return (own + self.ask_neighbors(name, lambda other: self.placed(other).probabilities)) / 2
 
     def _registered(self, fixed: str, moving: str) -> np.ndarray:
         """Return where the voxels of one volume lie in another, (3, w, h, d)."""

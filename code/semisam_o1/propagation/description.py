@@ -90,7 +90,7 @@ class Components:
         """Return the components (K, w, h, d) float32 of a volume of ``shape`` on a grid over all of it."""
         cells = features.spatial.shape[1:]
         flat = self._directions @ (features.spatial.reshape(len(features.spatial), -1) - self._mean)
-        # Where the centre of each voxel of the grid lies among the cells: the features show the centred patch.
+        # Where the center of each voxel of the grid lies among the cells: the features show the centered patch.
         axes = [
             ((np.arange(n) + 0.5) * size / n - size // 2 + patch // 2) * count / patch - 0.5
             for n, size, patch, count in zip(grid, shape, features.patch_size, cells, strict=True)

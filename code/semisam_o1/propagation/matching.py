@@ -1,4 +1,4 @@
-"""Nearest neighbours between the voxels of a volume and those of the labelled templates.
+"""Nearest neighbors between the voxels of a volume and those of the labeled templates.
 
 Each voxel of a volume looks up the template voxels that resemble it most in local features and lie at
 about the same place. Where "the same place" is gets better as matches are found: a smooth map into the template's
@@ -52,14 +52,14 @@ class TemplateMatcher:
     """Finds matches between volumes and one or several templates.
 
     Works on a grid that is reduced for large volumes. *Places* are measured in the frame of the first template: voxels
-    from its centre over the mean radius of its structures. The other templates are aligned with the first one.
+    from its center over the mean radius of its structures. The other templates are aligned with the first one.
 
     Args:
         templates: (features (F, w, h, d), volume shape, votes (num_classes, w, h, d)) each; features and votes on the
             grid that ``working_grid`` names, votes the share of each class in a cell.
         frame_shape: of the first template, in voxels.
         radius: of its structures, in voxels, see ``mean_radius``.
-        neighbours: how many template voxels vote for a voxel.
+        neighbors: how many template voxels vote for a voxel.
         coordinate_weight: of the coordinates beside the features in ``votes``.
         alignment: the steps of ``align``; none compares the volumes as they lie.
     """
@@ -69,11 +69,11 @@ class TemplateMatcher:
         templates: Sequence[tuple[np.ndarray, np.ndarray]],
         frame_shape: Sequence[int],
         radius: float,
-        neighbours: int = 15,
+        neighbors: int = 15,
         coordinate_weight: float = 3.0,
         alignment: Sequence[AlignmentStep] = ALIGNMENT,
     ) -> None:
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         self.coordinate_weight = coordinate_weight
         self.alignment = tuple(alignment)
         self.frame_shape = tuple(frame_shape)
@@ -83,8 +83,8 @@ class TemplateMatcher:
         for features, votes in templates:
             self._add_template(features, votes)
 
-    def centred(self, grid: Sequence[int]) -> np.ndarray:
-        """Return the places (3, w, h, d) of a volume centred on the first template and stretched to its size."""
+    def centered(self, grid: Sequence[int]) -> np.ndarray:
+        """Return the places (3, w, h, d) of a volume centered on the first template and stretched to its size."""
         axes = [
             (np.arange(cells) + 0.5 - cells / 2) * (frame / cells) / self.radius
             for frame, cells in zip(self.frame_shape, grid, strict=True)
@@ -98,7 +98,7 @@ class TemplateMatcher:
 
     def align(self, features: np.ndarray) -> np.ndarray:
         """Return the places (3, w, h, d) of a volume with features (F, w, h, d): a smooth map fitted to its matches."""
-        start = places = self.centred(features.shape[1:])
+        start = places = self.centered(features.shape[1:])
         for step in self.alignment:
             inside = np.flatnonzero(self.near_foreground(places, margin=1.0))
             picks = np.linspace(0, len(inside) - 1, min(len(inside), SPARSE_QUERIES))
@@ -118,14 +118,14 @@ class TemplateMatcher:
 
     def _add_template(self, features: np.ndarray, votes: np.ndarray) -> None:
         """Align a template with those before it and pool the voxels near any structure."""
-        places = self.align(features) if self._pool else self.centred(features.shape[1:])
+        places = self.align(features) if self._pool else self.centered(features.shape[1:])
         self.template_places.append(places)
         self._pool.append(tuple(array.reshape(len(array), -1) for array in (features, places, votes)))
         pooled = [np.concatenate(parts, axis=1) for parts in zip(*self._pool, strict=True)]
         foreground = pooled[2][0] < 1
         structures = pooled[1][:, foreground if foreground.any() else slice(None)]
         self._bounds = structures.min(axis=1), structures.max(axis=1)
-        # Twice the margin of the voxels to be labelled: matches lie on all sides of those too.
+        # Twice the margin of the voxels to be labeled: matches lie on all sides of those too.
         near = np.flatnonzero(self.near_foreground(pooled[1], margin=2.0))
         near = near[:: -(-len(near) // MAX_VOXELS)]
         self._features, self._places, self._votes = (part[:, near] for part in pooled)
@@ -141,7 +141,7 @@ class TemplateMatcher:
         """
         if weight not in self._trees:
             self._trees[weight] = cKDTree(_joined(self._features, self._places, weight))
-        count = min(self.neighbours, self._places.shape[1])
+        count = min(self.neighbors, self._places.shape[1])
         # The approximation costs no measurable Dice and saves four fifths of the time.
         _, nearest = self._trees[weight].query(_joined(features, places, weight), k=range(1, count + 1), eps=1.0)
         return _mean_columns(self._votes, nearest), _mean_columns(self._places, nearest)
@@ -163,13 +163,13 @@ def _fit_polynomials(
     known: np.ndarray, values: np.ndarray, heed: np.ndarray, wanted: np.ndarray, degree: int
 ) -> np.ndarray:
     """Fit polynomials to values (V, n) at places (3, n) by weights heed (n,); return them at (3, w, h, d)."""
-    centre = known.mean(axis=1, keepdims=True)
-    basis = _monomials(known - centre, degree)
+    center = known.mean(axis=1, keepdims=True)
+    basis = _monomials(known - center, degree)
     normal = (heed * basis) @ basis.T + RIDGE * basis.shape[1] * np.eye(len(basis))
     weights = np.linalg.solve(normal, (heed * basis) @ values.T)
     # Polynomials run away outside the places that they were fitted to: go on with the value at the border.
     lower, upper = known.min(axis=1, keepdims=True), known.max(axis=1, keepdims=True)
-    at_wanted = _monomials(np.clip(wanted.reshape(3, -1), lower, upper) - centre, degree)
+    at_wanted = _monomials(np.clip(wanted.reshape(3, -1), lower, upper) - center, degree)
     return (weights.T @ at_wanted).reshape(len(values), *wanted.shape[1:])
 
 
@@ -192,6 +192,6 @@ def working_grid(shape: Sequence[int], frame_shape: Sequence[int]) -> list[int]:
 
 
 def mean_radius(label: np.ndarray) -> float:
-    """Return the classes' mean root-mean-square distance per axis from their centres, in voxels."""
+    """Return the classes' mean root-mean-square distance per axis from their centers, in voxels."""
     spreads = [np.argwhere(label == index).var(axis=0).mean() for index in np.unique(label[label > 0])]
     return max(float(np.sqrt(spreads).mean()), 1.0) if spreads else max(label.shape) / 4

@@ -15,7 +15,7 @@ def class_prototypes(templates: Sequence[tuple[np.ndarray, np.ndarray, Shape]], 
     """Return the unit-length prototype of every class, zero for a class without a cell on any grid.
 
     Args:
-        templates: (spatial feature (F, w, h, d), label (W, H, D), patch size) of each labelled volume.
+        templates: (spatial feature (F, w, h, d), label (W, H, D), patch size) of each labeled volume.
         num_classes: background included.
 
     Returns:
@@ -35,7 +35,7 @@ def propagate(spatial: np.ndarray, prototypes: np.ndarray, patch_size: Shape, sh
     """Return the pseudo-label uint8 (W, H, D) of one volume.
 
     Args:
-        spatial: spatial feature (F, w, h, d) of the volume centred in a patch of ``patch_size``.
+        spatial: spatial feature (F, w, h, d) of the volume centered in a patch of ``patch_size``.
         prototypes: (num_classes, F), from ``class_prototypes``.
         shape: of the volume; what lies outside the patch becomes background.
     """

@@ -2,7 +2,7 @@
 
 Two steps, in the manner of Siebert et al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D
 Multitask Medical Image Registration", IEEE TMI 2024: a search over all displacements of a coarse grid,
-whose cost and smoothness are balanced step by step (coupled convex optimisation), and a gradient descent on
+whose cost and smoothness are balanced step by step (coupled convex optimization), and a gradient descent on
 a finer grid.
 
 *Places* (3, w, h, d) say at which voxel index of the moving volume each voxel of the fixed one lies. Nothing
@@ -30,13 +30,13 @@ ROUGHNESS_WEIGHT = 0.1
 def self_similarity(image: Tensor) -> Tensor:
     """Return the self-similarity context (12, W, H, D), between 0 and 1, of an image (W, H, D).
 
-    Each channel compares two of the six neighbours of a voxel that are not opposite each other, by the mean squared
+    Each channel compares two of the six neighbors of a voxel that are not opposite each other, by the mean squared
     difference around them, relative to what is usual at that voxel: no contrast changes it. Heinrich et al., "Towards
     Realtime Multimodal Fusion for Image-Guided Interventions Using Self-Similarities", MICCAI 2013.
     """
     sides = torch.eye(3, dtype=torch.int64)
-    neighbours = torch.cat([sides, -sides])
-    pairs = [(p, q) for i, p in enumerate(neighbours) for q in neighbours[:i] if int((p - q).square().sum()) == 2]
+    neighbors = torch.cat([sides, -sides])
+    pairs = [(p, q) for i, p in enumerate(neighbors) for q in neighbors[:i] if int((p - q).square().sum()) == 2]
     padded = _replicate(image[None], DILATION)[0]
 
     def shifted(offset: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semisam_o1.core.progress import ProgressFn, silent
 from semisam_o1.data.sampling.fields import indices, sample
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation.description import Components, Scan, along, describe, leading_directions
@@ -22,7 +23,7 @@ from semisam_o1.propagation.registration import register
 
 MAX_VOXELS = 10_000  # of the median scan on the grid that scans are compared on: 0.2 to 0.3 s a pair on one core
 LARGEST = 2  # times the median scan on every axis; of larger ones, the middle is compared
-CENTRE = 0.2  # of an axis: the standard deviation of the weight around the centre, where the object usually lies
+CENTER = 0.2  # of an axis: the standard deviation of the weight around the center, where the object usually lies
 MIN_TARGETS, MAX_TARGETS = 5, 20  # scans that every candidate is registered to
 PAIRS = 800  # in all, about: the more candidates, the fewer targets
 SAMPLED = 2_000  # voxels of a scan that the compared directions are found by
@@ -77,27 +78,26 @@ def distances_between(
     shapes: Mapping[str, Sequence[int]],
     features: Mapping[str, VolumeFeatures] | None = None,
     device: torch.device | str = "cpu",
-    wrap: Callable[[Sequence[str], str], Sequence[str]] = lambda names, what: names,
+    progress: ProgressFn = silent,
 ) -> Distances:
     """Return the distance of every scan to an even selection of them.
 
     It is the mean squared difference of their descriptions after the candidate was registered to the target, on a
-    coarse grid; voxels near the target's centre count most.
+    coarse grid; voxels near the target's center count most.
 
     Args:
         image: name → (W, H, D) float32.
         shapes: name → (W, H, D) of every scan.
         features: name → of every scan, compared as well; None: only what is computed from the images.
         device: that registers.
-        wrap: wraps names, with what is done to them, to show progress.
     """
     device, names = torch.device(device), list(shapes)
     count = min(len(names), MAX_TARGETS, max(MIN_TARGETS, PAIRS // len(names)))
     targets = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
-    described = _describe_all(image, shapes, features, targets, device, wrap)
+    described = _describe_all(image, shapes, features, targets, device, progress)
     distances = np.full((len(names), count), np.nan)
-    for j, target in enumerate(wrap(targets, "comparing")):
-        weight = _centre_weight(described[target].shape[1:], device)
+    for j, target in enumerate(progress(targets, "comparing")):
+        weight = _center_weight(described[target].shape[1:], device)
         for i, candidate in enumerate(names):
             if candidate != target:
                 distances[i, j] = _unexplained(described[target], described[candidate], weight)
@@ -111,14 +111,14 @@ def _describe_all(
     features: Mapping[str, VolumeFeatures] | None,
     targets: Sequence[str],
     device: torch.device,
-    wrap: Callable[[Sequence[str], str], Sequence[str]],
+    progress: ProgressFn,
 ) -> dict[str, Tensor]:
     """Return the description (K, w, h, d) of every scan; all grids have cells of the same size in voxels."""
     usual = np.median(list(shapes.values()), axis=0)
     cells = _cells(usual)
     components = None if features is None else Components([features[name] for name in targets])
     described = {}
-    for name in wrap(list(shapes), "describing"):
+    for name in progress(list(shapes), "describing"):
         grid = np.maximum((np.array(shapes[name]) / cells).round().astype(int), 1).tolist()
         scan = Scan(image(name), None if features is None else features[name])
         whole = describe(scan, grid, components, device).registration
@@ -154,14 +154,14 @@ def _picked(description: Tensor) -> Tensor:
 def _unexplained(fixed: Tensor, moving: Tensor, weight: Tensor) -> float:
     """Return the weighted mean squared difference of two descriptions (K, w, h, d) once the second is registered."""
     shift = torch.tensor([m - f for m, f in zip(moving.shape[1:], fixed.shape[1:], strict=True)], device=fixed.device)
-    centred = indices(fixed.shape[1:], fixed.device) + shift.view(3, 1, 1, 1) / 2
-    places = register(fixed, moving, centred)
+    centered = indices(fixed.shape[1:], fixed.device) + shift.view(3, 1, 1, 1) / 2
+    places = register(fixed, moving, centered)
     return float(((fixed - sample(moving, places)).square().mean(0) * weight).sum())
 
 
-def _centre_weight(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return the weight (w, h, d) of every voxel, a Gaussian around the centre with sum 1."""
+def _center_weight(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return the weight (w, h, d) of every voxel, a Gaussian around the center with sum 1."""
     axes = [(torch.arange(size, device=device) + 0.5) / size - 0.5 for size in shape]
     squared = sum(axis**2 for axis in torch.meshgrid(*axes, indexing="ij"))
-    weight = torch.exp(-squared / (2 * CENTRE**2))
+    weight = torch.exp(-squared / (2 * CENTER**2))
     return weight / weight.sum()

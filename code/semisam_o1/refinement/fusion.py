@@ -1,6 +1,6 @@
-"""What the model says of a volume is weighed against registered neighbours and the templates.
+"""What the model says of a volume is weighed against registered neighbors and the templates.
 
-Three opinions on every voxel: the model's; that of the volume's neighbours, whose predictions are carried over by
+Three opinions on every voxel: the model's; that of the volume's neighbors, whose predictions are carried over by
 registration; and what round 0 made of the templates' exact labels. Where the model is sure its label stands, whatever
 the others say; regions that it is unsure of go with them.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from semisam_o1.data.sampling.fields import resize
 from semisam_o1.propagation.cohort import CohortAtlas
 
-NEIGHBOUR_WEIGHT = 0.25
+NEIGHBOR_WEIGHT = 0.25
 TEMPLATE_WEIGHT = 0.25
 
 
@@ -23,10 +23,10 @@ def fuse(name: str, atlas: CohortAtlas, predicted: Callable[[str], np.ndarray]) 
     """Return the fused class probabilities (C, w, h, d) float32 of a volume, on its working grid.
 
     Args:
-        predicted: name → (C, w, h, d) float32, what the model says, for this volume and its neighbours.
+        predicted: name → (C, w, h, d) float32, what the model says, for this volume and its neighbors.
     """
-    own = (1 - NEIGHBOUR_WEIGHT - TEMPLATE_WEIGHT) * predicted(name)
-    return own + NEIGHBOUR_WEIGHT * atlas.ask_neighbours(name, predicted) + TEMPLATE_WEIGHT * atlas.consensus(name)
+    own = (1 - NEIGHBOR_WEIGHT - TEMPLATE_WEIGHT) * predicted(name)
+    return own + NEIGHBOR_WEIGHT * atlas.ask_neighbors(name, predicted) + TEMPLATE_WEIGHT * atlas.consensus(name)
 
 
 def on_grid(probabilities: Tensor, grid: tuple[int, int, int]) -> np.ndarray:

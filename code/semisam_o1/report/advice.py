@@ -69,10 +69,10 @@ def odd_sizes(sizes: Sequence[float]) -> list[int]:
     if len(sizes) < 5:
         return []
     logs = np.log(np.maximum(np.asarray(sizes, float), 1.0))
-    centre = np.median(logs)
-    deviation = max(1.4826 * float(np.median(np.abs(logs - centre))), 0.05)
-    far = np.flatnonzero(np.abs(logs - centre) > ODD_DEVIATIONS * deviation)
-    return sorted(far.tolist(), key=lambda i: -abs(logs[i] - centre))
+    center = np.median(logs)
+    deviation = max(1.4826 * float(np.median(np.abs(logs - center))), 0.05)
+    far = np.flatnonzero(np.abs(logs - center) > ODD_DEVIATIONS * deviation)
+    return sorted(far.tolist(), key=lambda i: -abs(logs[i] - center))
 
 
 def _names(names: Sequence[str], most: int = 5) -> str:

@@ -1,4 +1,4 @@
-"""Line charts as SVG, drawn for a page: their colours and text follow its style sheet, light or dark."""
+"""Line charts as SVG, drawn for a page: their colors and text follow its style sheet, light or dark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Line:
 
     Attributes:
         x, y: the points.
-        colour: a number that the style sheet knows as ``--line-N``.
+        color: a number that the style sheet knows as ``--line-N``.
         marks: show every point.
         faint: the raw values behind a smoothed line.
     """
@@ -28,7 +28,7 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: int
+    color: int
     marks: bool = False
     faint: bool = False
 
@@ -78,16 +78,16 @@ def line_chart(
         points = [place(*point) for point in zip(x.tolist(), y.tolist(), strict=True)]
         path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
         faint = " faint" if line.faint else ""
-        parts.append(f'<path class="line{faint}" style="stroke:var(--line-{line.colour})" d="{path}"/>')
+        parts.append(f'<path class="line{faint}" style="stroke:var(--line-{line.color})" d="{path}"/>')
         if line.marks:
             for (px, py), vx, vy in zip(points, x, y, strict=True):
                 parts.append(
-                    f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" style="fill:var(--line-{line.colour})">'
+                    f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" style="fill:var(--line-{line.color})">'
                     f"<title>{escape(line.name)}, {escape(x_label)} {_number(vx)}: {vy:.4f}</title></circle>"
                 )
     parts.append("</svg>")
     keys = "".join(
-        f'<li><span class="key" style="background:var(--line-{line.colour})"></span>{escape(line.name)}</li>'
+        f'<li><span class="key" style="background:var(--line-{line.color})"></span>{escape(line.name)}</li>'
         for line in lines
         if not line.faint
     )

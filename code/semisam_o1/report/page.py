@@ -115,8 +115,8 @@ def _subtitle(results: RunResults) -> str:
     done = len(results.records) - 1
     rounds = f"{done} of {arguments['num_rounds']} rounds" if done < arguments["num_rounds"] else f"{done} rounds"
     return escape(
-        f"{arguments['backbone']} with {arguments['model']}, {arguments['labeled_num']} labelled and {scans} "
-        f"unlabelled scans, {rounds} of {arguments['max_iterations']} iterations"
+        f"{arguments['backbone']} with {arguments['model']}, {arguments['labeled_num']} labeled and {scans} "
+        f"unlabeled scans, {rounds} of {arguments['max_iterations']} iterations"
     )
 
 
@@ -238,7 +238,7 @@ def _card(results: RunResults, group: str, case: Case, pictures: str) -> str:
     if case.uncertainty is not None:
         facts.append(f"uncertainty {case.uncertainty:.4f}")
     if case.refined:
-        facts.append("refined by its neighbours")
+        facts.append("refined by its neighbors")
     return (
         f'<article id="{anchor(group, case.name)}" tabindex="-1"><h3>{escape(case.name)}</h3>'
         f'<p>{escape("; ".join(facts))}</p><div class="planes">{pictures}</div></article>'

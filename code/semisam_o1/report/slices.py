@@ -28,7 +28,7 @@ class Plane:
     """One slice.
 
     Attributes:
-        image: (across, down) as grey values 0 … 255.
+        image: (across, down) as gray values 0 … 255.
         labels: by kind, of the same shape.
         size: of a pixel in mm across and down.
         sides: letters on the left, right, top and bottom; empty where they are not known.
@@ -53,7 +53,7 @@ def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Plane]:
     image = resample(volume.image, grid, target)
     turned = {kind: resample(label, grid, target, nearest=True) for kind, label in labels.items()}
     low, high = np.percentile(image, (1, 99))
-    grey = np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    gray = np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
     guide = next((label > 0 for label in turned.values() if label.any()), None)
     result = []
     for name, (across, down), reverse, sides in PLANES:
@@ -68,7 +68,7 @@ def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Plane]:
 
         spacing = target.geometry.spacing
         result.append(
-            Plane(name, index, cut(grey), {kind: cut(label) for kind, label in turned.items()},
+            Plane(name, index, cut(gray), {kind: cut(label) for kind, label in turned.items()},
                   (spacing[across], spacing[down]), sides if grid.geometry.known else "")
         )  # fmt: skip
     return result

@@ -62,7 +62,7 @@ def case_table(results: RunResults, group: str, cases: Sequence[Case]) -> str:
     """Return the table of a group of scans, each leading to its pictures."""
     classes = range(1, results.num_classes)
     scored = any(case.dice for case in cases)
-    in_ml = all(case.millilitres is not None for case in cases)
+    in_ml = all(case.milliliters is not None for case in cases)
     several = results.num_classes > 2
     headings = ["scan"]
     if scored:
@@ -77,7 +77,7 @@ def case_table(results: RunResults, group: str, cases: Sequence[Case]) -> str:
             row += [_cell(case.mean_dice), *(_cell(case.dice and case.dice[c - 1]) for c in classes if several)]
             row += [_cell(float(np.mean(case.first_dice)) if case.first_dice else None)] * (group == "cohort")
             row += [_cell(case.hd95, 2)]
-        row += [_cell(value, 2 if in_ml else 0) for value in (case.millilitres if in_ml else case.voxels)]
+        row += [_cell(value, 2 if in_ml else 0) for value in (case.milliliters if in_ml else case.voxels)]
         if group == "cohort":
             row += [_cell(case.uncertainty, 4), ("yes" if case.refined else "–", int(case.refined))]
         rows.append(row)

@@ -19,16 +19,6 @@ from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preparation.settings import read_preparation
 from semisam_o1.runs.layout import RunFolder
 
-# What may differ between a run and its continuation without changing what comes out of it: places, since data and
-# weights are compared by content; devices; what is logged and kept; when to stop. --precision is compared as resolved.
-HARMLESS = frozenset(
-    {
-        "root_path", "exp", "sam_ckpt", "device", "precision", "cache", "num_workers", "num_rounds", "log_images",
-        "labels_for_diagnosis", "save_interval", "state_interval", "max_time", "check_only", "resume", "overwrite",
-        "debug",
-    }
-)  # fmt: skip
-
 
 def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
     """Return the content of args.json, None where no run was started in the folder.
@@ -41,7 +31,7 @@ def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
         if not all(isinstance(content[part], dict) for part in ("arguments", "data", "versions")):
             raise ValueError("parts of it are missing")
     except FileNotFoundError:
-        if folder.state.exists() or folder.labelled_rounds():
+        if folder.state.exists() or folder.labeled_rounds():
             raise InputError(
                 f"{folder.args} is missing, so the run cannot go on; start anew with --overwrite"
             ) from None
@@ -66,10 +56,11 @@ def check_same_run(
     """
     defaults = _plain(type(config)())
     then, now = {**defaults, **before["arguments"]}, _plain(config)
+    compared = {item.name for item in dataclasses.fields(config) if item.metadata["resume"] == "same"}
     changed = [
         f"--{name} was {then[name]} and is {value}"
         for name, value in now.items()
-        if name not in HARMLESS and then[name] != value
+        if name in compared and then[name] != value
     ]
     if before.get("precision", precision) != precision:
         changed.append(f"--precision was {before['precision']} and is {precision}")

@@ -121,7 +121,7 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"the run folder {self.path} cannot be made ({error}); choose another --exp") from None
 
-    def labelled_rounds(self) -> list[int]:
+    def labeled_rounds(self) -> list[int]:
         """Return the rounds that there are labels of, in order."""
         paths = self.pseudo_labels(0).parent.glob("round*.h5")
         numbers = (path.stem.removeprefix("round") for path in paths)

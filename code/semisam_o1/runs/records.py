@@ -22,11 +22,11 @@ class PseudoLabels:
     """The labels of a cohort after one round.
 
     Attributes:
-        labels: uint8 (W, H, D) per volume, the labelled ones' own labels included.
-        uncertainty: mean entropy in nats per unlabelled volume; empty after round 0.
-        refined: the volumes that their neighbours voted on.
-        dice: mean foreground Dice per unlabelled volume whose true label is known.
-        confidence: uint8 (W, H, D) per unlabelled volume, 255 times the probability of the label, where it is known.
+        labels: uint8 (W, H, D) per volume, the labeled ones' own labels included.
+        uncertainty: mean entropy in nats per unlabeled volume; empty after round 0.
+        refined: the volumes that their neighbors voted on.
+        dice: mean foreground Dice per unlabeled volume whose true label is known.
+        confidence: uint8 (W, H, D) per unlabeled volume, 255 times the probability of the label, where it is known.
     """
 
     labels: dict[str, np.ndarray]

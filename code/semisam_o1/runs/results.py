@@ -21,13 +21,13 @@ from semisam_o1.runs.records import load_record
 
 @dataclass
 class Case:
-    """One scan that the run labelled.
+    """One scan that the run labeled.
 
     Attributes:
-        group: 'cohort' (an unlabelled training scan) or 'test'.
+        group: 'cohort' (an unlabeled training scan) or 'test'.
         dice: per foreground class, None where the true label is not known; ``first_dice`` those of round 0.
         hd95: mean over the classes, in mm where the spacing is known, else in voxels.
-        millilitres: per foreground class, None where the spacing is not known.
+        milliliters: per foreground class, None where the spacing is not known.
         uncertainty: mean entropy in nats.
     """
 
@@ -37,7 +37,7 @@ class Case:
     first_dice: list[float] | None = None
     hd95: float | None = None
     voxels: list[int] = field(default_factory=list)
-    millilitres: list[float] | None = None
+    milliliters: list[float] | None = None
     uncertainty: float | None = None
     refined: bool = False
 
@@ -80,7 +80,7 @@ class RunResults:
         return names.get(str(c), "foreground" if self.num_classes == 2 else f"class {c}")
 
     def cohort(self) -> Iterator[tuple[Case, Volume, dict[str, np.ndarray]]]:
-        """Yield every unlabelled scan with its labels by kind: 'truth' where known, 'first', 'prediction'."""
+        """Yield every unlabeled scan with its labels by kind: 'truth' where known, 'first', 'prediction'."""
         if not self.records:
             return
         names = self.dataset.names("train.txt")[self.arguments["labeled_num"] :]
@@ -117,12 +117,12 @@ class RunResults:
         self, case: Case, volume: Volume, labels: dict[str, np.ndarray], truth: np.ndarray | None
     ) -> tuple[Case, Volume, dict[str, np.ndarray]]:
         if any(label.shape != volume.image.shape for label in labels.values()):
-            raise InputError(f"{self.dataset.path(case.name)} has another size than when the run labelled it")
+            raise InputError(f"{self.dataset.path(case.name)} has another size than when the run labeled it")
         final = labels.get("prediction", labels.get("first"))
         case.voxels = np.bincount(final.ravel(), minlength=self.num_classes)[1:].tolist()
         spacing = volume.geometry.spacing if volume.geometry.known else (1.0, 1.0, 1.0)
         if volume.geometry.known:
-            case.millilitres = [count * float(np.prod(spacing)) / 1000 for count in case.voxels]
+            case.milliliters = [count * float(np.prod(spacing)) / 1000 for count in case.voxels]
         if truth is not None:
             classes = range(1, self.num_classes)
             case.dice = dice_per_class(final, truth, self.num_classes)

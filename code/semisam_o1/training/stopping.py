@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 from semisam_o1.core.errors import EXIT_INTERRUPTED, Interrupted
+from semisam_o1.core.progress import progress
+
+Item = TypeVar("Item")
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 ECHO = 3.0  # seconds in which torchrun passes a signal on that its processes have got already
@@ -32,6 +37,7 @@ class StopRequest:
         self._reason: str | None = None
         self._signalled = 0.0
         self._previous: dict[int, object] = {}
+        self.kept = "nothing has been computed yet"
 
     @property
     def requested(self) -> bool:
@@ -51,7 +57,15 @@ class StopRequest:
     def check(self) -> None:
         """Raise Interrupted if a stop was asked for: for places where everything done so far is kept."""
         if self.requested:
-            raise self.interruption("what is finished is kept")
+            raise self.interruption(self.kept)
+
+    def progress(
+        self, items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume"
+    ) -> Iterator[Item]:
+        """Yield the items and show progress; raise Interrupted before one if a stop was asked for."""
+        for item in progress(items, description, total, unit):
+            self.check()
+            yield item
 
     def interruption(self, kept: str) -> Interrupted:
         """Return the exception that ends the run; ``kept`` tells the user what is on the disk."""

@@ -143,17 +143,17 @@ def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.
     factor = -(-OVERLAY_SIDE // max(image.shape))
     image, label, prediction = (a.repeat(factor, 0).repeat(factor, 1) for a in (image, label, prediction))
     low, high = np.percentile(image, (1, 99))
-    grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    pixels = np.stack([grey] * 3).astype(np.float32)
+    gray = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    pixels = np.stack([gray] * 3).astype(np.float32)
     outlines = ((_outline(label), (0.0, 0.6, 1.0)), (_outline(prediction), (1.0, 0.6, 0.0)))
     pixels[:, outlines[0][0] | outlines[1][0]] = 0
-    for outline, colour in outlines:
-        pixels[:, outline] = np.minimum(pixels[:, outline] + np.array(colour)[:, None], 1)
+    for outline, color in outlines:
+        pixels[:, outline] = np.minimum(pixels[:, outline] + np.array(color)[:, None], 1)
     return pixels
 
 
 def _outline(label: np.ndarray) -> np.ndarray:
-    """Return the foreground pixels with a neighbour of another class to the right or below, or the reverse."""
+    """Return the foreground pixels with a neighbor of another class to the right or below, or the reverse."""
     edge = np.zeros(label.shape, bool)
     for axis in (0, 1):
         changes = np.diff(label, axis=axis) != 0

@@ -73,7 +73,7 @@ class RoundTrainer:
     """Trains one round; its whole state can be saved and taken up again.
 
     Args:
-        student: freshly initialised, on its device.
+        student: freshly initialized, on its device.
         method: built on that student.
         batches: of this rank, by iteration.
         validate: network → Dice of every foreground class, on every rank the same.
@@ -165,7 +165,7 @@ class RoundTrainer:
             end = datetime.datetime.now() + datetime.timedelta(seconds=left)
             self.tracker.say(
                 f"{1 / pace:.2f} iterations/s: about {duration(left)} of training are left in {settings.rounds} "
-                f"rounds, until {end:%a %H:%M}; validation and relabelling come on top"
+                f"rounds, until {end:%a %H:%M}; validation and relabeling come on top"
             )
 
     def _train_step(self, batch: Batch) -> None:
@@ -248,7 +248,7 @@ class RoundTrainer:
         with autocast(self.device, self.settings.precision):
             prediction = self.outcome.logits(batch.image).argmax(1).cpu().numpy()
         self.outcome.train()
-        for item, kind in ((0, "labelled"), (batch.labeled, "pseudo-labelled")):
+        for item, kind in ((0, "labeled"), (batch.labeled, "pseudo-labeled")):
             label = batch.label[item].cpu().numpy()
             z = int((label > 0).sum(axis=(0, 1)).argmax())
             slices = (batch.image[item, 0].cpu().numpy()[..., z], label[..., z], prediction[item][..., z])

@@ -1,11 +1,11 @@
-"""Padding, cropping, pasting back and nearest-neighbour sampling on hand-written grids."""
+"""Padding, cropping, pasting back and nearest-neighbor sampling on hand-written grids."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from semisam_o1.data.dataset.geometry import centred_padding, centred_window, from_patch, resize_nearest, to_patch
+from semisam_o1.data.dataset.geometry import centered_padding, centered_window, from_patch, resize_nearest, to_patch
 
 
 def line(values: list[int], axis: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def line(values: list[int], axis: int) -> np.ndarray:
         ([1, 2, 3, 4], 1, [2]),
     ],
 )
-def test_volume_is_centred_in_the_patch(axis: int, values: list, patch: int, expected: list) -> None:
+def test_volume_is_centered_in_the_patch(axis: int, values: list, patch: int, expected: list) -> None:
     size = [1, 1, 1]
     size[axis] = patch
     np.testing.assert_array_equal(to_patch(line(values, axis), size), line(expected, axis))
@@ -43,7 +43,7 @@ def test_axes_are_padded_and_cropped_independently() -> None:
 def test_pasting_back_restores_what_the_patch_saw(shape: tuple[int, ...]) -> None:
     volume = np.arange(1, 1 + np.prod(shape)).reshape(shape)
     restored = from_patch(to_patch(volume, (8, 8, 8)), shape)
-    in_volume, in_patch = centred_window(shape, (8, 8, 8))
+    in_volume, in_patch = centered_window(shape, (8, 8, 8))
     seen = np.zeros(shape, bool)
     seen[in_volume] = True
     np.testing.assert_array_equal(restored, np.where(seen, volume, 0))
@@ -70,5 +70,5 @@ def test_resize_by_hand_on_two_axes() -> None:
 
 
 def test_padding_up_to_a_minimum() -> None:
-    assert centred_padding((5, 9, 8), (8, 8, 8)) == [(1, 2), (0, 0), (0, 0)]
-    assert centred_padding((4, 1, 7), (8, 8, 8)) == [(2, 2), (3, 4), (0, 1)]
+    assert centered_padding((5, 9, 8), (8, 8, 8)) == [(1, 2), (0, 0), (0, 0)]
+    assert centered_padding((4, 1, 7), (8, 8, 8)) == [(2, 2), (3, 4), (0, 1)]

@@ -37,7 +37,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: set_attribute(root, "val0", "direction", (-1.0, 0, 0, 0, 1, 0, 0, 0, 1)),
         "1 volume lie in another orientation than the template train0: val0",
     ),
-    "the template among the unlabelled": (
+    "the template among the unlabeled": (
         lambda root: shutil.copy(root / "data" / "train0.h5", root / "data" / "train3.h5"),
         "train0 and train3 hold the same image",
     ),
@@ -64,7 +64,7 @@ def test_check_only_says_what_would_be_trained_and_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     assert run_command(train_SemiSAM_O1.main, [*train_flags(root, tmp_path / "run"), "--check_only"]) == 0
     out = capsys.readouterr().out
-    assert "1 labelled (train0), 5 unlabelled, 1 validation volumes of 26–31 × 20 × 17 voxels" in out
+    assert "1 labeled (train0), 5 unlabeled, 1 validation volumes of 26–31 × 20 × 17 voxels" in out
     assert "warning: 1 volume lie in another orientation" in out
     assert f"run folder (new): {tmp_path / 'run_MT_1label_1' / 'unet_3D'}" in out
     assert out.endswith("checked; nothing was computed or written\n")

@@ -1,4 +1,4 @@
-"""Reading medical formats, normalising, and drawing splits."""
+"""Reading medical formats, normalizing, and drawing splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
 from semisam_o1.data.preparation import convert
 from semisam_o1.data.preparation.convert import prepare_scans, prepare_with_standard_lists
 from semisam_o1.data.preparation.formats import SUFFIXES, read_image
-from semisam_o1.data.preparation.intensity import normalise
+from semisam_o1.data.preparation.intensity import normalize
 from semisam_o1.data.preparation.settings import Preparation
 from semisam_o1.data.preparation.sources import find_folder, find_public_la
 
@@ -42,12 +42,12 @@ def write_itk(path: Path, array: np.ndarray, spacing: tuple[float, ...] = (0.5, 
     sitk.WriteImage(image, str(path))
 
 
-def make_cohort(folder: Path, count: int, labelled: int) -> tuple[Path, Path]:
-    """Write scans s0, s1, … of which the first ``labelled`` have a label; return the two folders."""
+def make_cohort(folder: Path, count: int, labeled: int) -> tuple[Path, Path]:
+    """Write scans s0, s1, … of which the first ``labeled`` have a label; return the two folders."""
     for index in range(count):
         image = scan(index)
         write_itk(folder / "images" / f"s{index}.nii.gz", image)
-        if index < labelled:
+        if index < labeled:
             write_itk(folder / "labels" / f"s{index}.nii.gz", (image > 200).astype(np.uint8))
     return folder / "images", folder / "labels"
 
@@ -109,15 +109,13 @@ def unreadable_files(folder: Path) -> dict[str, str]:
     (folder / "image.png").write_bytes(b"")
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)), folder / "series.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros((3, 4), np.float32), np.eye(4)), folder / "flat.nii.gz")
-    sitk.WriteImage(
-        sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.uint8), isVector=True), str(folder / "colour.nrrd")
-    )
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.uint8), isVector=True), str(folder / "color.nrrd"))
     write_itk(folder / "detached.mhd", scan(0))
     (folder / "detached.raw").unlink()
     return {
         "cut.nii.gz": "cut off", "cut.nii": "cut off", "short.nii.gz": "cut off",
         "text.mha": "cannot be read", "image.png": "format", "absent.nii": "missing",
-        "series.nii.gz": "3 × 4 × 5 × 2", "flat.nii.gz": "3 × 4", "colour.nrrd": "one number per voxel",
+        "series.nii.gz": "3 × 4 × 5 × 2", "flat.nii.gz": "3 × 4", "color.nrrd": "one number per voxel",
         "detached.mhd": "cannot be read",
     }  # fmt: skip
 
@@ -134,20 +132,20 @@ def test_unusable_files_are_refused_by_name_and_reason(tmp_path: Path) -> None:
 # Splits
 
 
-def test_split_puts_the_template_first_and_unlabelled_scans_last_in_train_only() -> None:
+def test_split_puts_the_template_first_and_unlabeled_scans_last_in_train_only() -> None:
     names = [f"s{index:02d}" for index in range(40)]
-    labelled = set(names[:30])
-    lists = split(reversed(names), labelled, "s07", (0.7, 0.1, 0.2), seed=3)
+    labeled = set(names[:30])
+    lists = split(reversed(names), labeled, "s07", (0.7, 0.1, 0.2), seed=3)
     assert [len(listed) for listed in lists.values()] == [28, 4, 8]
     assert sorted(itertools.chain(*lists.values())) == names
     assert lists["train.txt"][0] == "s07"
     assert lists["train.txt"][-10:] == names[30:]
-    assert lists == split(names, labelled, "s07", (0.7, 0.1, 0.2), seed=3)
-    assert lists != split(names, labelled, "s07", (0.7, 0.1, 0.2), seed=4)
+    assert lists == split(names, labeled, "s07", (0.7, 0.1, 0.2), seed=3)
+    assert lists != split(names, labeled, "s07", (0.7, 0.1, 0.2), seed=4)
 
 
 @pytest.mark.parametrize(
-    ("count", "labelled", "expected"),
+    ("count", "labeled", "expected"),
     [
         (5, 1, (5, 0, 0)),
         (5, 2, (4, 1, 0)),
@@ -157,9 +155,9 @@ def test_split_puts_the_template_first_and_unlabelled_scans_last_in_train_only()
         (20, 5, (16, 1, 3)),
     ],
 )
-def test_split_of_few_scans_keeps_one_to_train_on(count: int, labelled: int, expected: tuple[int, int, int]) -> None:
+def test_split_of_few_scans_keeps_one_to_train_on(count: int, labeled: int, expected: tuple[int, int, int]) -> None:
     names = [f"s{index:02d}" for index in range(count)]
-    lists = split(names, set(names[:labelled]), names[0], (0.7, 0.1, 0.2), seed=0)
+    lists = split(names, set(names[:labeled]), names[0], (0.7, 0.1, 0.2), seed=0)
     assert tuple(len(listed) for listed in lists.values()) == expected
 
 
@@ -177,7 +175,7 @@ def test_prepared_scan_keeps_voxels_and_geometry(tmp_path: Path) -> None:
     prepare_nifti(images, labels, "s1", tmp_path / "out")
     dataset = Dataset(tmp_path / "out")
     volume = dataset.load("s1")
-    np.testing.assert_allclose(volume.image, normalise(scan(1)))
+    np.testing.assert_allclose(volume.image, normalize(scan(1)))
     np.testing.assert_array_equal(volume.label, scan(1) > 200)
     assert volume.geometry == read_image(images / "s1.nii.gz")[1]
     assert dataset.load("s2").label is None
@@ -275,7 +273,7 @@ def test_nothing_that_differs_is_replaced_unless_asked(tmp_path: Path) -> None:
         prepare_nifti(images, labels, "s0", out)
     assert tree(out) == before
     assert "(1 written, 3 kept)" in prepare_nifti(images, labels, "s1", out, overwrite=True)
-    np.testing.assert_allclose(Dataset(out).load("s2").image, normalise(scan(77)))
+    np.testing.assert_allclose(Dataset(out).load("s2").image, normalize(scan(77)))
     assert Dataset(out).names("train.txt")[0] == "s1"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semisam_o1.data.preparation.intensity import apply_window, normalise, unchanged
+from semisam_o1.data.preparation.intensity import apply_window, normalize, unchanged
 
 SHAPE = (6, 7, 8)
 
@@ -15,9 +15,9 @@ def scan(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).gamma(2.0, 100.0, SHAPE).astype(np.float32)
 
 
-def test_normalise_clips_the_tails_and_standardises() -> None:
+def test_normalize_clips_the_tails_and_standardizes() -> None:
     image = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
-    result = normalise(image)
+    result = normalize(image)
     assert result.dtype == np.float32
     assert result.flags.c_contiguous
     assert abs(result.mean()) < 1e-6
@@ -25,35 +25,35 @@ def test_normalise_clips_the_tails_and_standardises() -> None:
     # Percentiles of 0 … 999: 4.995 and 994.005, so five values at each end are one.
     assert np.unique(result).size == 992
     assert (result == result.max()).sum() == (result == result.min()).sum() == 5
-    np.testing.assert_allclose(normalise(image * 3.0 - 50), result, atol=1e-5)
+    np.testing.assert_allclose(normalize(image * 3.0 - 50), result, atol=1e-5)
     np.testing.assert_array_equal(image.ravel(), np.arange(1000))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_normalise_refuses_what_is_not_finite(value: float) -> None:
+def test_normalize_refuses_what_is_not_finite(value: float) -> None:
     image = scan(0).astype(np.float64)
     image[1, 2, 3] = value
     with pytest.raises(ValueError, match="not finite"):
-        normalise(image)
+        normalize(image)
 
 
-def test_normalise_refuses_constant_images() -> None:
+def test_normalize_refuses_constant_images() -> None:
     almost = np.zeros((20, 20, 20))
     almost[0, 0, 0] = 1
     for image in (np.full(SHAPE, 7), almost):
         with pytest.raises(ValueError, match="constant"):
-            normalise(image)
+            normalize(image)
 
 
 def test_zeros_around_a_brain_do_not_count() -> None:
     brain = scan(0)
     around = np.zeros((12, 14, 16), np.float32)
     around[:6, :7, :8] = brain
-    result = normalise(around, nonzero=True)
-    np.testing.assert_allclose(result[:6, :7, :8], normalise(brain), atol=1e-5)
+    result = normalize(around, nonzero=True)
+    np.testing.assert_allclose(result[:6, :7, :8], normalize(brain), atol=1e-5)
     assert np.all(result[6:] == result.min())
     with pytest.raises(ValueError, match="constant"):
-        normalise(np.zeros(SHAPE), nonzero=True)
+        normalize(np.zeros(SHAPE), nonzero=True)
 
 
 def test_window_means_the_same_in_every_scan() -> None:

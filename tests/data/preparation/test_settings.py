@@ -26,7 +26,7 @@ def phantom() -> np.ndarray:
     return image + np.random.default_rng(0).integers(-9, 10, GRID.size).astype(np.int16)
 
 
-def test_body_is_found_and_the_margin_is_in_millimetres() -> None:
+def test_body_is_found_and_the_margin_is_in_millimeters() -> None:
     box = body_box(phantom())
     assert all(abs(part.start - start) <= 2 and abs(part.stop - stop) <= 2
                for part, start, stop in zip(box, (10, 6, 0), (31, 21, 20), strict=True))  # fmt: skip

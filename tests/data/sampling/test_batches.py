@@ -126,7 +126,7 @@ def test_a_patch_is_the_oriented_box_by_view_and_by_copies(
     assert torch.equal(written(volume, start, PATCH, orientation), expected)
 
 
-def test_batch_holds_labelled_items_first_with_image_and_label_aligned() -> None:
+def test_batch_holds_labeled_items_first_with_image_and_label_aligned() -> None:
     stream = make_stream()
     assert len(stream) == 50
     for t in range(20):
@@ -141,7 +141,7 @@ def test_batch_holds_labelled_items_first_with_image_and_label_aligned() -> None
 
 
 def test_every_volume_is_visited_equally_often_in_changing_order() -> None:
-    stream = make_stream(batch_size=5)  # 3 unlabelled items a batch, 4 volumes
+    stream = make_stream(batch_size=5)  # 3 unlabeled items a batch, 4 volumes
     batches = [stream[t] for t in range(8)]
     visits = Counter(name for batch in batches for name in batch.names)
     assert visits == {"t0": 8, "t1": 8, "u0": 6, "u1": 6, "u2": 6, "u3": 6}

@@ -26,7 +26,7 @@ def plain(mask: np.ndarray) -> np.ndarray:
     """Return the signed distance map as its formula says it, with SciPy."""
     inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
     expected = outside / outside.max() - inside / inside.max()
-    # A voxel of the object with a neighbour in the background; the border of the volume is none.
+    # A voxel of the object with a neighbor in the background; the border of the volume is none.
     expected[mask & ~binary_erosion(mask, border_value=1)] = 0
     return expected
 

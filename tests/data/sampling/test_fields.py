@@ -21,5 +21,5 @@ def test_between_voxels_values_are_interpolated_and_beyond_the_border_kept_or_0(
 
 
 def test_rescaled_places_show_the_same_point_on_another_grid() -> None:
-    coarse = resize(indices((8, 6, 4))[:, :, :, :], (4, 3, 2))  # where the coarse voxels' centres lie
+    coarse = resize(indices((8, 6, 4))[:, :, :, :], (4, 3, 2))  # where the coarse voxels' centers lie
     torch.testing.assert_close(rescale(coarse, (8, 6, 4), (4, 3, 2)), indices((4, 3, 2)))

@@ -17,7 +17,7 @@ FRACTIONS = (0.7, 0.1, 0.2)  # of all scans, in the order of LISTS
 
 def split(
     names: Iterable[str],
-    labelled: Collection[str],
+    labeled: Collection[str],
     template: str | None,
     fractions: Sequence[float],
     seed: int,
@@ -26,11 +26,11 @@ def split(
 
     Args:
         names: all scans; their order does not matter.
-        labelled: those with a label.
+        labeled: those with a label.
         fractions: of all scans for train, val and test; they sum to 1.
 
     Returns:
-        The names of each of LISTS; in train the labelled ones come first.
+        The names of each of LISTS; in train the labeled ones come first.
 
     Raises:
         InputError: if the fractions are not parts of a whole.
@@ -39,7 +39,7 @@ def split(
         given = " ".join(f"{part:g}" for part in fractions)
         raise InputError(f"--split {given} must be three parts of 1, the first above 0")
     names = sorted(names)
-    free = [name for name in names if name in labelled and name != template]
+    free = [name for name in names if name in labeled and name != template]
     wanted = [max(1, round(part * len(names))) if part > 0 else 0 for part in fractions[1:]]
     # Something must be left to spread the template's label over.
     limit = len(free) if len(free) < len(names) - 1 else max(len(free) - 1, 0)
@@ -50,12 +50,12 @@ def split(
     drawn = np.random.default_rng(seed).permutation(free).tolist()
     held_out = set(drawn[: val_count + test_count])
     train = [name for name in names if name not in held_out]
-    train.sort(key=lambda name: (name != template, name not in labelled))
+    train.sort(key=lambda name: (name != template, name not in labeled))
     return dict(zip(LISTS, (train, sorted(drawn[:val_count]), sorted(held_out - set(drawn[:val_count]))), strict=True))
 
 
 def read_lists(
-    list_files: Mapping[str, Path], names: Collection[str], labelled: Collection[str]
+    list_files: Mapping[str, Path], names: Collection[str], labeled: Collection[str]
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Return the names of each given list, and what is wrong with them."""
     lists = {}
@@ -70,7 +70,7 @@ def read_lists(
         if unknown:
             faults.append(f"{path} names {', '.join(unknown)}, of which there is no image; take the names out")
         if key != "train.txt":
-            bare = [name for name in listed if name in names and name not in labelled]
+            bare = [name for name in listed if name in names and name not in labeled]
             if bare:
                 faults.append(f"{path} names {', '.join(bare)}, which have no label to score with; take them out")
         for name in listed:

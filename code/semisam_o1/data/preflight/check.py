@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.core.progress import progress
+from semisam_o1.core.progress import ProgressFn, progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, Report, VolumeInfo
 from semisam_o1.data.preflight.readers import inspect_all
@@ -18,12 +18,10 @@ MAX_READERS = 8
 ODD_SPACING = 3.0  # times another scan's, from which on the user should know
 TURNED = 0.9  # cosine between the same axis of two scans, below which they lie differently
 
-Wrap = Callable[[Iterable[Report]], Iterable[Report]]
-
 
 @dataclass(frozen=True)
 class Cohort:
-    """The volumes of a training run: the labelled ones first, then the unlabelled, and those that validate.
+    """The volumes of a training run: the labeled ones first, then the unlabeled, and those that validate.
 
     Attributes:
         warnings: what is legal but odd, a sentence each.
@@ -59,14 +57,14 @@ def check_training(
     labeled_num: int,
     num_classes: int,
     score_unlabeled: bool = True,
-    wrap: Wrap = iter,
+    progress: ProgressFn = progress,
 ) -> Cohort:
     """Check the lists train.txt and val.txt and every volume they name.
 
     Args:
-        labeled_num: the first names of train.txt are labelled.
-        score_unlabeled: whether labels of unlabelled volumes will be read, and have to be right.
-        wrap: wraps the reports as they come in, to stop in between.
+        labeled_num: the first names of train.txt are labeled.
+        score_unlabeled: whether labels of unlabeled volumes will be read, and have to be right.
+        progress: iterates over the reports as they come in.
 
     Raises:
         InputError: with every fault that was found, a line each.
@@ -82,13 +80,13 @@ def check_training(
     if train and len(train) <= labeled_num:
         faults.append(
             f"{dataset.root / 'train.txt'} names {len(train)} volumes and --labeled_num is {labeled_num}: no "
-            "unlabelled volume is left"
+            "unlabeled volume is left"
         )
     labeled = train[:labeled_num]
     needed = {*labeled, *validation}
     names = list(dict.fromkeys([*train, *validation]))
     needs = [(name, Need(num_classes, name in needed, score_unlabeled or name in needed)) for name in names]
-    reports = dict(zip(names, _inspect(dataset, needs, wrap), strict=True))
+    reports = dict(zip(names, _inspect(dataset, needs, progress), strict=True))
     for report in reports.values():
         faults += report.faults
     templates = [reports[name] for name in labeled]
@@ -114,7 +112,7 @@ def check_testing(
     list_name: str,
     num_classes: int,
 ) -> list[str]:
-    """Check a list of volumes that must all be labelled and return its names.
+    """Check a list of volumes that must all be labeled and return its names.
 
     Raises:
         InputError: with every fault that was found, a line each.
@@ -127,12 +125,12 @@ def check_testing(
     return names
 
 
-def _inspect(dataset: Dataset, needs: Sequence[tuple[str, Need]], wrap: Wrap = iter) -> list[Report]:
+def _inspect(dataset: Dataset, needs: Sequence[tuple[str, Need]], progress: ProgressFn = progress) -> list[Report]:
     if not needs:
         return []
     reports = inspect_all(dataset, needs, min(_cores(), MAX_READERS, len(needs)))
     try:
-        return list(progress(wrap(reports), "checking", len(needs)))
+        return list(progress(reports, "checking", len(needs)))
     finally:
         reports.close()
 

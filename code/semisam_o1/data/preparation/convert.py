@@ -119,24 +119,24 @@ def prepare_scans(
         InputError: naming every file that cannot be used; nothing was written then.
     """
     settings = settings or Preparation()
-    scans, labelled = found.scans, found.labelled
+    scans, labeled = found.scans, found.labeled
     if not found.has_labels and template is not None:
         raise InputError(f"--template {template} needs a label; give --labels the folder that holds it")
-    if labelled and template is None and not list_files:
-        some = ", ".join(sorted(labelled)[:5])
+    if labeled and template is None and not list_files:
+        some = ", ".join(sorted(labeled)[:5])
         raise InputError(
             "--template is missing; name the scan whose label is to be spread over the others, of those with one: "
-            f"{some}{', …' if len(labelled) > 5 else ''}"
+            f"{some}{', …' if len(labeled) > 5 else ''}"
         )
     if list_files:
-        given, faults = read_lists(list_files, scans, labelled)
-        template = template if template is not None or not labelled else given["train.txt"][0]
+        given, faults = read_lists(list_files, scans, labeled)
+        template = template if template is not None or not labeled else given["train.txt"][0]
         lists = {name: sorted(given.get(name, []), key=lambda scan: scan != template) for name in LISTS}
         if template is not None and template not in lists["train.txt"]:
             faults.append(f"{list_files['train.txt']} does not name the template {template}; add it")
     else:
-        lists, faults = split(scans, labelled, template, fractions, seed), []
-    if template is not None and template not in labelled:
+        lists, faults = split(scans, labeled, template, fractions, seed), []
+    if template is not None and template not in labeled:
         what = "label of that name" if template in scans else "such image"
         faults.append(f"the template {template} cannot be used: there is no {what} in {found.where}")
     conflicts = list_conflicts(destination, lists)

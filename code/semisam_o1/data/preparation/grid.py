@@ -55,11 +55,11 @@ def reoriented(grid: Grid, orientation: str) -> Grid:
 
 
 def resampled(grid: Grid, spacing: Sequence[float]) -> Grid:
-    """Return the grid of another spacing (mm) with the same axes and the same centre."""
+    """Return the grid of another spacing (mm) with the same axes and the same center."""
     old, size = np.array(grid.geometry.spacing), np.array(grid.size)
     new = np.array(spacing, float)
     new_size = np.maximum(np.floor(size * old / new + 0.5), 1).astype(int)
-    # The first voxel, in voxels of the old grid: both centres coincide.
+    # The first voxel, in voxels of the old grid: both centers coincide.
     first = (size - 1) / 2 - (new_size - 1) / 2 * new / old
     direction = np.reshape(grid.geometry.direction, (3, 3))
     origin = np.array(grid.geometry.origin) + direction @ (first * old)

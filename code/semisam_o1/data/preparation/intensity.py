@@ -16,7 +16,7 @@ WINDOWS = {  # Hounsfield units, low and high
 }
 
 
-def normalise(image: np.ndarray, nonzero: bool = False) -> np.ndarray:
+def normalize(image: np.ndarray, nonzero: bool = False) -> np.ndarray:
     """Clip to the 0.5 and 99.5 percentiles, subtract the mean and divide by the standard deviation.
 
     Args:

@@ -21,7 +21,7 @@ from skimage.filters import threshold_otsu
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Grid, Volume
 from semisam_o1.data.preparation.grid import cropped, is_orientation, reoriented, resample, resample_label, resampled
-from semisam_o1.data.preparation.intensity import apply_window, normalise, unchanged
+from semisam_o1.data.preparation.intensity import apply_window, normalize, unchanged
 
 FILE_NAME = "preparation.json"
 INTENSITIES = ("zscore", "zscore-nonzero", "window", "keep")
@@ -157,7 +157,7 @@ def prepare(
     if settings.intensity == "window":
         values = apply_window(values, settings.window)
     elif settings.intensity != "keep":
-        values = normalise(values, nonzero=settings.intensity == "zscore-nonzero")
+        values = normalize(values, nonzero=settings.intensity == "zscore-nonzero")
     if label is not None:
         label = remap(label, settings.labels, settings.other_labels)
         label = resample_label(label, original, target, nearest=settings.label_interpolation == "nearest")

@@ -58,7 +58,7 @@ class Found:
     has_labels: bool = True
 
     @property
-    def labelled(self) -> set[str]:
+    def labeled(self) -> set[str]:
         return {name for name, scan in self.scans.items() if scan.label is not None}
 
 
@@ -149,7 +149,7 @@ def find_brats(folder: Path, modality: str) -> Found:
         raise InputError(f"{folder}: no {modality} image of {', '.join(lacking)}; choose another --modality")
     if not scans:
         raise InputError(f"{folder} holds no folder NAME with NAME_{modality}.nii.gz; is it a BraTS release?")
-    names = {1: "necrotic core", 2: "oedema", 4: "enhancing tumour"}
+    names = {1: "necrotic core", 2: "edema", 4: "enhancing tumor"}
     return Found(dict(sorted(scans.items())), str(folder), class_names=names)
 
 

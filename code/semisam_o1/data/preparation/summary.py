@@ -77,9 +77,9 @@ def describe(
     """Return what was found and made of it, line by line."""
     scans = list(prepared.values())
     kept = sum(scan.kept for scan in scans)
-    labelled = sum(scan.found.label_values is not None for scan in scans)
+    labeled = sum(scan.found.label_values is not None for scan in scans)
     lines = [
-        f"{destination}: {len(scans)} scans ({len(scans) - kept} written, {kept} kept), {labelled} with a label",
+        f"{destination}: {len(scans)} scans ({len(scans) - kept} written, {kept} kept), {labeled} with a label",
         f"lists {done}: " + ", ".join(f"{name} {len(listed)}" for name, listed in lists.items() if listed),
     ]
     empty = [name for name, listed in lists.items() if not listed]
@@ -164,7 +164,7 @@ def next_steps(destination: Path, prepared: Iterable[Prepared], standard: bool =
     values = [value for value in label_values(made) if value > 0]
     if not values:
         return [
-            "No scan has a label yet. Find out which one is worth labelling:",
+            "No scan has a label yet. Find out which one is worth labeling:",
             f"  python code/suggest_template.py {root}",
             "Label it, then come back with --labels, --template and --overwrite.",
         ]

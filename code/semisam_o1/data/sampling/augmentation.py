@@ -30,13 +30,13 @@ MAX_BRIGHTNESS = 0.25  # standard deviations of the patch
 MAX_NOISE = 0.15  # the same
 BLUR_SHARE = 0.2  # of the patches
 QUANTILES = 65
-WARP_SHARE = 0.8  # of the labelled items that show a warped template
+WARP_SHARE = 0.8  # of the labeled items that show a warped template
 MAX_EXAGGERATION = 1.25  # how far a warp may go, 1 being the volume it was found on
 
 
 @dataclass(frozen=True)
 class Donor:
-    """An unlabelled volume that lends its shape and its intensities.
+    """An unlabeled volume that lends its shape and its intensities.
 
     Attributes:
         shape: (W, H, D).
@@ -58,7 +58,7 @@ class Warps:
     Zhao et al., "Data Augmentation Using Learned Transformations for One-Shot Medical Image Segmentation", CVPR 2019.
 
     Attributes:
-        template: name of the labelled volume that is warped.
+        template: name of the labeled volume that is warped.
         quantiles: of its intensities.
     """
 
@@ -122,14 +122,14 @@ NO_AUGMENTATION = Augmentation()
 
 
 def spatial_places(places: Tensor, generator: np.random.Generator) -> Tensor:
-    """Turn, zoom and bend the places (3, w, h, d) that a patch looks at, around their centre."""
+    """Turn, zoom and bend the places (3, w, h, d) that a patch looks at, around their center."""
     angles = np.radians(generator.uniform(-MAX_ANGLE, MAX_ANGLE, 3))
     zoom = np.exp(generator.uniform(-MAX_ZOOM, MAX_ZOOM, 3))
     size = np.array(places.shape[1:]).reshape(3, 1, 1, 1)
     bends = generator.standard_normal((3, *(ELASTIC_CELLS,) * 3)) * ELASTIC_SHIFT * size
     matrix = torch.from_numpy(_rotation(angles) * zoom).to(places)
-    centre = places.mean(dim=(1, 2, 3), keepdim=True)
-    turned = torch.einsum("ij,j...->i...", matrix, places - centre) + centre
+    center = places.mean(dim=(1, 2, 3), keepdim=True)
+    turned = torch.einsum("ij,j...->i...", matrix, places - center) + center
     return turned + _resized(torch.from_numpy(bends).to(places), places.shape[1:])
 
 

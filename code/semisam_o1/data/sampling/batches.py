@@ -1,4 +1,4 @@
-"""Batches of randomly placed, randomly oriented patches: labelled items first, then pseudo-labelled ones.
+"""Batches of randomly placed, randomly oriented patches: labeled items first, then pseudo-labeled ones.
 
 What iteration t sees is a function of (seed, t): no sampler state has to be kept.
 """
@@ -48,7 +48,7 @@ class Batch:
     Attributes:
         image: (B, 1, w, h, d) float32.
         label: (B, w, h, d) uint8, true labels first, pseudo-labels after them.
-        labeled: how many of the items are labelled.
+        labeled: how many of the items are labeled.
         names: of the volumes that the items come from.
         weight: (B, w, h, d) float32 between 0 and 1, how much each voxel's label counts; None: all the same.
     """
@@ -87,15 +87,15 @@ class BatchStream(torch.utils.data.Dataset):
     Args:
         labeled, unlabeled: names of the volumes; each is visited equally often, in shuffled order.
         image: name → (W, H, D) float32.
-        label: name → (W, H, D) uint8; a pseudo-label where the volume is unlabelled.
+        label: name → (W, H, D) uint8; a pseudo-label where the volume is unlabeled.
         patch_size: (w, h, d).
-        labeled_bs, batch_size: labelled items and all items of a batch, over all ranks.
+        labeled_bs, batch_size: labeled items and all items of a batch, over all ranks.
         orientations: to draw from, uniformly.
         length: number of iterations.
         seed: any number of non-negative integers.
-        weight: name → (W, H, D) uint8, 255 where the label of an unlabelled volume counts in full; None: everywhere.
+        weight: name → (W, H, D) uint8, 255 where the label of an unlabeled volume counts in full; None: everywhere.
         augmentation: what is changed at random.
-        part: (rank, ranks): this rank gets every ``ranks``-th labelled and unlabelled item.
+        part: (rank, ranks): this rank gets every ``ranks``-th labeled and unlabeled item.
     """
 
     def __init__(

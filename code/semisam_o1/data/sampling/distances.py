@@ -36,7 +36,7 @@ def squared_distances(masks: Tensor) -> Tensor:
 
 
 def signed_distances(labels: Tensor, num_classes: int) -> Tensor:
-    """Return the normalised signed distance map of every foreground class.
+    """Return the normalized signed distance map of every foreground class.
 
     The distance to the object over its maximum, minus the distance to the background over its maximum;
     0 on the object's inner boundary, negative inside. 0 everywhere if a class is absent, −1 if it is everywhere.
@@ -52,7 +52,7 @@ def signed_distances(labels: Tensor, num_classes: int) -> Tensor:
     classes = torch.arange(1, num_classes, device=labels.device).view(1, -1, 1, 1, 1)
     objects = (labels[:, None] == classes).flatten(0, 1)
     outside, inside = squared_distances(torch.cat([objects, ~objects])).chunk(2)
-    inner_boundary = inside == 1  # a neighbour across a face is background
+    inner_boundary = inside == 1  # a neighbor across a face is background
     signed = _share_of_maximum(outside) - _share_of_maximum(inside).masked_fill(inner_boundary, 0)
     signed = torch.where(outside.isinf(), 0.0, torch.where(inside.isinf(), -1.0, signed))
     return signed.unflatten(0, (len(labels), num_classes - 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from golden_inputs import golden
-from semisam_o1.refinement.neighbours import refine, uncertain_volumes, vote
+from semisam_o1.refinement.neighbors import refine, uncertain_volumes, vote
 
 
 @pytest.mark.parametrize("case", ["a", "b", "few_certain"])
@@ -82,7 +82,7 @@ def test_fewer_certain_than_k_or_nobody_uncertain_changes_nothing() -> None:
     assert refine({"t": LABELS["t"]}, {}, features(), 3, k=1, quantile=0.9) == {}
 
 
-def test_all_negative_neighbours_keep_the_prediction() -> None:
+def test_all_negative_neighbors_keep_the_prediction() -> None:
     opposite = features(t=(-0.6, 0.8), near=(-1.0, 0.0))
     refined = refine(LABELS, UNCERTAINTY, opposite, 3, k=3, quantile=0.9)
     np.testing.assert_array_equal(refined["unsure"], LABELS["unsure"])

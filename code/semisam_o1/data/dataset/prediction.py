@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Labelled(NamedTuple):
+class Prediction(NamedTuple):
     """The labels of one volume.
 
     Attributes:
@@ -21,8 +21,8 @@ class Labelled(NamedTuple):
     confidence: np.ndarray | None = None
 
 
-def labelled(probabilities: Tensor) -> Labelled:
+def to_prediction(probabilities: Tensor) -> Prediction:
     """Return the most probable class of each voxel of (C, W, H, D) probabilities; ties go to the lower class."""
     label = probabilities.argmax(0)  # the values of max() come with another choice among ties
     confidence = (255 * probabilities.amax(0)).round()
-    return Labelled(label.to(torch.uint8).cpu().numpy(), confidence.to(torch.uint8).cpu().numpy())
+    return Prediction(label.to(torch.uint8).cpu().numpy(), confidence.to(torch.uint8).cpu().numpy())

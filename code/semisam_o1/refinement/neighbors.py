@@ -1,4 +1,4 @@
-"""Volumes the model is unsure of take their labels by vote of their nearest certain neighbours."""
+"""Volumes the model is unsure of take their labels by vote of their nearest certain neighbors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semisam_o1.data.dataset.geometry import resize_nearest
 
 
 def uncertain_volumes(uncertainty: Mapping[str, float], quantile: float) -> list[str]:
-    """Return the unlabelled volumes whose uncertainty reaches the given quantile of them all."""
+    """Return the unlabeled volumes whose uncertainty reaches the given quantile of them all."""
     if not uncertainty:
         return []
     threshold = np.quantile(list(uncertainty.values()), quantile)
@@ -28,11 +28,11 @@ def refine(
     """Return the new labels of the uncertain volumes; empty if none is uncertain or fewer than k are certain.
 
     Args:
-        labels: uint8 (W, H, D) per volume, the labelled ones' own labels included.
-        uncertainty: mean entropy in nats of every *unlabelled* volume; the labelled ones are certain.
+        labels: uint8 (W, H, D) per volume, the labeled ones' own labels included.
+        uncertainty: mean entropy in nats of every *unlabeled* volume; the labeled ones are certain.
         features: global feature of unit length per volume.
         num_classes: background included.
-        k: neighbours that vote, weighted by the cosine of the global features (negative ones count 0).
+        k: neighbors that vote, weighted by the cosine of the global features (negative ones count 0).
         quantile: volumes at or above this quantile of the uncertainty are uncertain.
     """
     uncertain = set(uncertain_volumes(uncertainty, quantile))
@@ -55,7 +55,7 @@ def vote(label: np.ndarray, voters: Sequence[np.ndarray], weights: np.ndarray, n
 
     Args:
         label: uint8 (W, H, D), the prediction that is voted on.
-        voters: uint8 label maps, resized to ``label``'s shape by nearest neighbour.
+        voters: uint8 label maps, resized to ``label``'s shape by nearest neighbor.
         weights: one non-negative weight per voter.
     """
     if not np.any(weights > 0):
