@@ -17,18 +17,19 @@ class WriteError(RunError):
 
 
 @contextlib.contextmanager
-def replacing(path: Path, tag: str = "") -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; what is written there takes its place once it is on the disk.
+def replacing(path: Path, tag: str = "", keep_suffix: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path`` and rename it to ``path`` once its content is on the disk.
 
-    Its folder is made where it is missing.
+    A missing folder is created.
 
     Args:
-        tag: tells writers apart that may write the same file at the same time.
+        tag: distinguishes writers that may write the same file at the same time.
+        keep_suffix: end the temporary name like ``path``, for writers that choose a format by the file's ending.
 
     Raises:
-        WriteError: if it cannot be written. The old file is as it was, and nothing new lies beside it.
+        WriteError: if the file cannot be written. An old file is unchanged, and the temporary one is deleted.
     """
-    partial = path.with_name(f"{path.name}{tag}.partial")
+    partial = path.with_name(f"partial{tag}_{path.name}" if keep_suffix else f"{path.name}{tag}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
