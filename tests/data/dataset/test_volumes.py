@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from malformed import smear
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash, write_volume
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Grid, VolumeHeader, content_hash, write_volume
 
 IMAGE = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 LABEL = (IMAGE % 3).astype(np.uint8)
@@ -85,6 +86,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError)):
         write_volume(path, np.array([object()]))
     assert path.read_bytes() == before
+
+
+def test_a_header_is_read_without_decoding_the_voxels(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((5, 4, 3), np.float32)
+    geometry = Geometry((1.0, 2.0, 3.0), known=True)
+    original = Grid((9, 8, 7), Geometry((0.5, 0.5, 0.5), known=True))
+    write_volume(tmp_path / "data" / "a.h5", image, geometry=geometry, source="scans/a.nrrd", original=original)
+    smear(tmp_path / "data" / "a.h5")  # decoding fails
+    expected = VolumeHeader("a", Grid((5, 4, 3), geometry), original, "scans/a.nrrd")
+    assert Dataset(tmp_path).header("a") == expected
+    with pytest.raises(InputError, match="holds no 'volume'"):
+        Dataset(tmp_path, "volume").header("a")
 
 
 def test_label_and_geometry_may_be_missing(tmp_path: Path) -> None:

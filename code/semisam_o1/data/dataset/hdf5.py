@@ -38,11 +38,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path} cannot be read as HDF5 ({reason}); write it again") from None
 
 
-def read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
-    """Read a 3-D array of numbers that the file itself holds.
+def find_array(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
+    """Return a 3-D array of numbers that the file itself holds, without reading its values.
 
     Raises:
-        InputError: if there is no such array, it lies elsewhere, or it does not fit in memory.
+        InputError: if there is no such array, or its values lie elsewhere.
     """
     dataset = find(file, key, path)
     if dataset is None:
@@ -57,6 +57,16 @@ def read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
         raise InputError(f"{path}: '{key}' is empty (shape {dataset.shape})")
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{path}: '{key}' takes its values from other files, which is not followed; copy them into it")
+    return dataset
+
+
+def read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+    """Read a 3-D array of numbers that the file itself holds.
+
+    Raises:
+        InputError: if there is no such array, its values lie elsewhere, or it does not fit in memory.
+    """
+    dataset = find_array(file, key, path)
     voxels = math.prod(dataset.shape)
     # Decoded, as float32, and one more array to check it with.
     needed, there = voxels * (dataset.dtype.itemsize + 8), available_memory()

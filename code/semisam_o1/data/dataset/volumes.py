@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.data.dataset.hdf5 import find, open_hdf5, read_array, write_hdf5
+from semisam_o1.data.dataset.hdf5 import find, find_array, open_hdf5, read_array, write_hdf5
 
 MAX_LIST_BYTES = 2**24
 
@@ -36,6 +36,22 @@ class Grid:
 
     size: tuple[int, int, int]
     geometry: Geometry
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """Grid and origin of a volume, without its voxels.
+
+    Attributes:
+        grid: grid of the volume.
+        original: grid of the file that the scan came from, None where it is not known.
+        source: path of that file, None where it is not known.
+    """
+
+    name: str
+    grid: Grid
+    original: Grid | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,18 @@ class Dataset:
                 label = (label > 0).astype(np.uint8)
         source = source if isinstance(source, str) else None
         return Volume(name, np.ascontiguousarray(image, dtype=np.float32), label, geometry, original, source)
+
+    def header(self, name: str) -> VolumeHeader:
+        """Read the grid and the source of one volume, without decoding its arrays.
+
+        Raises:
+            InputError: if the file is missing, is not HDF5, lacks the image or holds something not 3-D.
+        """
+        path = self._inside(name)
+        with open_hdf5(path) as file:
+            grid = Grid(find_array(file, self.image_key, path).shape, _read_geometry(file, path))
+            source = file.attrs.get("source")
+            return VolumeHeader(name, grid, _read_original(file, path), source if isinstance(source, str) else None)
 
     def _inside(self, name: str) -> Path:
         """Return the file of a volume.
