@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from semisam_o1.core.atomic_io import write_text
+from semisam_o1.core.text_table import text_table
 from semisam_o1.evaluation.metrics import METRICS
 
 HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95": "95HD", "asd": "ASD"}
@@ -63,15 +64,13 @@ def table(summary: dict[str, Any]) -> str:
         cells = [f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys]
         empty = [str(statistics.get("empty", summary["empty"]))] if summary["empty"] else []
         rows.append([label, *cells, *empty])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     note = f"{summary['cases']} cases"
     if summary["empty"]:
         note += (
             "; empty: cases of the mean with an empty prediction or label, which count by convention "
             "(both empty 1, 1, 0, 0; one empty 0, 0, 200, 100)"
         )
-    return "\n".join([*lines, note])
+    return "\n".join([*text_table(rows), note])
 
 
 def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.progress import duration
+from semisam_o1.core.text_table import text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline.config import TrainConfig
 
@@ -66,8 +67,7 @@ def closing(records: Sequence[dict[str, Any]]) -> str:
                 duration(record["seconds"]),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(text_table(rows))
 
 
 def next_commands(config: TrainConfig) -> str:
