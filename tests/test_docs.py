@@ -21,8 +21,7 @@ from semisam_o1.networks import NETWORKS
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.run import train
 from semisam_o1.propagation import PROPAGATIONS
-from semisam_o1.runs import layout as run_folder
-from semisam_o1.runs import results as run_results
+from semisam_o1.runs import layout
 from tiny_cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,8 +58,7 @@ def scan(seed: int, size: int = 22) -> tuple[np.ndarray, np.ndarray]:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the documents speak of."""
     monkeypatch.chdir(tmp_path)
-    for module in (run_folder, run_results):
-        monkeypatch.setattr(module, "MODEL_ROOT", tmp_path / "model")
+    monkeypatch.setattr(layout, "MODEL_ROOT", tmp_path / "model")
     monkeypatch.setattr(convert, "STANDARD_LA", ROOT / "data" / "LA")
     (tmp_path / "code").symlink_to(ROOT / "code")
     geometry = Geometry(known=True)

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from semisam_o1.refinement.neighbors import refine, uncertain_volumes, vote
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.geometry import centered_padding, from_patch, resize_nearest, to_patch
@@ -19,6 +18,7 @@ from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.batches import ORIENTATIONS, BatchStream, patch_start, source_size, write_patch
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
+from semisam_o1.refinement.neighbors import refine, uncertain_volumes, vote
 
 settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("steady")

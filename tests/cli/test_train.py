@@ -316,7 +316,7 @@ def test_when_one_process_is_killed_the_other_ends_and_says_so(dataset: Path, tm
             rank.communicate()
     assert ranks[0].returncode == 1
     assert "another process of this run has ended" in error
-    assert "goes on with --resume" in error
+    assert "the same command with --resume continues" in error
 
 
 def test_the_best_recipe_trains_resumes_and_is_tested(

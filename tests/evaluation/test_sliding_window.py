@@ -12,7 +12,7 @@ from semisam_o1.core.memory import Joined
 from semisam_o1.data.dataset.prediction import to_prediction
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.networks import build_network
-from semisam_o1.runs.records import mean_entropy
+from semisam_o1.refinement.pseudo_labels import mean_entropy
 
 SHAPES = [(9, 13, 7), (4, 5, 3), (5, 2, 20), (1, 1, 1)]
 

@@ -61,7 +61,7 @@ STAGES = {
     "refinement": Stage("semisam_o1.pipeline.pseudo_labeling.refine", 1, "before"),
     "between the weights and the labels of a round": Stage("semisam_o1.pipeline.run.Run.write_labels", 1, "before"),
     "labels half written": Stage("semisam_o1.data.dataset.hdf5.write_bytes", 1, "half", "round1.h5"),
-    "between the labels and the tables of a round": Stage("semisam_o1.pipeline.run.write_json", 1, "before"),
+    "between the labels and the tables of a round": Stage("semisam_o1.runs.records.write_json", 1, "before"),
     "figures": Stage("semisam_o1.drawing.figures.draw_rounds", 1, "before"),
 }
 

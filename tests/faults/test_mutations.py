@@ -16,9 +16,10 @@ from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
 from semisam_o1.data.preflight import readers
 from semisam_o1.data.preflight.inspection import Need
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.arguments import arguments_before
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import PseudoLabels, load_labels, load_record, save_pseudo_labels
+from semisam_o1.runs.records import RoundRecord, load_labels, read_records, write_round
 from semisam_o1.training.checkpoint import load_state, load_weights, save, save_state
 
 SHAPE = (11, 10, 9)
@@ -138,16 +139,19 @@ def test_states(tmp_path: Path) -> None:
 
 
 def test_pseudo_labels(tmp_path: Path) -> None:
-    path = tmp_path / "round1.h5"
+    folder = RunFolder(tmp_path, "unet_3D")
     labels = {f"v{i}": np.random.default_rng(i).integers(0, 3, SHAPE).astype(np.uint8) for i in range(4)}
-    save_pseudo_labels(path, PseudoLabels(labels, {"v1": 0.3}, ["v2"], {"v1": 0.8}), {"round": 1})
+    record = RoundRecord(1, 0.1, 0.3, ("v2",), 0.25, 0.8, (0.8, 0.8), 1.0, 0.7, 20)
+    write_round(folder, PseudoLabels(labels, {"v1": 0.3}, ["v2"], {"v1": 0.8}), record)
+    path = folder.pseudo_labels(1)
+    assert read_records(folder) == [record]
     original = path.read_bytes()
 
     def read() -> None:
         found = load_labels(path, labels)
         # Structure has no checksum, voxels have one.
         assert all(found[name].ndim == 3 for name in labels)
-        assert load_record(path) is None or isinstance(load_record(path), dict)
+        assert all(isinstance(record, RoundRecord) for record in read_records(folder))
 
     assert sum(attempt(number, path, original, read) for number in range(LABELS)) < LABELS
 

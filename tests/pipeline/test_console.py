@@ -12,6 +12,7 @@ from semisam_o1.core import progress
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.runs.records import RoundRecord
 
 
 def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
@@ -32,12 +33,10 @@ def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
 
 def test_closing_table_marks_the_round_that_was_kept() -> None:
     records = [
-        {"round": 0, "refined": [], "seconds": 4.0, "pseudo_dice": 0.5},
-        {"round": 1, "refined": ["a"], "seconds": 4000.0, "pseudo_dice": 0.6, "uncertainty": 0.2,
-         "validation_dice": 0.7, "best_iteration": 40},
-        {"round": 2, "refined": [], "seconds": 20000.0, "pseudo_dice": None, "uncertainty": 0.1,
-         "validation_dice": 0.65, "best_iteration": 60},
-    ]  # fmt: skip
+        RoundRecord(0, 0.1, None, (), 0.0, 0.5, (0.5,), 4.0),
+        RoundRecord(1, 0.1, 0.2, ("a",), 0.5, 0.6, (0.6,), 4000.0, 0.7, 40),
+        RoundRecord(2, 0.1, 0.1, (), 0.0, None, None, 20000.0, 0.65, 60),
+    ]
     lines = console.closing(records).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[2].split() == ["1", "*", "0.6000", "0.2000", "1", "0.7000", "40", "67", "min"]

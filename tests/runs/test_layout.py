@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.runs.layout import MODEL_ROOT, RunFolder, find_trained
+from semisam_o1.runs.find import find_trained
+from semisam_o1.runs.layout import MODEL_ROOT, RunFolder
 
 
 def checkpoint(folder: Path, name: str = "unet_3D_best_model.pth") -> Path:

@@ -1,21 +1,59 @@
-"""The uncertainty of class probabilities."""
+"""The figures and labels of a round on disk."""
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
-from semisam_o1.runs.records import mean_entropy
+from semisam_o1.core.errors import InputError
+from semisam_o1.refinement.pseudo_labels import PseudoLabels
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import RoundRecord, best_round, open_round, read_records, write_round
+
+ROUND_0 = RoundRecord(0, 0.2, None, (), 0.0, None, None, 3.0)
+ROUND_1 = RoundRecord(1, 0.1, 0.3, ("b",), 0.5, 0.8, (0.7, 0.9), 5.0, 0.6, 20)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4])
-def test_entropy_of_uniform_probabilities_is_the_logarithm_of_the_classes(classes: int) -> None:
-    assert mean_entropy(torch.full((classes, 3, 4, 5), 1 / classes)) == pytest.approx(math.log(classes))
+def write(folder: RunFolder, record: RoundRecord, **known: object) -> None:
+    labels = {name: np.full((3, 4, 5), record.round, np.uint8) for name in "ab"}
+    write_round(folder, PseudoLabels(labels, refined=list(record.refined), **known), record)
 
 
-def test_entropy_of_certainty_is_0_and_means_are_taken_over_voxels() -> None:
-    certain = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
-    assert mean_entropy(certain) == 0
-    assert mean_entropy(torch.cat([certain, torch.full((2, 1, 1, 1), 0.5)], dim=3)) == pytest.approx(math.log(2) / 2)
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "unet_3D")
+    write(folder, ROUND_0)
+    write(folder, ROUND_1, uncertainty={"b": 0.3}, confidence={"b": np.full((3, 4, 5), 200, np.uint8)})
+    assert read_records(folder) == [ROUND_0, ROUND_1]
+    with open_round(folder.pseudo_labels(1)) as labels:
+        assert labels.names == {"a", "b"}
+        assert labels.label("a").tolist() == np.ones((3, 4, 5)).tolist()
+        assert (labels.uncertainty("a"), labels.uncertainty("b")) == (None, 0.3)
+        assert (labels.refined("a"), labels.refined("b")) == (False, True)
+    with open_round(folder.confidence(1)) as confidence:
+        assert confidence.names == {"b"}
+    assert not folder.confidence(0).exists()
+
+
+def test_a_damaged_round_does_not_count_as_finished(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "unet_3D")
+    write(folder, ROUND_0)
+    write(folder, ROUND_1)
+    folder.pseudo_labels(1).write_bytes(b"no HDF5")
+    assert read_records(folder) == [ROUND_0]
+    with pytest.raises(InputError, match=r"round1\.h5"), open_round(folder.pseudo_labels(1)):
+        pass
+
+
+def test_a_record_of_round_0_says_nothing_of_training() -> None:
+    assert "validation_dice" not in ROUND_0.to_json()
+    assert RoundRecord.from_json(ROUND_1.to_json()) == ROUND_1
+    with pytest.raises(ValueError, match="not the record of a round"):
+        RoundRecord.from_json({"round": 1})
+
+
+def test_the_best_round_is_the_first_with_the_highest_validation_dice() -> None:
+    equal = RoundRecord(2, 0.1, 0.3, (), 0.0, 0.8, (0.8,), 5.0, 0.6, 40)
+    assert best_round([ROUND_0, ROUND_1, equal]) is ROUND_1
+    assert best_round([ROUND_0]) is ROUND_0

@@ -24,7 +24,7 @@ from semisam_o1.data.preparation.sources import Scan, find_folder
 from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.components import largest_components
-from semisam_o1.runs.layout import TrainedModel, find_trained, last_labels
+from semisam_o1.runs.find import TrainedModel, find_trained, last_labels
 from semisam_o1.training.checkpoint import load_weights
 
 

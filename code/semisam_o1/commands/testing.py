@@ -29,7 +29,8 @@ from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.evaluation.tables import CaseMetrics, as_json, summarize, table, write_csv
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.components import largest_components
-from semisam_o1.runs.layout import RunFolder, find_trained
+from semisam_o1.runs.find import find_trained
+from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.checkpoint import load_weights
 
 

@@ -15,7 +15,7 @@ from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.networks import build_network
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.description import Scan
-from semisam_o1.runs.layout import find_trained
+from semisam_o1.runs.find import find_trained
 from semisam_o1.training.checkpoint import load_weights
 
 

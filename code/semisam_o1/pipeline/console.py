@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from semisam_o1.core.progress import duration
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.runs.records import RoundRecord, best_round
 
 
 def opening(
@@ -50,21 +50,20 @@ def opening(
     return "\n".join(f"{key + ':':<12}{value}" for key, value in rows)
 
 
-def closing(records: Sequence[dict[str, Any]]) -> str:
+def closing(records: Sequence[RoundRecord]) -> str:
     """Return a table with a row per round; a star marks the round whose model was kept."""
-    scores = [record.get("validation_dice", -1.0) for record in records]
-    kept = scores.index(max(scores)) if max(scores) >= 0 else None
+    best = best_round(records)
     rows = [("round", "pseudo-label Dice", "uncertainty", "refined", "validation Dice", "best at", "time")]
-    for i, record in enumerate(records):
+    for record in records:
         rows.append(
             (
-                f"{record['round']}{' *' if i == kept else '  '}",
-                _number(record.get("pseudo_dice")),
-                _number(record.get("uncertainty")),
-                str(len(record["refined"])),
-                _number(record.get("validation_dice")),
-                str(record.get("best_iteration", "–")),
-                duration(record["seconds"]),
+                f"{record.round}{' *' if record.trained and record is best else '  '}",
+                _number(record.pseudo_dice),
+                _number(record.uncertainty),
+                str(len(record.refined)),
+                _number(record.validation_dice),
+                str(record.best_iteration) if record.trained else "–",
+                duration(record.seconds),
             )
         )
     return "\n".join(text_table(rows))

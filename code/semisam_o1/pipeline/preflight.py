@@ -18,7 +18,7 @@ from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.runs.arguments import arguments_before, changed_surroundings, check_same_run, write_arguments
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.lock import RunLock, describe
-from semisam_o1.runs.records import load_labels, load_record
+from semisam_o1.runs.records import open_round
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Position
@@ -174,9 +174,10 @@ def _last_whole_round(folder: RunFolder, cohort: Cohort, remarks: list[str]) -> 
     for round_ in reversed(folder.labeled_rounds()):
         path = folder.pseudo_labels(round_)
         try:
-            labels = load_labels(path, cohort.train)
-            if load_record(path) is None or any(labels[name].shape != cohort.info[name].shape for name in labels):
-                raise InputError(f"{path} is not what a finished round leaves")
+            with open_round(path) as labels:
+                labels.record()
+                if any(labels.label(name).shape != cohort.info[name].shape for name in cohort.train):
+                    raise InputError(f"{path} is not what a finished round leaves")
             return round_
         except InputError as error:
             aside = path.with_suffix(".damaged")

@@ -27,7 +27,7 @@ from semisam_o1.propagation.warps import make_warps
 from semisam_o1.refinement.components import largest_components
 from semisam_o1.refinement.fusion import fuse, on_grid
 from semisam_o1.refinement.neighbors import refine
-from semisam_o1.runs.records import PseudoLabels, mean_entropy
+from semisam_o1.refinement.pseudo_labels import PseudoLabels, mean_entropy
 
 
 class CohortLabels:

@@ -26,9 +26,10 @@ from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.preflight import Checked, Start, begin, check_run, running, summary
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
+from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.lock import RunLock
-from semisam_o1.runs.records import PseudoLabels, load_labels, load_record, save_confidence, save_pseudo_labels
+from semisam_o1.runs.records import RoundRecord, best_round, load_labels, read_records, write_round
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
@@ -121,7 +122,7 @@ class Run:
         """Round 0: spread the labels of the labeled volumes."""
         started = time.monotonic()
         pseudo = self.labels.propagate()
-        self.write_labels(0, pseudo, {"seconds": time.monotonic() - started})
+        self.write_labels(0, pseudo, time.monotonic() - started)
 
     def train_round(self, round_: int, state: dict[str, Any] | None) -> Best:
         """Train a network from scratch on the labels of the round before, or go on with ``state``."""
@@ -181,49 +182,50 @@ class Run:
         """Keep the round's model and labels; the best round's model becomes the run's."""
         if distributed.is_main():
             checkpoint.save(best.weights, self.folder.round_best(round_))
-            earlier = [r.get("validation_dice", -1.0) for r in self.records() if r["round"] < round_]
-            if best.dice > max(earlier, default=-1.0):
+            earlier = [record for record in read_records(self.folder) if record.trained and record.round < round_]
+            if not earlier or best.dice > best_round(earlier).validation_dice:
                 checkpoint.save(best.weights, self.folder.best_model)
-        record = {"seconds": seconds, "validation_dice": best.dice, "best_iteration": best.iteration}
-        self.write_labels(round_, pseudo, record)
+        self.write_labels(round_, pseudo, seconds, best)
 
-    def write_labels(self, round_: int, pseudo: PseudoLabels, record: dict[str, Any]) -> None:
-        """Score (where true labels are known), write and log the labels of a round: this ends it."""
-        if not distributed.is_main():
-            distributed.barrier()
-            return
-        names = self.cohort.unlabeled
-        per_class: list[list[float]] = []
+    def write_labels(self, round_: int, pseudo: PseudoLabels, seconds: float, best: Best | None = None) -> None:
+        """Score (where true labels are known), write and log the labels of a round: this finishes it."""
+        if distributed.is_main():
+            record = self.score(round_, pseudo, seconds, best)
+            figures = {
+                f"pseudo_labels/{key}": value
+                for key in ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
+                if (value := getattr(record, key)) is not None
+            }
+            for c, score in enumerate(record.pseudo_dice_per_class or (), start=1):
+                figures[f"pseudo_labels/dice_class{c}"] = score
+            # The labels last: with them the round counts as finished, and what was logged without them is dropped.
+            self.tracker.log(round_ * self.config.max_iterations, figures, round=round_)
+            self.tracker.sync()
+            write_round(self.folder, pseudo, record)
+            self.tracker.say(record.describe())
+        distributed.barrier()
+
+    def score(self, round_: int, pseudo: PseudoLabels, seconds: float, best: Best | None) -> RoundRecord:
+        """Return the figures of a round; the Dice of every volume with a true label is added to ``pseudo``."""
+        names, per_class = self.cohort.unlabeled, []
         if self.config.labels_for_diagnosis:
             for name in names:
                 if self.cohort.info[name].label_hash:
                     scores = dice_per_class(pseudo.labels[name], self.true_label(name), self.config.num_classes)
                     per_class.append(scores)
                     pseudo.dice[name] = float(np.mean(scores))
-        foreground = [float((pseudo.labels[name] > 0).mean()) for name in names]
-        record = {
-            "round": round_,
-            "foreground_ratio": float(np.mean(foreground)),
-            "uncertainty": float(np.mean(list(pseudo.uncertainty.values()))) if pseudo.uncertainty else None,
-            "refined": pseudo.refined,
-            "refined_share": len(pseudo.refined) / len(names),
-            "pseudo_dice": float(np.mean(list(pseudo.dice.values()))) if pseudo.dice else None,
-            "pseudo_dice_per_class": np.mean(per_class, axis=0).tolist() if per_class else None,
-            **record,
-        }
-        keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
-        figures = {f"pseudo_labels/{key}": record[key] for key in keys if record[key] is not None}
-        for c, score in enumerate(record["pseudo_dice_per_class"] or [], start=1):
-            figures[f"pseudo_labels/dice_class{c}"] = score
-        # The labels last: with them the round counts as finished, and what was logged without them is dropped.
-        self.tracker.log(round_ * self.config.max_iterations, figures, round=round_)
-        self.tracker.sync()
-        if pseudo.confidence:
-            save_confidence(self.folder.confidence(round_), pseudo.confidence)
-        save_pseudo_labels(self.folder.pseudo_labels(round_), pseudo, record)
-        write_json(self.folder.tracking, self.records())
-        self.tracker.say(describe(record))
-        distributed.barrier()
+        return RoundRecord(
+            round=round_,
+            foreground_ratio=float(np.mean([float((pseudo.labels[name] > 0).mean()) for name in names])),
+            uncertainty=float(np.mean(list(pseudo.uncertainty.values()))) if pseudo.uncertainty else None,
+            refined=tuple(pseudo.refined),
+            refined_share=len(pseudo.refined) / len(names),
+            pseudo_dice=float(np.mean(list(pseudo.dice.values()))) if pseudo.dice else None,
+            pseudo_dice_per_class=tuple(np.mean(per_class, axis=0).tolist()) if per_class else None,
+            seconds=seconds,
+            validation_dice=best.dice if best else None,
+            best_iteration=best.iteration if best else None,
+        )
 
     def summarize(self) -> None:
         """Write the summary and the figures, and say how to test."""
@@ -231,17 +233,15 @@ class Run:
             return
         from semisam_o1.drawing.figures import draw_curves, draw_rounds  # matplotlib takes a second to import
 
-        records = self.records()
-        best = max((r for r in records if "validation_dice" in r), key=lambda r: r["validation_dice"])
-        lines = [describe(record) for record in records]
-        lines.append(
-            f"best: round {best['round']}, validation Dice {best['validation_dice']:.4f}: {self.folder.best_model}"
-        )
+        records = read_records(self.folder)
+        best = best_round(records)
+        lines = [record.describe() for record in records]
+        lines.append(f"best: round {best.round}, validation Dice {best.validation_dice:.4f}: {self.folder.best_model}")
         write_text(self.folder.summary, "\n".join(lines) + "\n")
-        write_json(self.folder.tracking, records)
+        write_json(self.folder.tracking, [record.to_json() for record in records])
         draw_curves(self.folder.metrics, self.folder.figures / "curves.png")
         shown = self.cohort.unlabeled[:: max(1, len(self.cohort.unlabeled) // 4)][:4]
-        rounds = [load_labels(self.folder.pseudo_labels(record["round"]), shown) for record in records]
+        rounds = [load_labels(self.folder.pseudo_labels(record.round), shown) for record in records]
         diagnosis = self.config.labels_for_diagnosis
         rows = [
             (name, self.image(name), self.true_label(name) if diagnosis and self.cohort.info[name].label_hash else None,
@@ -250,17 +250,12 @@ class Run:
         ]  # fmt: skip
         draw_rounds(
             rows,
-            [f"round {record['round']}" for record in records],
+            [f"round {record.round}" for record in records],
             self.folder.figures / "pseudo_labels.png",
         )
         self.tracker.say(console.closing(records))
         self.tracker.say(lines[-1])
         self.tracker.say(console.next_commands(self.config))
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return the figures of every finished round, from 0."""
-        records = (load_record(self.folder.pseudo_labels(round_)) for round_ in self.folder.labeled_rounds())
-        return [record for record in records if record is not None]
 
     def image(self, name: str) -> np.ndarray:
         return self.store.image(name).cpu().numpy()
@@ -302,17 +297,3 @@ class Run:
 
     def _predictor(self, network: nn.Module) -> Predictor:
         return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)
-
-
-def describe(record: dict[str, Any]) -> str:
-    """Return one line about a finished round."""
-    parts = [f"foreground {100 * record['foreground_ratio']:.2f} %"]
-    if record["pseudo_dice"] is not None:
-        per_class = record["pseudo_dice_per_class"]
-        classes = f" ({' '.join(f'{d:.4f}' for d in per_class)})" if len(per_class) > 1 else ""
-        parts.append(f"pseudo-label Dice {record['pseudo_dice']:.4f}{classes}")
-    if record["uncertainty"] is not None:
-        parts.append(f"uncertainty {record['uncertainty']:.4f} nats, {len(record['refined'])} volumes refined")
-    if "validation_dice" in record:
-        parts.append(f"validation Dice {record['validation_dice']:.4f} at iteration {record['best_iteration']}")
-    return f"round {record['round']}: {', '.join(parts)}, {record['seconds']:.0f} s"

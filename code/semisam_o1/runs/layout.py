@@ -1,84 +1,54 @@
-"""Every name inside a run folder, and how a run is found again. Training and testing share it."""
+"""The run folder: the name of every file in it."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.errors import InputError
-from semisam_o1.methods import METHODS
-from semisam_o1.networks import NETWORKS
-from semisam_o1.runs.lock import HOLDER, LOCK
+from semisam_o1.runs.lock import LOCK_FILES
 
 MODEL_ROOT = PROJECT_ROOT / "model"
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """``model/{exp}_{BACKBONE}_{L}label_1/{model}/``; an absolute ``exp`` lies where it says."""
+    """The files of one run, ``model/{exp}_{BACKBONE}_{L}label_1/{model}/``.
 
-    path: Path
-    model: str
+    Attributes:
+        path: of the folder.
+        model: name of the network.
+        cache: where features are kept when the dataset folder cannot be written.
+    """
+
+    def __init__(self, path: Path, model: str):
+        self.path, self.model = path, model
+        self.args = path / "args.json"
+        self.log = path / "log.txt"
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "log"
+        self.state = path / "state.pth"
+        self.summary = path / "results_summary.txt"
+        self.tracking = path / "round_tracking.json"
+        self.labels = path / "pseudo_labels"
+        self.figures = path / "figures"
+        self.cache = path / "cache"
+        self.best_model = path / f"{model}_best_model.pth"
+        self.test_metrics = path / "test_metrics.json"
+        self.test_table = path / "test_metrics.csv"
+        self.test_predictions = path / "test_predictions.h5"
+        self.report = path / "report.html"
 
     @classmethod
     def of(cls, exp: str, backbone: str, labeled_num: int, model: str) -> RunFolder:
+        """Return the folder of a training run; an absolute ``exp`` is a folder outside of model/."""
         return cls(MODEL_ROOT / f"{exp}_{backbone.upper()}_{labeled_num}label_1" / model, model)
 
-    @property
-    def args(self) -> Path:
-        return self.path / "args.json"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "log"
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state.pth"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "results_summary.txt"
-
-    @property
-    def tracking(self) -> Path:
-        return self.path / "round_tracking.json"
-
-    @property
-    def test_predictions(self) -> Path:
-        return self.path / "test_predictions.h5"
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
-
-    @property
-    def cache(self) -> Path:
-        """Where features go when the dataset folder cannot be written."""
-        return self.path / "cache"
-
-    @property
-    def best_model(self) -> Path:
-        return self.path / f"{self.model}_best_model.pth"
-
     def pseudo_labels(self, round_: int) -> Path:
-        return self.path / "pseudo_labels" / f"round{round_}.h5"
+        return self.labels / f"round{round_}.h5"
 
     def confidence(self, round_: int) -> Path:
-        return self.path / "pseudo_labels" / f"round{round_}_confidence.h5"
+        return self.labels / f"round{round_}_confidence.h5"
 
     def round_best(self, round_: int) -> Path:
         return self.path / f"round{round_}_best.pth"
@@ -88,6 +58,11 @@ class RunFolder:
 
     def periodic(self, round_: int, iteration: int) -> Path:
         return self.path / f"round{round_}_iter{iteration}.pth"
+
+    def labeled_rounds(self) -> list[int]:
+        """Return the rounds whose label files exist, in order."""
+        numbers = (path.stem.removeprefix("round") for path in self.labels.glob("round*.h5"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def check(self, resume: bool, overwrite: bool) -> None:
         """Refuse a folder that holds a run, unless it goes on or may be replaced.
@@ -114,126 +89,15 @@ class RunFolder:
                 # What says whose run it is goes last, so that no kill leaves files of an unknown one.
                 for path in sorted(self._entries(), key=lambda path: path == self.args):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            for folder in (self.path, self.pseudo_labels(0).parent, self.figures):
+            for folder in (self.path, self.labels, self.figures):
                 folder.mkdir(parents=True, exist_ok=True)
             for partial in self.path.rglob("*.partial"):
                 partial.unlink()
         except OSError as error:
             raise InputError(f"the run folder {self.path} cannot be made ({error}); choose another --exp") from None
 
-    def labeled_rounds(self) -> list[int]:
-        """Return the rounds that there are labels of, in order."""
-        paths = self.pseudo_labels(0).parent.glob("round*.h5")
-        numbers = (path.stem.removeprefix("round") for path in paths)
-        return sorted(int(number) for number in numbers if number.isdecimal())
-
     def _entries(self) -> list[Path]:
         """Return what lies in the folder, its lock aside."""
         if not self.path.is_dir():
             return []
-        return [path for path in self.path.iterdir() if path.name not in (LOCK, HOLDER)]
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A checkpoint and what is known of its training (empty where nothing is), and of its data's preparation."""
-
-    folder: Path
-    checkpoint: Path
-    model: str
-    arguments: dict[str, Any]
-    preparation: dict[str, Any] | None = None
-
-
-def find_trained(
-    exp: str,
-    model: str | None = None,
-    ckpt: str | None = None,
-    backbone: str | None = None,
-    labeled_num: int | None = None,
-) -> TrainedModel:
-    """Find the checkpoint that ``test_baseline.py`` is to test.
-
-    ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), or the
-    experiment name that training was given. In the latter case ``backbone`` and ``labeled_num`` choose; a
-    given ``backbone`` says that it is the latter. An absolute ``ckpt`` is the checkpoint itself.
-
-    Raises:
-        InputError: listing what there is, if there is no such checkpoint or more than one.
-    """
-    if ckpt is not None and Path(ckpt).is_absolute():
-        return _trained_at(Path(ckpt), model)
-    literal = [MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)]
-    runs = _runs_of(exp, backbone, labeled_num)
-    names = [model] if model else ["unet_3D", *(m.network for m in METHODS.values() if m.network != "unet_3D")]
-    for folders in (runs, literal) if backbone else (literal, runs):
-        candidates = [folder / name / (ckpt or f"{name}_best_model.pth") for folder in folders for name in names]
-        found = [path for path in candidates if path.is_file()]
-        if len(found) > 1 and folders is runs:
-            listing = "\n".join(f"  {path}" for path in found)
-            raise InputError(
-                f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}"
-            )
-        if found:
-            return _trained_at(found[0], model)
-    raise InputError(_nothing_found(exp, names, ckpt, literal[0], [*literal, *runs]))
-
-
-def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
-    if not checkpoint.is_file():
-        raise InputError(f"--ckpt {checkpoint} is missing")
-    folder = checkpoint.parent
-    model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
-    content = read_arguments(folder / "args.json")
-    arguments = content.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise InputError(f"{folder / 'args.json'} states no arguments; delete it and give the settings as flags")
-    return TrainedModel(folder, checkpoint, model, arguments, content.get("preparation"))
-
-
-def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
-    parent, stem = (MODEL_ROOT / exp).parent, (MODEL_ROOT / exp).name
-    backbones = [backbone] if backbone else list(METHODS)
-    pattern = re.compile(
-        rf"{re.escape(stem)}_({'|'.join(b.upper() for b in backbones)})_{labeled_num or r'[0-9]+'}label_1"
-    )
-    if not parent.is_dir():
-        return []
-    return sorted(path for path in parent.iterdir() if path.is_dir() and pattern.fullmatch(path.name))
-
-
-def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, folders: list[Path]) -> str:
-    wanted = ckpt or " or ".join(f"{name}_best_model.pth" for name in names)
-    for folder in folders:
-        files = (path for path in folder.glob("*/*.pth") if not path.name.startswith("state"))
-        checkpoints = sorted(str(path.relative_to(folder)) for path in files)
-        if checkpoints:
-            listing = "\n".join(f"  {name}" for name in checkpoints)
-            return f"no {wanted} in {folder}; --ckpt and --model choose among the files there:\n{listing}"
-    parent = literal.parent
-    siblings = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-    there = f"it holds {', '.join(siblings)}" if siblings else "it holds no run"
-    return f"--exp {exp}: no trained model at {literal} nor any run of that name in {parent} ({there}); train it first"
-
-
-def read_arguments(path: Path) -> dict[str, Any]:
-    """Return the content of a run's args.json, empty where there is none.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it and give the settings as flags") from None
-    return content if isinstance(content, dict) else {}
-
-
-def last_labels(folder: Path) -> Path | None:
-    """Return the labels of the last round in a run's folder, None where there are none."""
-    pattern = re.compile(r"round(\d+)\.h5")
-    found = [(int(match[1]), path) for path in (folder / "pseudo_labels").glob("*.h5")
-             if (match := pattern.fullmatch(path.name))]  # fmt: skip
-    return max(found)[1] if found else None
+        return [path for path in self.path.iterdir() if path.name not in LOCK_FILES]

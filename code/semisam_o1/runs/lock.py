@@ -15,7 +15,7 @@ from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import remove, write_json
 from semisam_o1.core.errors import InputError
 
-LOCK, HOLDER = ".lock", ".lock.json"
+LOCK, HOLDER = LOCK_FILES = (".lock", ".lock.json")
 
 
 class RunLock:

@@ -1,94 +1,182 @@
-"""Pseudo-labels: from averaged class probabilities, and on disk."""
+"""What a finished round leaves: its figures and its label files, read and written here alone."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 
+from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.hdf5 import open_hdf5, read_array, write_hdf5
+from semisam_o1.refinement.pseudo_labels import PseudoLabels
+from semisam_o1.runs.layout import RunFolder
+
+STORED = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
 
 
-@dataclass
-class PseudoLabels:
-    """The labels of a cohort after one round.
+@dataclass(frozen=True)
+class RoundRecord:
+    """The figures of a finished round.
 
     Attributes:
-        labels: uint8 (W, H, D) per volume, the labeled ones' own labels included.
-        uncertainty: mean entropy in nats per unlabeled volume; empty after round 0.
-        refined: the volumes that their neighbors voted on.
-        dice: mean foreground Dice per unlabeled volume whose true label is known.
-        confidence: uint8 (W, H, D) per unlabeled volume, 255 times the probability of the label, where it is known.
+        round: 0 for the propagated labels, then those of training.
+        foreground_ratio: mean share of foreground voxels in the pseudo-labels.
+        uncertainty: mean entropy in nats over the unlabeled volumes; None in round 0.
+        refined: names of the volumes whose labels were corrected by their neighbors.
+        refined_share: their share of the unlabeled volumes.
+        pseudo_dice: mean foreground Dice of the pseudo-labels, None where no true label is known.
+        pseudo_dice_per_class: the same per foreground class.
+        seconds: duration of the round.
+        validation_dice: mean foreground Dice of the best network on the validation volumes; None in round 0.
+        best_iteration: the iteration of that network; None in round 0.
     """
 
-    labels: dict[str, np.ndarray]
-    uncertainty: dict[str, float] = field(default_factory=dict)
-    refined: list[str] = field(default_factory=list)
-    dice: dict[str, float] = field(default_factory=dict)
-    confidence: dict[str, np.ndarray] = field(default_factory=dict)
+    round: int
+    foreground_ratio: float
+    uncertainty: float | None
+    refined: tuple[str, ...]
+    refined_share: float
+    pseudo_dice: float | None
+    pseudo_dice_per_class: tuple[float, ...] | None
+    seconds: float
+    validation_dice: float | None = None
+    best_iteration: int | None = None
+
+    @property
+    def trained(self) -> bool:
+        return self.validation_dice is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it stands in files: round 0 has no entries on training."""
+        values = dataclasses.asdict(self)
+        return values if self.trained else {key: values[key] for key in list(values)[:-2]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RoundRecord:
+        """Take back what ``to_json`` returned.
+
+        Raises:
+            ValueError: if it is not the record of a round.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        try:
+            values = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items() if key in known}
+            return cls(**values)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"not the record of a round ({error})") from None
+
+    def describe(self) -> str:
+        """Return one line about the round."""
+        parts = [f"foreground {100 * self.foreground_ratio:.2f} %"]
+        if self.pseudo_dice is not None:
+            per_class = self.pseudo_dice_per_class
+            classes = f" ({' '.join(f'{dice:.4f}' for dice in per_class)})" if len(per_class) > 1 else ""
+            parts.append(f"pseudo-label Dice {self.pseudo_dice:.4f}{classes}")
+        if self.uncertainty is not None:
+            parts.append(f"uncertainty {self.uncertainty:.4f} nats, {len(self.refined)} volumes refined")
+        if self.trained:
+            parts.append(f"validation Dice {self.validation_dice:.4f} at iteration {self.best_iteration}")
+        return f"round {self.round}: {', '.join(parts)}, {self.seconds:.0f} s"
 
 
-def mean_entropy(probabilities: Tensor) -> float:
-    """Return the mean over voxels of −Σ p ln p in nats, from probabilities (C, W, H, D)."""
-    return float(-torch.xlogy(probabilities, probabilities).sum(0).mean(dtype=torch.float64))
+@dataclass(frozen=True)
+class RoundLabels:
+    """The open label file of a round.
+
+    Attributes:
+        path: of the file.
+        names: the volumes that it holds labels of.
+    """
+
+    path: Path
+    names: frozenset[str]
+    _file: h5py.File
+
+    def label(self, name: str) -> np.ndarray:
+        """Return the label map (W, H, D) uint8 of a volume.
+
+        Raises:
+            InputError: if the file is damaged or lacks it.
+        """
+        return read_array(self._file, name, self.path)
+
+    def uncertainty(self, name: str) -> float | None:
+        """Return the mean entropy of a volume in nats, None for labeled volumes and in round 0."""
+        value = self._file[name].attrs.get("uncertainty")
+        return None if value is None else float(value)
+
+    def refined(self, name: str) -> bool:
+        return bool(self._file[name].attrs.get("refined", False))
+
+    def record(self) -> RoundRecord:
+        """Return the figures of the round.
+
+        Raises:
+            InputError: if the file holds none.
+        """
+        return RoundRecord.from_json(json.loads(self._file.attrs["record"]))
 
 
-def save_pseudo_labels(path: Path, pseudo: PseudoLabels, record: Mapping[str, object]) -> None:
-    """Write the labels of a round and its figures: one uint8 dataset per volume, whole or not at all.
+@contextlib.contextmanager
+def open_round(path: Path) -> Iterator[RoundLabels]:
+    """Open the label file of a round, or the one with its confidences, for reading.
 
     Raises:
-        WriteError: if the file cannot be written.
+        InputError: if it cannot be read, or what the body reads of it cannot.
     """
-
-    def fill(file: h5py.File) -> None:
-        file.attrs["record"] = json.dumps(record)
-        for name, label in pseudo.labels.items():
-            dataset = file.create_dataset(name, data=label, compression="gzip", compression_opts=1, fletcher32=True)
-            dataset.attrs["refined"] = name in pseudo.refined
-            for key, known in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
-                if name in known:
-                    dataset.attrs[key] = known[name]
-
-    write_hdf5(path, fill)
-
-
-def save_confidence(path: Path, confidence: Mapping[str, np.ndarray]) -> None:
-    """Write the confidence of a round's labels: one uint8 dataset per volume, whole or not at all.
-
-    Raises:
-        WriteError: if the file cannot be written.
-    """
-
-    def fill(file: h5py.File) -> None:
-        for name, values in confidence.items():
-            file.create_dataset(name, data=values, compression="gzip", compression_opts=1, fletcher32=True)
-
-    write_hdf5(path, fill)
+    with open_hdf5(path) as file:
+        yield RoundLabels(path, frozenset(file), file)
 
 
 def load_labels(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Read the labels uint8 (W, H, D) of the named volumes after a round.
+    """Read the labels (W, H, D) uint8 of the named volumes after a round; raises InputError as ``open_round`` does."""
+    with open_round(path) as labels:
+        return {name: labels.label(name) for name in names}
+
+
+def read_records(folder: RunFolder) -> list[RoundRecord]:
+    """Return the records of the finished rounds in order; a damaged file counts as no finished round."""
+    records = []
+    for round_ in folder.labeled_rounds():
+        with contextlib.suppress(InputError), open_round(folder.pseudo_labels(round_)) as labels:
+            records.append(labels.record())
+    return records
+
+
+def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
+    """Return the round whose network is the run's best model, the first of equals; round 0 where none was trained."""
+    return max(records, key=lambda record: record.validation_dice if record.trained else -1.0)
+
+
+def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) -> None:
+    """Write the confidences, then the labels of a round, which finish it, then the table of all rounds.
 
     Raises:
-        InputError: if the file is damaged or lacks one.
+        WriteError: if a file cannot be written; each is complete or not there.
     """
-    with open_hdf5(path) as file:
-        return {name: read_array(file, name, path) for name in names}
 
+    def fill_confidence(file: h5py.File) -> None:
+        for name, values in pseudo.confidence.items():
+            file.create_dataset(name, data=values, **STORED)
 
-def load_record(path: Path) -> dict[str, Any] | None:
-    """Read the figures of a round, None if there is no whole file."""
-    try:
-        with open_hdf5(path) as file:
-            record = json.loads(file.attrs["record"])
-    except InputError:
-        return None
-    return record if isinstance(record, dict) else None
+    def fill_labels(file: h5py.File) -> None:
+        file.attrs["record"] = json.dumps(record.to_json())
+        for name, label in pseudo.labels.items():
+            dataset = file.create_dataset(name, data=label, **STORED)
+            dataset.attrs["refined"] = name in pseudo.refined
+            for key, values in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
+                if name in values:
+                    dataset.attrs[key] = values[name]
+
+    if pseudo.confidence:
+        write_hdf5(folder.confidence(record.round), fill_confidence)
+    write_hdf5(folder.pseudo_labels(record.round), fill_labels)
+    write_json(folder.tracking, [record.to_json() for record in read_records(folder)])

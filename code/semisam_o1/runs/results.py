@@ -15,8 +15,10 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
-from semisam_o1.runs.layout import MODEL_ROOT, RunFolder, find_trained, read_arguments
-from semisam_o1.runs.records import load_record
+from semisam_o1.runs import layout
+from semisam_o1.runs.find import find_trained, read_arguments
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import read_records
 
 
 @dataclass
@@ -147,9 +149,7 @@ def read_run(run: str | Path, backbone: str | None = None) -> RunResults:
     content = read_arguments(folder.args)
     if "arguments" not in content:
         raise InputError(f"{path} is no folder of a training run: it holds no args.json")
-    records: list[dict[str, Any]] = []
-    while (record := load_record(folder.pseudo_labels(len(records)))) is not None:
-        records.append(record)
+    records = [record.to_json() for record in read_records(folder)]
     if not records:
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
     test = folder.path / "test_metrics.json"
@@ -162,7 +162,7 @@ def read_run(run: str | Path, backbone: str | None = None) -> RunResults:
 
 def find_run_folder(run: str | Path, backbone: str | None = None) -> Path:
     """Return the folder with args.json that a path or an experiment's name stands for."""
-    for path in (Path(run).expanduser().resolve(), MODEL_ROOT / run):
+    for path in (Path(run).expanduser().resolve(), layout.MODEL_ROOT / run):
         inside = [path, *sorted(path.glob("*"))] if path.is_dir() else []
         found = [folder for folder in inside if (folder / "args.json").is_file()]
         if len(found) > 1:

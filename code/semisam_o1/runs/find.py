@@ -1,0 +1,119 @@
+"""How a trained model is found: by the folder it lies in, or by the name of its experiment."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semisam_o1.core.errors import InputError
+from semisam_o1.methods import METHODS
+from semisam_o1.networks import NETWORKS
+from semisam_o1.runs import layout
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A checkpoint and what is known of its training (empty where nothing is), and of its data's preparation."""
+
+    folder: Path
+    checkpoint: Path
+    model: str
+    arguments: dict[str, Any]
+    preparation: dict[str, Any] | None = None
+
+
+def find_trained(
+    exp: str,
+    model: str | None = None,
+    ckpt: str | None = None,
+    backbone: str | None = None,
+    labeled_num: int | None = None,
+) -> TrainedModel:
+    """Find the checkpoint that ``test_baseline.py`` is to test.
+
+    ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), or the
+    experiment name that training was given. In the latter case ``backbone`` and ``labeled_num`` choose; a
+    given ``backbone`` says that it is the latter. An absolute ``ckpt`` is the checkpoint itself.
+
+    Raises:
+        InputError: listing what there is, if there is no such checkpoint or more than one.
+    """
+    if ckpt is not None and Path(ckpt).is_absolute():
+        return _trained_at(Path(ckpt), model)
+    literal = [layout.MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)]
+    runs = _runs_of(exp, backbone, labeled_num)
+    names = [model] if model else ["unet_3D", *(m.network for m in METHODS.values() if m.network != "unet_3D")]
+    for folders in (runs, literal) if backbone else (literal, runs):
+        candidates = [folder / name / (ckpt or f"{name}_best_model.pth") for folder in folders for name in names]
+        found = [path for path in candidates if path.is_file()]
+        if len(found) > 1 and folders is runs:
+            listing = "\n".join(f"  {path}" for path in found)
+            raise InputError(
+                f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}"
+            )
+        if found:
+            return _trained_at(found[0], model)
+    raise InputError(_nothing_found(exp, names, ckpt, literal[0], [*literal, *runs]))
+
+
+def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
+    if not checkpoint.is_file():
+        raise InputError(f"--ckpt {checkpoint} is missing")
+    folder = checkpoint.parent
+    model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
+    content = read_arguments(folder / "args.json")
+    arguments = content.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise InputError(f"{folder / 'args.json'} states no arguments; delete it and give the settings as flags")
+    return TrainedModel(folder, checkpoint, model, arguments, content.get("preparation"))
+
+
+def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
+    parent, stem = (layout.MODEL_ROOT / exp).parent, (layout.MODEL_ROOT / exp).name
+    backbones = [backbone] if backbone else list(METHODS)
+    pattern = re.compile(
+        rf"{re.escape(stem)}_({'|'.join(b.upper() for b in backbones)})_{labeled_num or r'[0-9]+'}label_1"
+    )
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and pattern.fullmatch(path.name))
+
+
+def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, folders: list[Path]) -> str:
+    wanted = ckpt or " or ".join(f"{name}_best_model.pth" for name in names)
+    for folder in folders:
+        files = (path for path in folder.glob("*/*.pth") if not path.name.startswith("state"))
+        checkpoints = sorted(str(path.relative_to(folder)) for path in files)
+        if checkpoints:
+            listing = "\n".join(f"  {name}" for name in checkpoints)
+            return f"no {wanted} in {folder}; --ckpt and --model choose among the files there:\n{listing}"
+    parent = literal.parent
+    siblings = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    there = f"it holds {', '.join(siblings)}" if siblings else "it holds no run"
+    return f"--exp {exp}: no trained model at {literal} nor any run of that name in {parent} ({there}); train it first"
+
+
+def read_arguments(path: Path) -> dict[str, Any]:
+    """Return the content of a run's args.json, empty where there is none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it and give the settings as flags") from None
+    return content if isinstance(content, dict) else {}
+
+
+def last_labels(folder: Path) -> Path | None:
+    """Return the labels of the last round in a run's folder, None where there are none."""
+    pattern = re.compile(r"round(\d+)\.h5")
+    found = [(int(match[1]), path) for path in (folder / "pseudo_labels").glob("*.h5")
+             if (match := pattern.fullmatch(path.name))]  # fmt: skip
+    return max(found)[1] if found else None
