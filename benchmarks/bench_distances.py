@@ -13,7 +13,7 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.core.device import use_device
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.sampling.distances import signed_distances
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     print(timing.machine())
-    use_device(arguments.device)
+    configure_allocator(arguments.device)
     patches = [scans.atrium(seed, (arguments.side,) * 3)[1] for seed in (0, 1)]
     label = torch.from_numpy(np.stack(patches)).to(arguments.device)
     by_scipy, ours = timing.medians(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import code_path  # noqa: F401
 import timing
-from semisam_o1.core.device import use_device
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.features.sam_med3d import Attention, ImageEncoder
 
 
@@ -55,7 +55,7 @@ def run(padded: bool, repeats: int) -> tuple[float, np.ndarray]:
             if isinstance(module, nn.Linear):
                 module.__class__ = nn.Linear
     else:
-        use_device("cpu")
+        configure_allocator("cpu")
     (seconds,) = timing.medians(lambda: encoder(volume), repeats=repeats)
     return seconds, encoder(volume).numpy()
 

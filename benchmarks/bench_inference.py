@@ -15,7 +15,8 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_precision
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.networks import build_network
 
@@ -27,7 +28,8 @@ def run(kind: str, device: str, patch: tuple[int, int, int], stride: int, repeat
         network = plain.network("unet_3D", 2, device).eval()
         (seconds,) = timing.medians(lambda: plain.predict(network, image, patch, stride, 2), repeats=repeats)
     else:
-        network = build_network("unet_3D", 2, generator=torch.Generator().manual_seed(0)).to(use_device(device))
+        configure_allocator(device)
+        network = build_network("unet_3D", 2, generator=torch.Generator().manual_seed(0)).to(device)
         predictor = Predictor(network, patch, (stride,) * 3, resolve_precision("auto", device))
         (seconds,) = timing.medians(lambda: predictor(image), repeats=repeats)
     return seconds, timing.peak_memory()

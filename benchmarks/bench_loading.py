@@ -19,7 +19,7 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.core.device import use_device
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import Batch, BatchStream
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    use_device(arguments.device)
+    configure_allocator(arguments.device)
     print(timing.machine())
     patch, device = tuple(arguments.patch_size), torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:

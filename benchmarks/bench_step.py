@@ -19,7 +19,8 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_device, resolve_precision
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions, dtc
@@ -43,7 +44,8 @@ class Here:
     """A step as ``RoundTrainer`` makes it, with the time of its parts."""
 
     def __init__(self, name: str, device: str):
-        self.device, self.precision = torch.device(use_device(device)), resolve_precision("auto", device)
+        self.device, self.precision = torch.device(resolve_device(device)), resolve_precision("auto", device)
+        configure_allocator(device)
         network = build_network(METHODS[name].network, 2, generator=torch.Generator().manual_seed(0))
         self.student = network.to(self.device).train()
         self.method = METHODS[name](self.student, MethodOptions(max_iterations=ITERATIONS))

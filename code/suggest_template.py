@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semisam_o1.commands.suggestion import suggest_next, suggest_template
-from semisam_o1.core.device import use_device
+from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, run_command
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.pipeline.config import find_checkpoint
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--top must be at least 1, it is {arguments.top}")
     checkpoint = find_checkpoint(arguments.sam_ckpt)
     features = arguments.features or ("sam" if checkpoint.is_file() else "builtin")
-    device = use_device(arguments.device)
+    device = resolve_device(arguments.device)
+    configure_allocator(device)
     if arguments.run is not None:
         print(suggest_next(arguments.run, arguments.features, checkpoint, device, arguments.top))
     else:

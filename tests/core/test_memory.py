@@ -1,4 +1,4 @@
-"""Several batches at once, fewer where memory ends; what the allocator keeps."""
+"""The allocator's settings."""
 
 from __future__ import annotations
 
@@ -7,91 +7,42 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from torch import Tensor
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core import memory
-from semisam_o1.core.memory import Joined
-
-CPU = torch.device("cpu")
-
-
-def test_results_come_back_in_order_whatever_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = [torch.full((1 + i % 2, 2), float(i)) for i in range(7)]
-    for most in (1, 6, 100):
-        monkeypatch.setitem(Joined.MOST, "cpu", most)
-        results = list(Joined(2, CPU)(torch.neg, batches))
-        assert all(torch.equal(a, -b) for a, b in zip(results, batches, strict=True))
-
-
-def test_fewer_are_joined_where_memory_ends_and_from_then_on() -> None:
-    sizes: list[int] = []
-
-    def room_for_three(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        if len(x) > 3:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return x + 1
-
-    joined = Joined(1, CPU)
-    batches = [torch.tensor([float(i)]) for i in range(10)]
-    assert [r.item() for r in joined(room_for_three, batches)] == list(range(1, 11))
-    assert sizes == [10, 5, 2, 2, 2, 2, 2]
-    sizes.clear()
-    list(joined(room_for_three, batches[:4]))
-    assert sizes == [2, 2]
-
-
-def test_parts_are_equal_rather_than_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(Joined.MOST, "cpu", 8)
-    sizes: list[int] = []
-
-    def counted(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        return x
-
-    list(Joined(1, CPU)(counted, [torch.zeros(1)] * 9))
-    assert sizes == [5, 4]
-
-
-def test_one_batch_that_is_too_large_is_an_error() -> None:
-    def no_room(x: Tensor) -> Tensor:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        list(Joined(1, CPU)(no_room, [torch.zeros(1), torch.zeros(1)]))
 
 
 @pytest.mark.parametrize("high", [1, 0], ids=["threshold", "older glibc"])
-def test_glibc_is_told_one_way_or_the_other(high: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+def test_glibc_is_configured_on_old_and_new_versions(high: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     class Library:
         @staticmethod
         def mallopt(option: int, value: int) -> int:
-            told.append((option, value))
+            calls.append((option, value))
             return high if option == memory.M_MMAP_THRESHOLD else 1
 
     monkeypatch.setattr(memory.sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert memory.keep_freed_memory()
-    assert ((memory.M_MMAP_MAX, 0) in told) == (not high)
-    assert told[-1][0] == memory.M_TRIM_THRESHOLD
-    told.clear()
+    assert not memory.configure_allocator("cuda")
+    assert calls == []
+    assert memory.configure_allocator("cpu")
+    assert ((memory.M_MMAP_MAX, 0) in calls) == (not high)
+    assert calls[-1][0] == memory.M_TRIM_THRESHOLD
+    calls.clear()
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")
-    assert not memory.keep_freed_memory()
-    assert told == []
+    assert not memory.configure_allocator("cpu")
+    assert calls == []
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_freed_memory_is_not_mapped_again() -> None:
     script = """
 import resource, sys
-from semisam_o1.core.memory import keep_freed_memory
+from semisam_o1.core.memory import configure_allocator
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert configure_allocator("cpu")
 import torch
 def touch(): torch.ones(16, 2**20)
 for _ in range(20): touch()

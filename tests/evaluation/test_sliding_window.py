@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_inputs import fill, golden, volume
-from semisam_o1.core.memory import Joined
+from semisam_o1.core.batching import OutOfMemorySafeBatcher
 from semisam_o1.data.dataset.prediction import to_prediction
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.networks import build_network
@@ -101,7 +101,7 @@ def test_short_axes_are_padded_with_zeros_floor_half_in_front() -> None:
 def test_windows_are_joined_up_to_a_limit_and_give_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = volume((9, 13, 7), 4)
     expected = sliding_window(scan, class_of_place, 4, (3, 2, 1))
-    monkeypatch.setitem(Joined.MOST, "cpu", most)
+    monkeypatch.setitem(OutOfMemorySafeBatcher.MAX_ELEMENTS, "cpu", most)
     counts = []
 
     def counted(windows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.commands.config import TestConfig
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import parse
 from semisam_o1.pipeline.config import TrainConfig, find_checkpoint
@@ -71,7 +71,7 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
 
 
 def test_precision_and_device() -> None:
-    assert use_device("cpu") == "cpu"
+    assert resolve_device("cpu") == "cpu"
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
 

@@ -12,8 +12,9 @@ import torch
 
 from semisam_o1.commands.config import PredictConfig
 from semisam_o1.commands.export import export_path, write_image
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.errors import InputError, listed
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preparation.convert import header_faults, load_scan
@@ -41,7 +42,8 @@ def predict(config: PredictConfig) -> list[Path]:
 def predict_scans(config: PredictConfig, trained: TrainedModel) -> list[Path]:
     """Segment files and folders of scans."""
     config = config.resolve({**trained.arguments, "model": trained.model})
-    device = torch.device(use_device(config.device))
+    device = torch.device(resolve_device(config.device))
+    configure_allocator(device.type)
     precision = resolve_precision(config.precision, device.type)
     settings, whence = find_settings(config, trained)
     scans = find_scans(config.scans)

@@ -19,8 +19,9 @@ from semisam_o1.commands.export import write_image
 from semisam_o1.commands.prediction import on_original_grid
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import replacing, write_json
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.errors import InputError
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preflight.check import check_testing
@@ -43,7 +44,8 @@ def test(config: TestConfig) -> dict:
     trained = find_trained(config.exp, config.model, config.ckpt, config.backbone, config.labeled_num)
     config = config.resolve({**trained.arguments, "model": trained.model})
     dataset = config.dataset
-    device = distributed.start(use_device(config.device))
+    device = distributed.start(resolve_device(config.device))
+    configure_allocator(device.type)
     precision = resolve_precision(config.precision, device.type)
     if config.save_pred is not None and config.save_pred.exists() and not config.save_pred.is_dir():
         raise InputError(f"--save_pred {config.save_pred} is a file; name a folder")

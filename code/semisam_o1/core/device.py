@@ -1,30 +1,27 @@
-"""What computes, and in which precision."""
+"""Device and precision selection."""
 
 from __future__ import annotations
 
 import torch
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.memory import keep_freed_memory
 
 
-def use_device(wanted: str) -> str:
-    """Return 'cuda' or 'cpu' for 'auto' or one of them, the process being set up for it.
+def resolve_device(device: str) -> str:
+    """Return 'cuda' or 'cpu'; 'auto' selects CUDA if it is available.
 
     Raises:
-        InputError: if cuda is asked for and not to be had.
+        InputError: if CUDA is requested and not available.
     """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or install a CUDA build")
-    if wanted == "cuda" or (wanted == "auto" and available):
-        return "cuda"
-    keep_freed_memory()
-    return "cpu"
+    return device
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return 'bf16' or 'fp32'; auto takes bf16 where the device multiplies it natively."""
+    """Return 'bf16' or 'fp32'; 'auto' selects bf16 on devices that multiply it natively."""
     if precision != "auto":
         return precision
     if device == "cuda":

@@ -1,73 +1,42 @@
-"""Memory: what the process keeps of it, and how much it uses at once."""
+"""Memory of the process: the allocator's settings, and how much is free. Imports no PyTorch."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from pathlib import Path
 
-import torch
-from torch import Tensor
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc keep freed blocks below 1 GiB for the next allocation; return whether it does.
+def configure_allocator(device: str) -> bool:
+    """Let glibc reuse freed blocks below 1 GiB if the CPU computes; return whether it does.
 
-    By default it hands large blocks back to the system, so that every activation of a network on the CPU is mapped and
-    zeroed page by page again: a third of a training step in float32. What the user sets in the environment stays.
+    By default, glibc returns large blocks to the system, and every activation of a network on the CPU is mapped and
+    zeroed page by page again: a third of a training step in float32. Settings in the environment take precedence.
+
+    Args:
+        device: 'cpu' or 'cuda'; for the latter nothing changes.
     """
     chosen = any(key in os.environ for key in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"))
     chosen |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and not chosen else None
+    if device != "cpu" or sys.platform != "linux" or chosen:
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # Before 2.35 the threshold may not be that high: then no block at all is mapped by itself.
+    # glibc before 2.35 refuses a threshold that high: then map no block separately at all.
     in_heap = mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_MAX, 0)
     return bool(in_heap and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-class Joined:
-    """Applies functions of batches (B, ...) to several of them at once, as far as the device's memory goes.
-
-    Args:
-        size: elements of one of the batches.
-    """
-
-    # Elements at once: what keeps the cores busy, or a GPU; more only takes memory.
-    MOST: ClassVar[dict[str, int]] = {"cpu": 2**20, "cuda": 2**24}
-
-    def __init__(self, size: int, device: torch.device):
-        self.most = max(1, self.MOST.get(device.type, self.MOST["cpu"]) // size)
-
-    def __call__(self, function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the result of every batch in order.
-
-        Args:
-            function: batch → batch of as many results, each item by itself. One that draws random numbers draws
-                others once memory was short.
-        """
-        done = 0
-        while done < len(batches):
-            left = len(batches) - done
-            some = batches[done : done + -(-left // -(-left // self.most))]  # equal parts rather than full ones
-            results = _attempt(function, some)
-            if results is None:  # once is enough: the next call begins with what went through
-                self.most = len(some) // 2
-                continue
-            yield from results
-            done += len(some)
-
-
-def _attempt(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Sequence[Tensor] | None:
-    """Return the results, None where memory ends and fewer batches are worth a try."""
-    try:
-        return function(torch.cat(tuple(batches))).split([len(batch) for batch in batches])
-    except torch.cuda.OutOfMemoryError:
-        if len(batches) == 1:
-            raise
-    torch.cuda.empty_cache()  # only now: the error held on to what was allocated
-    return None
+def available_memory() -> int:
+    """Return the bytes of RAM that are available on this machine, 8 GiB where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # not Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 8 * 2**30

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from semisam_o1.commands.config import TestConfig
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_device, resolve_precision
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.predictor import Predictor
@@ -41,7 +42,8 @@ def compare_with_round0(dataset: Dataset, config: TestConfig, summary: dict[str,
     scores = np.array([dice_per_class(round0[n], volumes[n].label, config.num_classes) for n in names])
     typical = names[int(np.argsort(scores.mean(axis=1))[len(names) // 2])]
 
-    device = torch.device(use_device(config.device))
+    device = torch.device(resolve_device(config.device))
+    configure_allocator(device.type)
     network = build_network(config.model, config.num_classes)
     load_weights(network, trained.checkpoint)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semisam_o1.core.memory import Joined
+from semisam_o1.core.batching import OutOfMemorySafeBatcher
 from semisam_o1.data.dataset.geometry import centered_padding
 
 
@@ -31,7 +31,7 @@ def sliding_window(
 
     Windows are predicted several at once (fewer where the GPU's memory ends). In memory at a time: C + 1 numbers per
     voxel of the volume, on the device of the predictions or, where they do not fit, on the host; and what ``predict``
-    needs for ``memory.Joined.MOST`` voxels.
+    needs for ``OutOfMemorySafeBatcher.MAX_ELEMENTS`` voxels.
 
     Args:
         volume: (W, H, D), of any size; an axis shorter than the patch is padded symmetrically with zeros.
@@ -58,9 +58,9 @@ def sliding_window(
         image = F.pad(image, [n for pair in reversed(padding) for n in pair])
     axes = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]
     boxes = [tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True)) for start in itertools.product(*axes)]
-    joined = Joined(math.prod(patch), image.device)
+    batcher = OutOfMemorySafeBatcher(math.prod(patch), image.device)
     total = None
-    for box, window in zip(boxes, joined(predict, [image[box][None, None] for box in boxes]), strict=True):
+    for box, window in zip(boxes, batcher(predict, [image[box][None, None] for box in boxes]), strict=True):
         if total is None:
             total = _zeros((window.shape[1], *image.shape), window.device)
         total[(slice(None), *box)] += window[0].to(total.device)

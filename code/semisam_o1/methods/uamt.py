@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from semisam_o1.core.batching import OutOfMemorySafeBatcher
 from semisam_o1.core.distributed import sum_over_ranks
-from semisam_o1.core.memory import Joined
 from semisam_o1.methods.base import MethodOptions
 from semisam_o1.methods.losses import squared_difference
 from semisam_o1.methods.mean_teacher import MeanTeacher
@@ -22,12 +22,12 @@ PASSES = 8  # Monte-Carlo passes of the teacher
 class UAMT(MeanTeacher):
     def __init__(self, student: nn.Module, options: MethodOptions):
         super().__init__(student, options)
-        self._joined: Joined | None = None
+        self._batcher: OutOfMemorySafeBatcher | None = None
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
-        if self._joined is None:
-            self._joined = Joined(image.numel(), image.device)
-        passes = self._joined(self.teach, self.add_noise(image, t, 1 + PASSES))
+        if self._batcher is None:
+            self._batcher = OutOfMemorySafeBatcher(image.numel(), image.device)
+        passes = self._batcher(self.teach, self.add_noise(image, t, 1 + PASSES))
         target = next(passes)
         mean = torch.zeros_like(target)
         for draw in passes:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from semisam_o1.core import distributed
-from semisam_o1.core.device import resolve_precision, use_device
+from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.errors import InputError, RunError
+from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.preflight.check import Cohort, check_training
 from semisam_o1.features.extract import FeatureSet, make_feature_set
 from semisam_o1.pipeline.config import TrainConfig
@@ -73,7 +74,8 @@ def check_run(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> Chec
     """
     folder.check(config.resume, config.overwrite)
     RunLock(folder.path).check()
-    device = distributed.start(use_device(config.device))
+    device = distributed.start(resolve_device(config.device))
+    configure_allocator(device.type)
     _check_processes(config)
     before = arguments_before(folder) if config.resume else None
     feature_set = make_feature_set(config.features, config.sam_ckpt, device)

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def test_auto_chooses_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "free_memory", lambda: 1000)
+    monkeypatch.setattr(store, "available_memory", lambda: 1000)
     assert choose_cache("auto", CPU, 400)[0] == "ram"
     assert choose_cache("auto", CPU, 600)[0] == "none"
     assert choose_cache("ram", CPU, 600)[0] == "ram"

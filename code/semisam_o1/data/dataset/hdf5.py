@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from semisam_o1.core.atomic_io import write_bytes
 from semisam_o1.core.errors import InputError
+from semisam_o1.core.memory import available_memory
 
 LARGE = 2**30  # bytes from which on a dataset must have been stored at a believable size
 MAX_RATIO = 1100  # of compression; deflate cannot do better than 1032
@@ -116,13 +116,3 @@ def write_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
         file.flush()
         content = file.id.get_file_image()
     write_bytes(path, content)
-
-
-def available_memory() -> int:
-    """Return the bytes of RAM that are free on this machine, 8 GiB where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # not Linux
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 * 2**30

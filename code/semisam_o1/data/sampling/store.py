@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core.distributed import world_size
+from semisam_o1.core.memory import available_memory
 from semisam_o1.core.progress import progress
-from semisam_o1.data.dataset.hdf5 import available_memory, open_hdf5, read_array
+from semisam_o1.data.dataset.hdf5 import open_hdf5, read_array
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 
 SHARE = 0.5  # of the memory that is free, at most, for decoded volumes
@@ -31,14 +32,9 @@ def choose_cache(cache: str, device: torch.device, nbytes: int) -> tuple[str, st
         return cache, f"{size}; as asked for"
     if device.type == "cuda" and nbytes < SHARE * torch.cuda.mem_get_info(device)[0]:
         return "gpu", f"{size} fit on the GPU"
-    if nbytes < SHARE * free_memory():
+    if nbytes < SHARE * (available_memory() // world_size()):
         return "ram", f"{size} fit in RAM"
     return "none", f"{size} do not fit in RAM"
-
-
-def free_memory() -> int:
-    """Return the bytes of RAM that this process may count on."""
-    return available_memory() // world_size()
 
 
 class VolumeStore:

@@ -1,0 +1,58 @@
+"""Functions of batches, applied to as many of them at once as the device's memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class OutOfMemorySafeBatcher:
+    """Concatenates batches (B, ...) for one call of a function, fewer of them after the GPU ran out of memory.
+
+    Args:
+        batch_elements: number of elements of one batch.
+        device: the device of the batches.
+    """
+
+    # Elements per call that keep all cores or a GPU busy; more would only take memory.
+    MAX_ELEMENTS: ClassVar[dict[str, int]] = {"cpu": 2**20, "cuda": 2**24}
+
+    def __init__(self, batch_elements: int, device: torch.device):
+        max_elements = self.MAX_ELEMENTS.get(device.type, self.MAX_ELEMENTS["cpu"])
+        self.max_batches = max(1, max_elements // batch_elements)
+
+    def __call__(self, function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the result of every batch in order.
+
+        Args:
+            function: maps a batch to as many results, each item independently. A function that draws random numbers
+                draws different ones after memory ran out.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: if a single batch does not fit.
+        """
+        done = 0
+        while done < len(batches):
+            remaining = len(batches) - done
+            calls = -(-remaining // self.max_batches)
+            chunk = batches[done : done + -(-remaining // calls)]  # equal chunks rather than full ones
+            results = _try(function, chunk)
+            if results is None:
+                self.max_batches = len(chunk) // 2  # later calls start with a size that fits
+            else:
+                yield from results
+                done += len(chunk)
+
+
+def _try(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Sequence[Tensor] | None:
+    """Return the results, None if memory ran out and a retry with fewer batches is possible."""
+    try:
+        return function(torch.cat(tuple(batches))).split([len(batch) for batch in batches])
+    except torch.cuda.OutOfMemoryError:
+        if len(batches) == 1:
+            raise
+    torch.cuda.empty_cache()  # outside of the handler: the exception refers to what was allocated
+    return None
