@@ -47,7 +47,7 @@ def measure(folder: RunFolder, minutes: float) -> None:
         patch_size=(32, 16, 16), labeled_bs=1, batch_size=2, length=ITERATIONS, seed=(3,),
     )  # fmt: skip
     settings = RoundSettings(
-        round_=1, rounds=1, max_iterations=ITERATIONS, base_lr=0.01, precision="fp32", val_interval=2,
+        round_=1, rounds=1, max_iterations=ITERATIONS, precision="fp32", val_interval=2,
         save_interval=3000,
         state_interval=TrainConfig().state_interval, log_images=0, num_workers=None, seed=3,
     )  # fmt: skip

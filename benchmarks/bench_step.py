@@ -24,7 +24,6 @@ from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions, dtc
-from semisam_o1.methods.schedules import learning_rate
 from semisam_o1.networks import build_network
 from semisam_o1.training.trainer import autocast, total
 
@@ -49,7 +48,7 @@ class Here:
         network = build_network(METHODS[name].network, 2, generator=torch.Generator().manual_seed(0))
         self.student = network.to(self.device).train()
         self.method = METHODS[name](self.student, MethodOptions(max_iterations=ITERATIONS))
-        self.optimizer = torch.optim.SGD(self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = self.method.make_optimizer(self.student)
 
     def __call__(self, batch: Batch, t: int, parts: Parts | None = None) -> None:
         part = parts or Parts(timed=False)
@@ -61,7 +60,7 @@ class Here:
         part.of("backward", loss.backward)()
         part.of("optimizer", self.optimizer.step)()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(0.01, t, ITERATIONS)
+            group["lr"] = self.method.learning_rate(t)
         with autocast(self.device, self.precision):
             part.of("teacher, discriminator", self.method.after_step)(self.student, batch, t)
 
@@ -105,8 +104,8 @@ def measure_here(name: str, device: str, side: int, repeats: int) -> Measured:
     batch = stream[0].to(step.device)
     (seconds,) = timing.medians(lambda: step(batch, start), repeats=repeats)
     step, parts = Here(name, device), Parts()
-    if hasattr(step.method, "teach"):
-        step.method.teach = parts.of("teacher, discriminator", step.method.teach)
+    if hasattr(step.method, "teacher_softmax"):
+        step.method.teacher_softmax = parts.of("teacher, discriminator", step.method.teacher_softmax)
     dtc.signed_distances = parts.of("distance maps", dtc.signed_distances)
     step(batch, start)
     parts.seconds.clear()

@@ -56,14 +56,14 @@ def test_the_losses_are_those_of_the_cpu(name: str) -> None:
         network = build_network(METHODS[name].network, 3, dropout=0.0, generator=torch.Generator().manual_seed(1))
         student = network.to(device).train()
         torch.manual_seed(1)
-        method = make_method(name, student, classes=3, noise=0, discriminator_dropout=0, use_teacher=True)
+        method = make_method(name, student, classes=3, noise=0, dropout=0, use_teacher=True)
         with torch.no_grad():  # so that student and teacher disagree
             for parameter in getattr(method, "teacher", torch.nn.Module()).parameters():
                 parameter.mul_(1.2)
         optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
         batch = make_batch(classes=3).to(torch.device(device))
         losses = train_step(method, student, optimizer, batch, 5)
-        state = [value.cpu() for value in method.outcome(student).state_dict().values()]
+        state = [value.cpu() for value in method.eval_model(student).state_dict().values()]
         found[device] = losses, torch.cat([value.flatten() for value in state])
     assert found["cuda"][0] == pytest.approx(found["cpu"][0], abs=2e-3)
     torch.testing.assert_close(found["cuda"][1], found["cpu"][1], atol=1e-3, rtol=1e-2)

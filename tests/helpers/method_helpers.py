@@ -45,9 +45,16 @@ def make_batch(classes: int = 2, labeled: int = 1, unlabeled: int = 1, seed: int
     return Batch(volume((items, 1, *SHAPE), seed), torch.from_numpy(label), labeled, names)
 
 
-def make_method(name: str, student: nn.Module, classes: int = 2, **options) -> Method:
-    options = {"max_iterations": ITERATIONS, **options}
-    return METHODS[name](student, MethodOptions(num_classes=classes, **options))
+def make_method(
+    name: str, student: nn.Module, classes: int = 2, seed: int = 1337, noise: float = 0.1, dropout: float = 0.5, **flags
+) -> Method:
+    """Return a method with this noise on a teacher's input and this dropout in a discriminator."""
+    options = MethodOptions(num_classes=classes, **{"max_iterations": ITERATIONS, **flags})
+    method = METHODS[name](student, options, seed)
+    method.noise = noise
+    if name == "dan":
+        method.discriminator.dropout.p = dropout
+    return method
 
 
 def make_outputs(name: str, classes: int, items: int) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ def test_consistency_asks_for_the_verdict_labeled_on_unlabeled_items() -> None:
 
 def test_discriminator_learns_labeled_from_unlabeled_on_eval_mode_predictions() -> None:
     batch, student = make_batch(labeled=2, unlabeled=2), small_student("dan")
-    method = make_method("dan", student, discriminator_dropout=0.0)
+    method = make_method("dan", student, dropout=0.0)
     modes = []
     student.register_forward_pre_hook(lambda module, args: modes.append(module.training))
     with torch.no_grad():

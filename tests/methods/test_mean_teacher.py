@@ -77,8 +77,8 @@ def test_teacher_sees_the_noise_and_the_student_does_not() -> None:
 
 def test_the_teacher_comes_out_of_training_only_if_asked_for() -> None:
     student = small_student("mt")
-    assert make_method("mt", student).outcome(student) is student
+    assert make_method("mt", student).eval_model(student) is student
     method = make_method("mt", student, use_teacher=True)
-    assert method.outcome(student) is method.teacher
+    assert method.eval_model(student) is method.teacher
     other = small_student("dan")
-    assert make_method("dan", other, use_teacher=True).outcome(other) is other
+    assert make_method("dan", other, use_teacher=True).eval_model(other) is other

@@ -21,7 +21,6 @@ from method_helpers import (
 )
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import METHODS
-from semisam_o1.methods.schedules import learning_rate
 from semisam_o1.networks import build_network
 
 DISTANCE_TERMS = ("distance", "implied_dice")
@@ -32,8 +31,8 @@ DISTANCE_TERMS = ("distance", "implied_dice")
 def test_four_steps_match_the_recorded_trajectory(name: str) -> None:
     recorded = golden("trajectory.npz")
     student = fill(build_network("unet_3D", 2, dropout=0.0))
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    method = make_method(name, student, max_iterations=4, consistency=10, noise=0, discriminator_dropout=0)
+    method = make_method(name, student, max_iterations=4, consistency=10, noise=0, dropout=0)
+    optimizer = method.make_optimizer(student)
     if name == "dan":
         fill(method.discriminator)
     losses = []
@@ -45,7 +44,7 @@ def test_four_steps_match_the_recorded_trajectory(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        optimizer.param_groups[0]["lr"] = learning_rate(0.01, t, 4)
+        optimizer.param_groups[0]["lr"] = method.learning_rate(t)
         losses += [loss.item(), *(value.item() for value in method.after_step(student, batch, t).values())]
     # Another instruction set rounds otherwise, and these steps amplify that, see below.
     like_recorded = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -170,6 +169,15 @@ def test_state_makes_the_round_trip(name: str) -> None:
     assert go_on(resumed, resumed_student) == expected
     if name != "dtc":  # the only method without a state
         assert without_state != expected
+
+
+def test_students_are_trained_by_sgd_with_momentum_at_the_base_learning_rate() -> None:
+    student = small_student("dtc")
+    method = make_method("dtc", student, base_lr=0.5, max_iterations=1000)
+    (group,) = method.make_optimizer(student).param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.9, 1e-4)
+    assert len(group["params"]) == len(list(student.parameters()))
+    assert [method.learning_rate(t) for t in (0, 500)] == [0.5, 0.5 * 0.5**0.9]
 
 
 def test_methods_carry_the_names_of_the_command_line() -> None:

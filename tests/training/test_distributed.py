@@ -82,7 +82,7 @@ def method_gradient(name: str, rank: int, ranks: int, noise: float) -> Tensor:
     """Return the student's gradient of a method's whole loss on two labeled and four unlabeled items."""
     batch = share(make_batch(labeled=2, unlabeled=4), rank, ranks)
     student = small_student(name)
-    method = make_method(name, student, noise=noise, consistency=1e3, discriminator_dropout=0.0)
+    method = make_method(name, student, noise=noise, consistency=1e3, dropout=0.0)
     if name in ("mt", "uamt"):
         with torch.no_grad():
             method.teacher[0].weight.mul_(3)
@@ -110,14 +110,16 @@ def trained_weights(name: str, rank: int, ranks: int, folder: Path) -> Tensor:
     for module in student.modules():  # every rank draws its own
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    options = MethodOptions(max_iterations=STEPS, consistency=5.0, consistency_rampup=0.0, discriminator_dropout=0.0)
+    options = MethodOptions(max_iterations=STEPS, consistency=5.0, consistency_rampup=0.0)
     method = OF_COMMAND_LINE[name](student, options)
+    if name == "dan":
+        method.discriminator.dropout.p = 0.0
     batches = BatchStream(
         ["a", "b"], ["c", "d", "e", "f"], images.__getitem__, labels.__getitem__,
         patch_size=(32, 32, 16), labeled_bs=2, batch_size=6, length=STEPS, seed=(5,), part=(rank, ranks),
     )  # fmt: skip
     settings = RoundSettings(
-        round_=1, rounds=1, max_iterations=STEPS, base_lr=0.01, precision="fp32", val_interval=100, save_interval=100,
+        round_=1, rounds=1, max_iterations=STEPS, precision="fp32", val_interval=100, save_interval=100,
         state_interval=60, log_images=0, num_workers=None, seed=5,
     )  # fmt: skip
     run = RunFolder(folder / f"{name}-{ranks}", method.network)

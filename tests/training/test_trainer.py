@@ -28,7 +28,7 @@ def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: boo
         patch_size=(16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,),
     )  # fmt: skip
     settings = RoundSettings(
-        round_=1, rounds=1, max_iterations=6, base_lr=0.01, precision="fp32", val_interval=2, save_interval=100,
+        round_=1, rounds=1, max_iterations=6, precision="fp32", val_interval=2, save_interval=100,
         state_interval=60, log_images=0, num_workers=None, seed=5,
     )  # fmt: skip
     answers = iter(scores)

@@ -1,6 +1,6 @@
 """The semi-supervised methods by the names that ``--backbone`` takes."""
 
-from semisam_o1.methods.base import Method, MethodOptions, Term
+from semisam_o1.methods.base import LossTerm, Method, MethodOptions
 from semisam_o1.methods.dan import DAN
 from semisam_o1.methods.dtc import DTC
 from semisam_o1.methods.mean_teacher import MeanTeacher
@@ -8,4 +8,4 @@ from semisam_o1.methods.uamt import UAMT
 
 METHODS: dict[str, type[Method]] = {"mt": MeanTeacher, "uamt": UAMT, "dan": DAN, "dtc": DTC}
 
-__all__ = ["DAN", "DTC", "METHODS", "UAMT", "MeanTeacher", "Method", "MethodOptions", "Term"]
+__all__ = ["DAN", "DTC", "METHODS", "UAMT", "LossTerm", "MeanTeacher", "Method", "MethodOptions"]

@@ -3,64 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from semisam_o1.core.distributed import rank, world_size
-from semisam_o1.core.seeding import torch_generator
+from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, POSITIVE, SHARE, Range, option
 from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.methods import schedules
 from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot
-from semisam_o1.methods.schedules import consistency_weight, pseudo_weight
 
 
-class Term(NamedTuple):
+class LossTerm(NamedTuple):
     """One term of the loss; the loss is the sum of weight · value."""
 
     value: Tensor
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodOptions:
-    """What a method needs to know about the run.
+    """The flags that methods read; a training run's configuration has them, too."""
 
-    Attributes:
-        max_iterations: of the round.
-        pseudo_weight: of the pseudo-label loss once it has risen.
-        use_teacher: whether the teacher, where there is one, is what comes out of training.
-        noise: standard deviation of the noise on the teacher's input, clipped at twice that.
-        discriminator_lr, discriminator_dropout: DAN's.
-        seed: the noise of iteration t is drawn from (seed, t) alone.
-    """
-
-    num_classes: int = 2
-    max_iterations: int = 15000
-    consistency: float = 0.1
-    consistency_rampup: float = 200.0
-    pseudo_weight: float = 1.0
-    ema_decay: float = 0.99
-    use_teacher: bool = False
-    noise: float = 0.1
-    discriminator_lr: float = 1e-4
-    discriminator_dropout: float = 0.5
-    seed: int = 1337
+    max_iterations: int = option(15000, "iterations per round", within=AT_LEAST_1)
+    num_classes: int = option(2, "classes, background included", within=Range(2, 255))
+    base_lr: float = option(0.01, "learning rate at the start of a round", within=POSITIVE)
+    DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", within=POSITIVE)
+    ema_decay: float = option(0.99, "decay of the teacher's weights", within=SHARE)
+    use_teacher: bool = option(
+        False, "validate, save and apply the teacher instead of the student, where the method has one"
+    )
+    pseudo_weight: float = option(1.0, "weight of the loss on pseudo-labels after its ramp-up", within=AT_LEAST_0)
+    consistency: float = option(0.1, "weight of the consistency term after its ramp-up", within=AT_LEAST_0)
+    consistency_rampup: float = option(
+        200.0, "length of the consistency weight's ramp-up, in units of 150 iterations", within=AT_LEAST_0
+    )
 
 
 class Method:
-    """A semi-supervised method. It names loss terms; it never steps the student's optimizer."""
+    """A semi-supervised method. It returns named loss terms; it never steps the student's optimizer.
+
+    Args:
+        student: freshly initialized network, on its device.
+        options: the run's configuration.
+        seed: seed of everything random in the method.
+    """
 
     network: ClassVar[str] = "unet_3D"
 
-    def __init__(self, student: nn.Module, options: MethodOptions):
-        """Args:
-        student: the freshly initialized network, on its device.
-        """
-        self.options = options
+    def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
+        self.options, self.seed = options, seed
 
-    def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Term]:
+    def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
         """Return the loss terms of one batch at iteration t by name.
 
         Args:
@@ -70,13 +64,14 @@ class Method:
         probabilities = logits.softmax(1)
         target = one_hot(batch.label, self.options.num_classes)
         terms = {}
-        for name, items, weight in self.streams(batch, t):
-            trust = batch.trust(items)
-            terms[f"{name}_ce"] = Term(cross_entropy(logits[items], batch.label[items], trust), 0.5 * weight)
-            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], target[items], trust), 0.5 * weight)
+        for name, items, weight in self.label_sources(batch, t):
+            voxel_weight = batch.trust(items)
+            ce = cross_entropy(logits[items], batch.label[items], voxel_weight)
+            dice = dice_loss(probabilities[items], target[items], voxel_weight)
+            terms |= {f"{name}_ce": LossTerm(ce, 0.5 * weight), f"{name}_dice": LossTerm(dice, 0.5 * weight)}
         unlabeled = slice(batch.labeled, None)
         value = self.consistency(probabilities[unlabeled], batch.image[unlabeled], t)
-        terms["consistency"] = Term(value, self.consistency_weight(t))
+        terms["consistency"] = LossTerm(value, self.consistency_weight(t))
         return terms
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
@@ -89,43 +84,32 @@ class Method:
         raise NotImplementedError
 
     def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
-        """Move what the method owns after the student's step; return what is worth logging."""
+        """Update the method's own networks after the student's step; return further values to log."""
         return {}
 
-    def outcome(self, student: nn.Module) -> nn.Module:
-        """Return the network that is validated, kept and used."""
+    def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer that trains the student."""
+        return torch.optim.SGD(student.parameters(), lr=self.options.base_lr, momentum=0.9, weight_decay=1e-4)
+
+    def learning_rate(self, t: int) -> float:
+        """Return the student's learning rate after the step of iteration t."""
+        return schedules.learning_rate(self.options.base_lr, t, self.options.max_iterations)
+
+    def eval_model(self, student: nn.Module) -> nn.Module:
+        """Return the network that is validated, saved and used for labeling."""
         return student
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the method owns and that training changes."""
+        """Return the state of everything that the method owns and training changes."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
 
-    def streams(self, batch: Batch, t: int) -> list[tuple[str, slice, float]]:
-        """Return (name, items, weight) of the labeled and the pseudo-labeled part of a batch."""
-        return [
-            ("supervised", slice(0, batch.labeled), 1.0),
-            ("pseudo", slice(batch.labeled, None), self.pseudo_weight(t)),
-        ]
-
-    def pseudo_weight(self, t: int) -> float:
-        return self.options.pseudo_weight * pseudo_weight(t, self.options.max_iterations)
+    def label_sources(self, batch: Batch, t: int) -> list[tuple[str, slice, float]]:
+        """Return (name, items, weight) of the labeled and of the pseudo-labeled items of a batch."""
+        pseudo = self.options.pseudo_weight * schedules.pseudo_weight(t, self.options.max_iterations)
+        return [("supervised", slice(0, batch.labeled), 1.0), ("pseudo", slice(batch.labeled, None), pseudo)]
 
     def consistency_weight(self, t: int) -> float:
-        return consistency_weight(self.options.consistency, t, self.options.consistency_rampup)
-
-    def add_noise(self, image: Tensor, t: int, draws: int = 1) -> list[Tensor]:
-        """Return ``draws`` copies of the unlabeled images with fresh clipped Gaussian noise.
-
-        Every rank draws the noise of the whole batch and keeps its own part, so that the number of ranks
-        does not change what a volume sees.
-        """
-        std = self.options.noise
-        if std == 0:
-            return [image] * draws
-        generator = torch_generator(self.options.seed, t, device=image.device)
-        shape = (len(image), world_size(), *image.shape[1:])  # this rank has every world_size()-th item
-        draw = partial(torch.randn, shape, generator=generator, device=image.device)
-        return [image + (draw()[:, rank()] * std).clamp(-2 * std, 2 * std) for _ in range(draws)]
+        return schedules.consistency_weight(self.options.consistency, t, self.options.consistency_rampup)

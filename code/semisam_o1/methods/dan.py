@@ -22,16 +22,12 @@ UNLABELED, LABELED = 0, 1
 
 
 class DAN(Method):
-    def __init__(self, student: nn.Module, options: MethodOptions):
-        super().__init__(student, options)
-        device = next(student.parameters()).device
+    def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
+        super().__init__(student, options, seed)
         with torch.random.fork_rng(devices=[]):  # PyTorch's default weights, from this run's seed
-            torch.manual_seed(derive_seed(options.seed))
-            discriminator = Discriminator(options.num_classes, dropout=options.discriminator_dropout)
-        self.discriminator = discriminator.to(device)
-        self.optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=options.discriminator_lr, betas=(0.9, 0.99)
-        )
+            torch.manual_seed(derive_seed(seed))
+            self.discriminator = Discriminator(options.num_classes).to(next(student.parameters()).device)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=options.DAN_lr, betas=(0.9, 0.99))
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
         # The verdict's gradient passes through the discriminator to the student and leaves nothing in it.

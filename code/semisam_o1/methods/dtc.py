@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.data.sampling.distances import signed_distances
-from semisam_o1.methods.base import Method, Term
+from semisam_o1.methods.base import LossTerm, Method
 from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot, squared_difference
 
 STEEPNESS = 1500  # of the sigmoid that turns a distance into a mask
@@ -21,7 +21,7 @@ CE_SCALE = 0.01
 class DTC(Method):
     network = "unet_3D_sdf"
 
-    def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Term]:
+    def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
         distance, logits = student(batch.image)
         distance = distance[:, 1:]  # the background's channel means nothing
         implied = torch.sigmoid(-STEEPNESS * distance)
@@ -29,13 +29,13 @@ class DTC(Method):
         truth = one_hot(batch.label, self.options.num_classes)[:, 1:]
         true_distance = signed_distances(batch.label, self.options.num_classes)
         terms = {}
-        for name, items, weight in self.streams(batch, t):
-            trust = batch.trust(items)
-            ce = cross_entropy(logits[items], batch.label[items], trust)
-            terms[f"{name}_ce"] = Term(ce, 0.5 * CE_SCALE * weight)
-            terms[f"{name}_dice"] = Term(dice_loss(probabilities[items], truth[items], trust), 0.5 * weight)
-            terms[f"{name}_distance"] = Term((distance[items] - true_distance[items]).abs().mean(), weight)
-            terms[f"{name}_implied_dice"] = Term(dice_loss(implied[items], truth[items], trust), weight)
+        for name, items, weight in self.label_sources(batch, t):
+            voxel_weight = batch.trust(items)
+            ce = cross_entropy(logits[items], batch.label[items], voxel_weight)
+            terms[f"{name}_ce"] = LossTerm(ce, 0.5 * CE_SCALE * weight)
+            terms[f"{name}_dice"] = LossTerm(dice_loss(probabilities[items], truth[items], voxel_weight), 0.5 * weight)
+            terms[f"{name}_distance"] = LossTerm((distance[items] - true_distance[items]).abs().mean(), weight)
+            terms[f"{name}_implied_dice"] = LossTerm(dice_loss(implied[items], truth[items], voxel_weight), weight)
         agreement: Tensor = squared_difference(implied, probabilities).mean()
-        terms["consistency"] = Term(agreement, self.consistency_weight(t))
+        terms["consistency"] = LossTerm(agreement, self.consistency_weight(t))
         return terms

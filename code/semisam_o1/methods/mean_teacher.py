@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semisam_o1.core.distributed import rank, world_size
+from semisam_o1.core.seeding import torch_generator
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods.base import Method, MethodOptions
 from semisam_o1.methods.losses import squared_difference
@@ -18,24 +20,42 @@ from semisam_o1.networks.ema import make_teacher, update_teacher
 
 
 class MeanTeacher(Method):
-    def __init__(self, student: nn.Module, options: MethodOptions):
-        super().__init__(student, options)
+    noise = 0.1  # standard deviation of the noise on the teacher's input, which is clipped at twice that
+
+    def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
+        super().__init__(student, options, seed)
         self.teacher = make_teacher(student)
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
         (noisy,) = self.add_noise(image, t)
-        return squared_difference(probabilities, self.teach(noisy)).mean()
+        return squared_difference(probabilities, self.teacher_softmax(noisy)).mean()
 
     @torch.no_grad()
-    def teach(self, image: Tensor) -> Tensor:
+    def teacher_softmax(self, image: Tensor) -> Tensor:
         """Return the teacher's softmax (B, C, W, H, D)."""
         return self.teacher(image).softmax(1)
+
+    def add_noise(self, image: Tensor, t: int, draws: int = 1) -> list[Tensor]:
+        """Return ``draws`` copies of the unlabeled images (B, 1, W, H, D) with fresh clipped Gaussian noise.
+
+        The noise is a function of seed and iteration. Every rank draws that of the whole batch and keeps its own part,
+        so that the number of ranks does not change what a volume sees.
+        """
+        if self.noise == 0:
+            return [image] * draws
+        generator = torch_generator(self.seed, t, device=image.device)
+        shape = (len(image), world_size(), *image.shape[1:])  # this rank has every world_size()-th item
+        noisy = []
+        for _ in range(draws):
+            noise = torch.randn(shape, generator=generator, device=image.device)[:, rank()] * self.noise
+            noisy.append(image + noise.clamp(-2 * self.noise, 2 * self.noise))
+        return noisy
 
     def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
         update_teacher(self.teacher, student, ema_decay(self.options.ema_decay, t))
         return {}
 
-    def outcome(self, student: nn.Module) -> nn.Module:
+    def eval_model(self, student: nn.Module) -> nn.Module:
         return self.teacher if self.options.use_teacher else student
 
     def state_dict(self) -> dict[str, Any]:

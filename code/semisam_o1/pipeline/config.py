@@ -12,7 +12,6 @@ from semisam_o1.core.flags import (
     AT_LEAST_1,
     POSITIVE,
     SHARE,
-    Range,
     assign,
     check_ranges,
     option,
@@ -23,7 +22,7 @@ from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.augmentation import KINDS as AUGMENTATIONS
 from semisam_o1.data.sampling.batches import ORIENTATIONS
 from semisam_o1.features.extract import FEATURE_SETS
-from semisam_o1.methods import METHODS
+from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -44,35 +43,24 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @with_recipes(RECIPES)
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(MethodOptions):
     """Everything that ``train_SemiSAM_O1.py`` can be told."""
 
     recipe: str = option(
         "published",
-        "other defaults for the flags below: published, or best, the combination that scored highest",
+        "other defaults for the other flags: published, or best, the combination that scored highest",
         choices=tuple(RECIPES),
     )
     root_path: Path = option(PROJECT_ROOT / "data" / "LA", "the dataset folder", resume="any")
     exp: str = option("SemiSAM_O1/LA", "name of the experiment, a folder below model/", resume="any")
     backbone: str = option("uamt", "semi-supervised method", choices=tuple(METHODS))
     model: str = option("unet_3D", "network (dtc always uses unet_3D_sdf)", choices=tuple(NETWORKS))
-    max_iterations: int = option(15000, "iterations per round", within=AT_LEAST_1)
     num_rounds: int = option(3, "rounds of training and relabeling", within=AT_LEAST_1, resume="any")
     labeled_num: int = option(1, "how many of the first names of train.txt are labeled", within=AT_LEAST_1)
     labeled_bs: int = option(1, "labeled items per batch", within=AT_LEAST_1)
     batch_size: int = option(2, "items per batch, over all processes")
     patch_size: tuple[int, int, int] = option((128, 128, 128), "voxels, each divisible by 16")
-    num_classes: int = option(2, "classes, background included", within=Range(2, 255))
-    base_lr: float = option(0.01, "learning rate at the start of a round", within=POSITIVE)
-    DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", within=POSITIVE)
-    ema_decay: float = option(0.99, "decay of the teacher's weights", within=SHARE)
     warm_start: bool = option(False, "a round goes on from the best network of the round before")
-    pseudo_weight: float = option(1.0, "weight of the loss on pseudo-labels, once it has risen", within=AT_LEAST_0)
-    use_teacher: bool = option(
-        False, "the teacher is validated, kept and used instead of the student, where the method has one"
-    )
-    consistency: float = option(0.1, "weight of the consistency term", within=AT_LEAST_0)
-    consistency_rampup: float = option(200.0, "its ramp-up, in units of 150 iterations", within=AT_LEAST_0)
     knn_k: int = option(5, "neighbors that vote on an uncertain volume", within=AT_LEAST_1)
     uncertainty_quantile: float = option(0.9, "volumes at or above this quantile are uncertain", within=SHARE)
     registration: bool = option(

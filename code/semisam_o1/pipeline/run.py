@@ -20,7 +20,7 @@ from semisam_o1.data.sampling.store import LastRead, VolumeStore, choose_cache
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.predictor import Predictor, mean_dice
 from semisam_o1.features.extract import FeatureSet, extract_features
-from semisam_o1.methods import METHODS, MethodOptions
+from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
@@ -131,25 +131,11 @@ class Run:
         student = build_network(config.model, config.num_classes, generator=torch_generator(seed)).to(self.device)
         if config.warm_start and round_ > 1:
             checkpoint.load_weights(student, self.folder.round_best(round_ - 1))
-        method = METHODS[config.backbone](
-            student,
-            MethodOptions(
-                num_classes=config.num_classes,
-                max_iterations=config.max_iterations,
-                consistency=config.consistency,
-                consistency_rampup=config.consistency_rampup,
-                pseudo_weight=config.pseudo_weight,
-                ema_decay=config.ema_decay,
-                use_teacher=config.use_teacher,
-                discriminator_lr=config.DAN_lr,
-                seed=seed,
-            ),
-        )
+        method = METHODS[config.backbone](student, config, seed)
         settings = RoundSettings(
             round_=round_,
             rounds=config.num_rounds,
             max_iterations=config.max_iterations,
-            base_lr=config.base_lr,
             precision=self.precision,
             val_interval=config.val_interval,
             save_interval=config.save_interval,

@@ -18,8 +18,7 @@ from semisam_o1.core.errors import RunError
 from semisam_o1.core.progress import duration, progress
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchStream
-from semisam_o1.methods import Method, Term
-from semisam_o1.methods.schedules import learning_rate
+from semisam_o1.methods import LossTerm, Method
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training import checkpoint
 from semisam_o1.training.prefetch import on_device
@@ -46,7 +45,6 @@ class RoundSettings:
     round_: int
     rounds: int
     max_iterations: int
-    base_lr: float
     precision: str
     val_interval: int
     save_interval: int
@@ -98,8 +96,8 @@ class RoundTrainer:
             # Of convolutions of 1³, whose gradient in channels last has other strides for the same order in memory.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self.parallel = nn.parallel.DistributedDataParallel(student)
-        self.optimizer = torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
-        self.outcome = method.outcome(student)
+        self.optimizer = method.make_optimizer(student)
+        self.eval_model = method.eval_model(student)
         self.iteration = 0  # iterations that are done
         self.best: Best | None = None
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
@@ -125,7 +123,7 @@ class RoundTrainer:
             for batch in progress(batches, f"round {settings.round_}", len(todo), "iteration"):
                 self._iteration(batch)
         if self.best is None or self.best.dice <= 0:
-            self.best = Best(0.0, self.iteration, _copy(self.outcome.state_dict()))
+            self.best = Best(0.0, self.iteration, _copy(self.eval_model.state_dict()))
         self.save_state()
         return self.best
 
@@ -145,7 +143,7 @@ class RoundTrainer:
         if done % settings.val_interval == 0 or done == settings.max_iterations:
             self._validate()
         if done % settings.save_interval == 0 and distributed.is_main():
-            checkpoint.save(self.outcome.state_dict(), self.folder.periodic(settings.round_, done))
+            checkpoint.save(self.eval_model.state_dict(), self.folder.periodic(settings.round_, done))
         # Last, so that a state never lacks a validation that its iteration is due.
         if done == settings.max_iterations:
             return
@@ -179,7 +177,7 @@ class RoundTrainer:
         loss.backward()
         self.optimizer.step()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings.base_lr, t, settings.max_iterations)
+            group["lr"] = self.method.learning_rate(t)
         with autocast(self.device, settings.precision):
             extra = self.method.after_step(self.student, batch, t)
         values = {
@@ -218,9 +216,9 @@ class RoundTrainer:
         settings = self.settings
         self._flush()
         started = time.monotonic()
-        self.outcome.eval()
-        scores = self.validate(self.outcome)
-        self.outcome.train()
+        self.eval_model.eval()
+        scores = self.validate(self.eval_model)
+        self.eval_model.train()
         mean = sum(scores) / len(scores)
         logged = {f"validation/dice_class{c}": score for c, score in enumerate(scores, start=1)}
         self.tracker.log(
@@ -229,7 +227,7 @@ class RoundTrainer:
         )  # fmt: skip
         better = self.best is None or mean > self.best.dice
         if better:
-            self.best = Best(mean, self.iteration, _copy(self.outcome.state_dict()))
+            self.best = Best(mean, self.iteration, _copy(self.eval_model.state_dict()))
             if distributed.is_main() and mean > 0:
                 checkpoint.save(self.best.weights, self.folder.improvement(settings.round_, self.iteration, mean))
                 checkpoint.save(self.best.weights, self.folder.round_best(settings.round_))
@@ -244,10 +242,10 @@ class RoundTrainer:
 
     @torch.no_grad()
     def _log_images(self, batch: Batch) -> None:
-        self.outcome.eval()
+        self.eval_model.eval()
         with autocast(self.device, self.settings.precision):
-            prediction = self.outcome.logits(batch.image).argmax(1).cpu().numpy()
-        self.outcome.train()
+            prediction = self.eval_model.logits(batch.image).argmax(1).cpu().numpy()
+        self.eval_model.train()
         for item, kind in ((0, "labeled"), (batch.labeled, "pseudo-labeled")):
             label = batch.label[item].cpu().numpy()
             z = int((label > 0).sum(axis=(0, 1)).argmax())
@@ -326,7 +324,7 @@ class RoundTrainer:
         self.iteration = self._kept = state["iteration"]
 
 
-def total(terms: dict[str, Term]) -> Tensor:
+def total(terms: dict[str, LossTerm]) -> Tensor:
     """Return the loss: the sum of weight · value."""
     return sum(term.weight * term.value for term in terms.values())
 
