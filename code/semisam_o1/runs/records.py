@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class RoundLabels:
 
 @contextlib.contextmanager
 def open_round(path: Path) -> Iterator[RoundLabels]:
-    """Open the label file of a round, or the one with its confidences, for reading.
+    """Open the label file of a round, the one with its confidences, or the predictions of a test for reading.
 
     Raises:
         InputError: if it cannot be read, or what the body reads of it cannot.
@@ -162,12 +162,11 @@ def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) ->
     Raises:
         WriteError: if a file cannot be written; each is complete or not there.
     """
-
-    def fill_confidence(file: h5py.File) -> None:
-        for name, values in pseudo.confidence.items():
-            file.create_dataset(name, data=values, **STORED)
-
-    def fill_labels(file: h5py.File) -> None:
+    if pseudo.confidence:
+        with write_hdf5(folder.confidence(record.round)) as file:
+            for name, values in pseudo.confidence.items():
+                file.create_dataset(name, data=values, **STORED)
+    with write_hdf5(folder.pseudo_labels(record.round)) as file:
         file.attrs["record"] = json.dumps(record.to_json())
         for name, label in pseudo.labels.items():
             dataset = file.create_dataset(name, data=label, **STORED)
@@ -175,8 +174,15 @@ def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) ->
             for key, values in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
                 if name in values:
                     dataset.attrs[key] = values[name]
-
-    if pseudo.confidence:
-        write_hdf5(folder.confidence(record.round), fill_confidence)
-    write_hdf5(folder.pseudo_labels(record.round), fill_labels)
     write_json(folder.tracking, [record.to_json() for record in read_records(folder)])
+
+
+@contextlib.contextmanager
+def write_test_predictions(path: Path) -> Iterator[Callable[[str, np.ndarray], object]]:
+    """Yield a function that adds the label map (W, H, D) of a test volume; the file is written when the body is done.
+
+    Raises:
+        WriteError: if it cannot be written; it is complete or not there.
+    """
+    with write_hdf5(path) as file:
+        yield lambda name, label: file.create_dataset(name, data=label, **STORED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -103,16 +103,17 @@ def find(file: h5py.File, key: str, path: Path) -> h5py.Dataset | h5py.Group | N
     return item
 
 
-def write_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
-    """Write what ``fill`` puts into an HDF5 file, whole or not at all.
+@contextlib.contextmanager
+def write_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file to fill; it is written to ``path`` when the body is done, completely or not at all.
 
     The file is made in memory: the HDF5 library does not survive a full disk.
 
     Raises:
-        WriteError: if it cannot be written; what was there stays.
+        WriteError: if it cannot be written; an existing file is unchanged.
     """
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        fill(file)
+        yield file
         file.flush()
         content = file.id.get_file_image()
     write_bytes(path, content)

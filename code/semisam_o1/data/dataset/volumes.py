@@ -244,8 +244,7 @@ def write_volume(
         source: where the scan came from, kept as an attribute.
         original: the grid that it has there, kept as attributes too: the way back for a label map.
     """
-
-    def fill(file: h5py.File) -> None:
+    with write_hdf5(path) as file:
         # The checksum tells a damaged file from a whole one.
         stored = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
         file.create_dataset("image", data=image, **stored)
@@ -258,8 +257,6 @@ def write_volume(
             _write_geometry(file, original.geometry, "original_")
         if source is not None:
             file.attrs["source"] = source
-
-    write_hdf5(path, fill)
 
 
 def _write_geometry(file: h5py.File, geometry: Geometry, prefix: str = "") -> None:
