@@ -37,17 +37,25 @@ class Range:
 AT_LEAST_1, AT_LEAST_0, POSITIVE, SHARE = Range(1), Range(0), Range(0, open=True), Range(0, 1)
 
 
-def option(default: Any, help: str, within: Range | None = None, resume: str = "same", **keywords: Any) -> Any:
+def option(
+    default: Any,
+    help: str,
+    within: Range | None = None,
+    resume: str = "same",
+    positional: bool = False,
+    **keywords: Any,
+) -> Any:
     """Declare a dataclass field that is also a command-line flag.
 
     Args:
         within: the numbers it takes; checked by ``check_ranges``.
         resume: 'same' if a run only continues with the value that it was started with, 'any' if it may change.
-        keywords: for argparse, beside what the field's annotation says.
+        positional: whether it is an argument without a flag.
+        keywords: for argparse, beside what the field's annotation says; with an ``action``, instead of that.
     """
-    return dataclasses.field(
-        default=default, metadata={"argparse": {"help": help, **keywords}, "within": within, "resume": resume}
-    )
+    arguments = {"help": help, **keywords}
+    metadata = {"argparse": arguments, "within": within, "resume": resume, "positional": positional}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def on_off(text: str) -> bool:
@@ -94,13 +102,18 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add a flag for every field of a configuration; what is not given stays out of the parsed values."""
     for item in dataclasses.fields(config):
         if "argparse" in item.metadata:
-            keywords = {**OF_TYPE.get(item.type.removesuffix(" | None"), {}), **item.metadata["argparse"]}
+            declared = item.metadata["argparse"]
+            inferred = {} if "action" in declared else OF_TYPE.get(item.type.removesuffix(" | None"), {})
+            keywords = {**inferred, **declared}
             if not keywords.get("required") and item.default not in (None, ()):
                 default = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
                 default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
                 keywords["help"] += f" (default: {default})"
             keywords["help"] = keywords["help"].replace("%", "%%")
-            parser.add_argument(f"--{item.name}", **{"default": argparse.SUPPRESS, **keywords})
+            if item.metadata["positional"]:
+                parser.add_argument(item.name, default=item.default, **keywords)
+            else:
+                parser.add_argument(f"--{item.name}", **{"default": argparse.SUPPRESS, **keywords})
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:
