@@ -28,5 +28,5 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
     for one, other in zip(alone, together, strict=True):
         assert one.cases == other.cases
         assert len(one.cases) == 2
-        assert one.cases[0].voxels["dice"] > 0.5
+        assert one.cases[0].values["dice"] > 0.5
         np.testing.assert_array_equal(one.prediction, other.prediction)

@@ -44,7 +44,7 @@ def test_searches_and_distance_maps_agree(monkeypatch: pytest.MonkeyPatch) -> No
     prediction, truth = np.random.RandomState(5).random_sample((2, *SHAPE)) < 0.2
     found = []
     for share in (0, 1):
-        monkeypatch.setattr(metrics, "SEARCHED_SHARE", share)
+        monkeypatch.setattr(metrics, "MAX_SEARCH_SHARE", share)
         found.append(segmentation_metrics(prediction, truth, (0.5, 1.25, 3.0)))
     assert found[0] == pytest.approx(found[1], abs=1e-12)
 

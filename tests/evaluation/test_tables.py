@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semisam_o1.commands.testing import compare
 from semisam_o1.data.dataset.volumes import Geometry, Volume
 from semisam_o1.drawing.figures import draw_case, draw_curves, draw_rounds
-from semisam_o1.evaluation.tables import summarize, table, write_csv
+from semisam_o1.evaluation.tables import case_metrics, summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.tracking import Position, Tracker, overlay
 
@@ -24,7 +23,7 @@ def cases(spacing: tuple[float, float, float] | None) -> list:
         label = np.zeros((8, 6, 5), np.uint8)
         label[1:4, 1:4, 1:4] = 1
         prediction = np.roll(label, shift, axis=0)
-        found += compare(Volume(name, label.astype(np.float32), label, geometry), prediction, 3)
+        found += case_metrics(Volume(name, label.astype(np.float32), label, geometry), prediction, 3)
     return found
 
 

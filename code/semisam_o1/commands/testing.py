@@ -25,9 +25,8 @@ from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preflight.check import check_testing
-from semisam_o1.evaluation.metrics import segmentation_metrics
 from semisam_o1.evaluation.predictor import Predictor
-from semisam_o1.evaluation.tables import CaseMetrics, as_json, summarize, table, write_csv
+from semisam_o1.evaluation.tables import CaseMetrics, as_json, case_metrics, summarize, table, write_csv
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.components import largest_components
 from semisam_o1.runs.find import find_trained
@@ -133,7 +132,7 @@ class VolumeTester:
         if self.truth is not None:
             compared = _label(on_original_grid(probabilities, volume), config)
             volume = _on_that_grid(self.truth.load(name), compared, self.truth)
-        return Tested(name, prediction, compared, compare(volume, compared, config.num_classes))
+        return Tested(name, prediction, compared, case_metrics(volume, compared, config.num_classes))
 
 
 def _say(text: str) -> None:
@@ -166,20 +165,6 @@ def _on_that_grid(volume: Volume, prediction: np.ndarray, truth: Dataset) -> Vol
             f"{prediction.shape}; prepare --truth without --spacing, --crop and --orientation"
         )
     return volume
-
-
-def compare(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[CaseMetrics]:
-    """Return the metrics of every foreground class of one case; ``prediction`` is (W, H, D)."""
-    cases = []
-    for c in range(1, num_classes):
-        predicted, true = prediction == c, volume.label == c
-        millimeters = None
-        if volume.geometry.known:
-            in_mm = segmentation_metrics(predicted, true, volume.geometry.spacing)
-            millimeters = {key: in_mm[key] for key in ("hd95", "asd")}
-        empty = not (predicted.any() and true.any())
-        cases.append(CaseMetrics(volume.name, c, segmentation_metrics(predicted, true), millimeters, empty))
-    return cases
 
 
 def save_prediction(folder: Path, volume: Volume, prediction: np.ndarray) -> None:

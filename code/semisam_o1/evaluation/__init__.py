@@ -1,1 +1,1 @@
-"""How good a segmentation is, and what a person gets to see of it."""
+"""Inference on whole volumes, and metrics of segmentations."""

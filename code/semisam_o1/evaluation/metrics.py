@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import KDTree
 
-SEARCHED_SHARE = 1 / 32  # of the voxels: for more, or far, points a distance map takes less time than a search
+# Share of query voxels up to which a nearest-neighbor search takes less time than a distance map.
+MAX_SEARCH_SHARE = 1 / 32
 
 METRICS = ("dice", "jaccard", "hd95", "asd")
-# What the original gives where a surface is missing, chosen to be worse than any scan's true distance.
+# Conventions of the original code where a surface is missing; the distances are worse than any scan's true ones.
 BOTH_EMPTY = {"dice": 1.0, "jaccard": 1.0, "hd95": 0.0, "asd": 0.0}
 ONE_EMPTY = {"dice": 0.0, "jaccard": 0.0, "hd95": 200.0, "asd": 100.0}
 
@@ -23,12 +24,12 @@ def segmentation_metrics(
 
     Args:
         prediction, truth: boolean (W, H, D).
-        spacing: size of a voxel; with (1, 1, 1) distances are in voxels, with millimeters in millimeters.
+        spacing: size of a voxel in mm; the default gives distances in voxels.
 
     Returns:
         dice and jaccard in [0, 1]; hd95, the 95th percentile of both directed surface distances together;
-        asd, the mean distance from the prediction's surface to the truth's. An empty mask on both sides
-        gives 1, 1, 0, 0, on one side 0, 0, 200, 100.
+        asd, the mean distance from the prediction's surface to the truth's. Two empty masks give 1, 1, 0, 0; one empty
+        mask gives 0, 0, 200, 100.
 
     Raises:
         ValueError: if the shapes differ.
@@ -36,12 +37,11 @@ def segmentation_metrics(
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction has shape {prediction.shape} and truth {truth.shape}; they must be the same")
-    union = prediction | truth
-    if not union.any():
+    boxes = find_objects((prediction | truth).view(np.uint8))
+    if not boxes:
         return dict(BOTH_EMPTY)
-    # Both surfaces lie in the union's bounding box, so no distance changes when everything else is cut off.
-    box = tuple(_extent(union.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    prediction, truth = prediction[box], truth[box]
+    # Both surfaces lie in the bounding box of the union, so cropping to it changes no distance.
+    prediction, truth = prediction[boxes[0]], truth[boxes[0]]
     volume_p, volume_t = np.count_nonzero(prediction), np.count_nonzero(truth)
     if not volume_p or not volume_t:
         return dict(ONE_EMPTY)
@@ -57,23 +57,22 @@ def segmentation_metrics(
     }
 
 
-def surface_distances(own: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Return the distance of every voxel of one surface to the nearest of another.
+def surface_distances(surface: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Return the distance of every voxel of a surface to the nearest voxel of another.
 
     Args:
-        own, other: boolean (W, H, D), neither empty.
+        surface, other: boolean (W, H, D), neither empty.
         spacing: size of a voxel.
     """
-    # A good prediction's surface shares many voxels with the true one; only the others look for a neighbor.
-    apart = ~other[own]
-    distance = np.zeros(len(apart))
-    if np.count_nonzero(apart) > SEARCHED_SHARE * own.size:
-        return distance_transform_edt(~other, sampling=spacing)[own]
+    # The surface of a good prediction shares many voxels with the true one; only the others need a search.
+    apart = ~other[surface]
+    if np.count_nonzero(apart) > MAX_SEARCH_SHARE * surface.size:
+        return distance_transform_edt(~other, sampling=spacing)[surface]
+    distances = np.zeros(len(apart))
     if apart.any():
-        places, targets = (np.argwhere(surface) * np.asarray(spacing, float) for surface in (own, other))
-        tree = KDTree(targets, balanced_tree=False, compact_nodes=False)
-        distance[apart] = tree.query(places[apart])[0]
-    return distance
+        points, targets = (np.argwhere(mask) * np.asarray(spacing, float) for mask in (surface, other))
+        distances[apart] = KDTree(targets, balanced_tree=False, compact_nodes=False).query(points[apart])[0]
+    return distances
 
 
 def dice_per_class(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> list[float]:
@@ -89,13 +88,8 @@ def dice_from_confusion(counts: np.ndarray) -> list[float]:
     return [2 * int(counts[c, c]) / int(sizes[c]) if sizes[c] else BOTH_EMPTY["dice"] for c in range(1, len(counts))]
 
 
-def _extent(used: np.ndarray) -> slice:
-    indices = np.flatnonzero(used)
-    return slice(indices[0], indices[-1] + 1)
-
-
 def _surface(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels of a mask with a neighbor across a face that is outside of it, or of the volume."""
+    """Return the voxels of a mask that have a face neighbor outside of the mask or of the volume."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         inside, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)

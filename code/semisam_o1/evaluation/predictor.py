@@ -1,4 +1,4 @@
-"""A trained network as a function of whole volumes, and its Dice on labeled ones."""
+"""A network applied to whole volumes, and its Dice on labeled ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from semisam_o1.networks.unet3d import UNet3D
 
 
 class Predictor:
-    """Volume (W, H, D) → class probabilities (C, W, H, D) float32, on the network's device if there is room.
+    """Maps a volume (W, H, D) to class probabilities (C, W, H, D) float32, on the network's device if they fit there.
 
     Args:
-        network: on its device; put into eval mode.
-        patch_size, stride: of the sliding window; a stride beyond the patch is cut to it.
+        network: the network on its device; it is put into eval mode.
+        patch_size, stride: of the sliding window, per axis; a stride beyond the patch is cut to it.
         precision: 'fp32' or 'bf16' (the network's convolutions; the softmax stays in float32).
     """
 
@@ -32,11 +32,11 @@ class Predictor:
         self.precision = precision
 
     def __call__(self, volume: Tensor) -> Tensor:
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # else its windows go there one by one
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # then its windows are moved one by one
             volume = volume.to(self.device)
-        return sliding_window(volume, self._windows, self.patch_size, self.stride)
+        return sliding_window(volume, self._probabilities, self.patch_size, self.stride)
 
-    def _windows(self, windows: Tensor) -> Tensor:
+    def _probabilities(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.network.logits(windows).softmax(1)
@@ -49,7 +49,7 @@ def mean_dice(
     label: Callable[[str], Tensor],
     num_classes: int,
 ) -> list[float]:
-    """Return the mean Dice over volumes of every foreground class; the ranks share the volumes."""
+    """Return the mean Dice over volumes of every foreground class; the volumes are distributed over the ranks."""
 
     def score(name: str) -> list[float]:
         prediction = predictor(image(name)).argmax(0)

@@ -1,4 +1,4 @@
-"""The one sliding window: validation, pseudo-labels, testing and prediction all go through it."""
+"""Sliding-window inference: validation, pseudo-labels, testing and prediction all use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from semisam_o1.data.dataset.geometry import centered_padding
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
-    """Return where the windows of one axis start: at multiples of the stride, the last flush with the end."""
+    """Return the first index of every window of one axis: multiples of the stride, the last window ends flush."""
     return [*range(0, size - patch, stride), size - patch]
 
 
@@ -29,16 +29,16 @@ def sliding_window(
 ) -> Tensor | np.ndarray:
     """Average the class probabilities of overlapping windows.
 
-    Windows are predicted several at once (fewer where the GPU's memory ends). In memory at a time: C + 1 numbers per
-    voxel of the volume, on the device of the predictions or, where they do not fit, on the host; and what ``predict``
-    needs for ``OutOfMemorySafeBatcher.MAX_ELEMENTS`` voxels.
+    Several windows are predicted at once, fewer where the GPU's memory is short. Memory: C + 1 numbers per voxel of the
+    volume, on the device of the predictions or, where they do not fit, on the host; and what ``predict`` needs for
+    ``OutOfMemorySafeBatcher.MAX_ELEMENTS`` voxels.
 
     Args:
         volume: (W, H, D), of any size; an axis shorter than the patch is padded symmetrically with zeros.
-        predict: takes windows (B, 1, w, h, d) float32 on the volume's device, returns probabilities (B, C, w, h, d),
-            each window's by itself.
-        patch_size: of a window, one number or one per axis.
-        stride: between windows, at most the patch.
+        predict: takes windows (B, 1, w, h, d) float32 on the volume's device, returns probabilities (B, C, w, h, d);
+            the result of a window must not depend on the others.
+        patch_size: size of a window in voxels, one number or one per axis.
+        stride: voxels between windows, one number or one per axis, at most the patch.
 
     Returns:
         Probabilities (C, W, H, D) float32: a tensor, an array if ``volume`` is one.
@@ -56,29 +56,33 @@ def sliding_window(
     padding = centered_padding(image.shape, patch)
     if any(front or back for front, back in padding):
         image = F.pad(image, [n for pair in reversed(padding) for n in pair])
-    axes = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]
-    boxes = [tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True)) for start in itertools.product(*axes)]
-    batcher = OutOfMemorySafeBatcher(math.prod(patch), image.device)
-    total = None
-    for box, window in zip(boxes, batcher(predict, [image[box][None, None] for box in boxes]), strict=True):
-        if total is None:
-            total = _zeros((window.shape[1], *image.shape), window.device)
-        total[(slice(None), *box)] += window[0].to(total.device)
-    for axis, axis_starts in enumerate(axes):  # windows over a voxel: the product of those over its three indices
+    starts = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]
+    total = _sum_of_windows(image, predict, starts, patch)
+    for axis, axis_starts in enumerate(starts):  # windows over a voxel: the product of the counts of its indices
         count = torch.zeros(image.shape[axis])
         for start in axis_starts:
             count[start : start + patch[axis]] += 1
         total /= count.to(total.device).view(-1, *(1,) * (2 - axis))
-    inner = tuple(slice(front, size - back) for (front, back), size in zip(padding, image.shape, strict=True))
-    total = total[(slice(None), *inner)]
+    total = total[(slice(None), *(slice(a, n - b) for (a, b), n in zip(padding, image.shape, strict=True)))]
     return total.cpu().numpy() if isinstance(volume, np.ndarray) else total
 
 
-def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:
-    try:
-        return torch.zeros(shape, dtype=torch.float32, device=device)
-    except torch.cuda.OutOfMemoryError:
-        return torch.zeros(shape, dtype=torch.float32)
+def _sum_of_windows(
+    image: Tensor, predict: Callable[[Tensor], Tensor], starts: Sequence[Sequence[int]], patch: Sequence[int]
+) -> Tensor:
+    """Return the summed probabilities (C, W, H, D) of all windows of an image (W, H, D)."""
+    boxes = [tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True)) for start in itertools.product(*starts)]
+    batcher = OutOfMemorySafeBatcher(math.prod(patch), image.device)
+    total = None
+    for box, window in zip(boxes, batcher(predict, [image[box][None, None] for box in boxes]), strict=True):
+        if total is None:
+            shape = (window.shape[1], *image.shape)
+            try:
+                total = torch.zeros(shape, dtype=torch.float32, device=window.device)
+            except torch.cuda.OutOfMemoryError:
+                total = torch.zeros(shape, dtype=torch.float32)
+        total[(slice(None), *box)] += window[0].to(total.device)
+    return total
 
 
 def _per_axis(value: int | Sequence[int]) -> tuple[int, int, int]:
