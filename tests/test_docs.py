@@ -155,3 +155,11 @@ def test_examples_of_the_extension_guide_train(
         )
     )  # fmt: skip
     assert "round 1: foreground" in capsys.readouterr().out
+
+
+def test_python_example_of_the_readme_starts_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[TrainConfig] = []
+    monkeypatch.setattr("semisam_o1.pipeline.run.train", started.append)
+    for example in blocks(ROOT / "README.md", "python"):
+        exec(compile(example, "README", "exec"), {"__name__": "example"})
+    assert [config.recipe for config in started] == ["best"]
