@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -22,7 +23,7 @@ import timing
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
 from semisam_o1.data.sampling.store import VolumeStore
 
 TARGET = 0.005  # seconds a patch
@@ -70,10 +71,9 @@ def take(
     store: VolumeStore, patch: tuple[int, int, int], augmentation: Augmentation, device: torch.device
 ) -> Callable[[], Batch]:
     """Return a function that makes the next batch and has it on the device, as training does."""
-    stream = BatchStream(
-        ["train0"], ["train1", "train2", "train3"], store.image, store.label, patch_size=patch, labeled_bs=1,
-        batch_size=2, length=10**6, seed=(1,), augmentation=augmentation,
-    )  # fmt: skip
+    settings = BatchSettings(patch, 1, 2, length=10**6, seed=(1,), augmentation=augmentation)
+    source = SimpleNamespace(image=store.image, label=store.label, weight=lambda name: None)
+    stream = BatchStream(["train0"], ["train1", "train2", "train3"], source, settings)
     iterations = count()
     return lambda: stream[next(iterations)].to(device)
 

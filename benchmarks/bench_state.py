@@ -12,12 +12,13 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 import code_path  # noqa: F401
 from semisam_o1.core.errors import Interrupted
-from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import build_network
 from semisam_o1.pipeline.config import TrainConfig
@@ -42,10 +43,8 @@ def measure(folder: RunFolder, minutes: float) -> None:
     student = build_network("unet_3D", 2, generator=torch.Generator().manual_seed(1))
     image = torch.randn(40, 40, 40, generator=torch.Generator().manual_seed(2))
     label = (image > 0.5).to(torch.uint8)
-    batches = BatchStream(
-        ["a"], ["b"], lambda _: image, lambda _: label,
-        patch_size=(32, 16, 16), labeled_bs=1, batch_size=2, length=ITERATIONS, seed=(3,),
-    )  # fmt: skip
+    source = SimpleNamespace(image=lambda _: image, label=lambda _: label, weight=lambda _: None)
+    batches = BatchStream(["a"], ["b"], source, BatchSettings((32, 16, 16), 1, 2, ITERATIONS, seed=(3,)))
     settings = RoundSettings(
         round_=1, rounds=1, max_iterations=ITERATIONS, precision="fp32", val_interval=2,
         save_interval=3000,

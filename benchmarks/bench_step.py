@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ import timing
 from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed
-from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions, dtc
 from semisam_o1.networks import build_network
 from semisam_o1.training.trainer import autocast, total
@@ -87,10 +88,8 @@ def patches(side: int) -> BatchStream:
     """Return batches of two cubes from scans a little larger."""
     made = {f"v{i}": scans.atrium(i, (side + 8,) * 3) for i in range(3)}
     images, labels = ({name: torch.from_numpy(pair[k]) for name, pair in made.items()} for k in (0, 1))
-    return BatchStream(
-        ["v0"], ["v1", "v2"], images.__getitem__, labels.__getitem__, patch_size=(side,) * 3, labeled_bs=1,
-        batch_size=2, length=ITERATIONS, seed=(1,),
-    )  # fmt: skip
+    source = SimpleNamespace(image=images.get, label=labels.get, weight=lambda name: None)
+    return BatchStream(["v0"], ["v1", "v2"], source, BatchSettings((side,) * 3, 1, 2, ITERATIONS, seed=(1,)))
 
 
 def measure_plain(name: str, device: str, side: int, repeats: int) -> Measured:

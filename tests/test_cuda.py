@@ -13,12 +13,13 @@ import train_SemiSAM_O1
 from method_helpers import SHAPE, make_batch, make_method, train_step
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.distances import signed_distances
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.training.prefetch import on_device
 from tiny_cohort import train_flags, write_cohort
+from volume_source import Source
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -78,14 +79,14 @@ def test_distance_maps_are_those_of_the_cpu() -> None:
 def test_batches_from_the_gpu_are_those_of_the_cpu(augmentation: Augmentation) -> None:
     generator = torch.Generator().manual_seed(1)
     images = {name: torch.randn(20, 34, 18, generator=generator) for name in "ab"}
+    settings = BatchSettings(SHAPE, 1, 2, length=6, seed=(3,), augmentation=augmentation)
+    devices = ("cpu", "cuda")
+    images = {device: {name: image.to(device) for name, image in images.items()} for device in devices}
+    labels = {d: {name: (image > 0.5).to(torch.uint8) for name, image in images[d].items()} for d in devices}
     streams = [
-        BatchStream(
-            ["a"], ["b"], lambda name, device=device: images[name].to(device),
-            lambda name, device=device: (images[name] > 0.5).to(device, torch.uint8),
-            patch_size=SHAPE, labeled_bs=1, batch_size=2, length=6, seed=(3,), augmentation=augmentation,
-        )
-        for device in ("cpu", "cuda")
-    ]  # fmt: skip
+        BatchStream(["a"], ["b"], Source(images[device].__getitem__, labels[device].__getitem__), settings)
+        for device in devices
+    ]
     made_ahead = on_device(streams[1], range(6), torch.device("cuda"), None)
     for t, batch in enumerate(made_ahead):
         wanted = streams[0][t]

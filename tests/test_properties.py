@@ -15,10 +15,12 @@ from hypothesis.extra import numpy as hnp
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.geometry import centered_padding, from_patch, resize_nearest, to_patch
 from semisam_o1.data.dataset.volumes import Dataset
-from semisam_o1.data.sampling.batches import ORIENTATIONS, BatchStream, patch_start, source_size, write_patch
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
+from semisam_o1.data.sampling.patches import ORIENTATIONS, patch_start, source_size, write_patch
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.refinement.neighbors import refine, uncertain_volumes, vote
+from volume_source import Source
 
 settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("steady")
@@ -119,13 +121,10 @@ def test_every_volume_is_drawn_equally_often_on_any_number_of_ranks(
     image = torch.ones(3, 3, 3)
     label = torch.ones(3, 3, 3, dtype=torch.uint8)
 
-    def stream(part: tuple[int, int]) -> BatchStream:
-        return BatchStream(
-            *names, lambda _: image, lambda _: label, patch_size=(2, 2, 2), labeled_bs=2 * labeled_bs,
-            batch_size=2 * (labeled_bs + unlabeled_bs), length=length, seed=(seed,), part=part,
-        )  # fmt: skip
-
-    whole, ranks = stream((0, 1)), [stream((rank, 2)) for rank in range(2)]
+    settings = BatchSettings((2, 2, 2), 2 * labeled_bs, 2 * (labeled_bs + unlabeled_bs), length, (seed,))
+    source = Source(lambda _: image, lambda _: label)
+    whole = BatchStream(*names, source, settings)
+    ranks = [BatchStream(*names, source, settings, (rank, 2)) for rank in range(2)]
     drawn: list[str] = []
     for t in range(length):
         batch, parts = whole[t], [rank[t] for rank in ranks]

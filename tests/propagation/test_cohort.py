@@ -88,7 +88,7 @@ def test_the_templates_are_known_without_registration(cohort: CohortAtlas) -> No
 
 
 def test_warps_give_the_template_the_shape_of_the_donor(cohort: CohortAtlas) -> None:
-    from semisam_o1.data.sampling.augmentation import Warp, warped_places
+    from semisam_o1.data.sampling.augmentation import Warp, warp_coords
     from semisam_o1.data.sampling.fields import indices, sample
 
     images = {name: torch.from_numpy(image) for name, (image, _) in SCANS.items()}
@@ -97,7 +97,7 @@ def test_warps_give_the_template_the_shape_of_the_donor(cohort: CohortAtlas) -> 
     template, truth = (torch.from_numpy(SCANS[name][1]) for name in ("template", "a"))
     scores = []
     for strength in (0.0, 1.0):
-        places = warped_places(indices(truth.shape), Warp(donor, strength, 0.0))
+        places = warp_coords(indices(truth.shape), Warp(donor, strength, 0.0))
         warped = sample(template[None].float(), places, "nearest")[0]
         scores.append(dice(warped.numpy(), truth.numpy(), 1))
     assert scores[1] > 0.85

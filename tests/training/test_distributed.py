@@ -14,7 +14,7 @@ from method_helpers import make_batch, make_method, small_student
 from narrow_networks import narrow
 from semisam_o1.core import distributed
 from semisam_o1.core.errors import InputError, Interrupted
-from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
 from semisam_o1.methods import METHODS as OF_COMMAND_LINE
 from semisam_o1.methods import MethodOptions, dtc
 from semisam_o1.methods.losses import dice_loss, one_hot
@@ -23,6 +23,7 @@ from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
 from semisam_o1.training.trainer import RoundSettings, RoundTrainer
+from volume_source import Source
 
 RANKS = 2
 STEPS = 4  # of training
@@ -114,10 +115,9 @@ def trained_weights(name: str, rank: int, ranks: int, folder: Path) -> Tensor:
     method = OF_COMMAND_LINE[name](student, options)
     if name == "dan":
         method.discriminator.dropout.p = 0.0
-    batches = BatchStream(
-        ["a", "b"], ["c", "d", "e", "f"], images.__getitem__, labels.__getitem__,
-        patch_size=(32, 32, 16), labeled_bs=2, batch_size=6, length=STEPS, seed=(5,), part=(rank, ranks),
-    )  # fmt: skip
+    sampling = BatchSettings((32, 32, 16), labeled_bs=2, batch_size=6, length=STEPS, seed=(5,))
+    source = Source(images.__getitem__, labels.__getitem__)
+    batches = BatchStream(["a", "b"], ["c", "d", "e", "f"], source, sampling, (rank, ranks))
     settings = RoundSettings(
         round_=1, rounds=1, max_iterations=STEPS, precision="fp32", val_interval=100, save_interval=100,
         state_interval=60, log_images=0, num_workers=None, seed=5,

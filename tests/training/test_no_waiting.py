@@ -8,10 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from method_helpers import make_batch, make_method
 from semisam_o1.data.sampling.augmentation import Augmentation, Donor, Warps, quantiles
-from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.fields import indices
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
+from volume_source import Source
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero", "bincount"}
 
@@ -55,11 +56,9 @@ def test_batches_with_every_augmentation() -> None:
     image = torch.randn(20, 34, 18, generator=torch.Generator().manual_seed(1))
     label = (image > 0.5).to(torch.uint8)
     donor = Donor((22, 30, 20), indices((22, 30, 20)), torch.eye(3, 4), quantiles(image * 2))
-    stream = BatchStream(
-        ["a"], ["b"], lambda _: image, lambda _: label, patch_size=(16, 32, 16), labeled_bs=1, batch_size=2, length=6,
-        seed=(3,), weight=lambda _: label * 255,
-        augmentation=Augmentation(True, True, Warps("a", quantiles(image), [donor])),
-    )  # fmt: skip
+    augmentation = Augmentation(True, True, Warps("a", quantiles(image), [donor]))
+    settings = BatchSettings((16, 32, 16), 1, 2, length=6, seed=(3,), augmentation=augmentation)
+    stream = BatchStream(["a"], ["b"], Source(lambda _: image, lambda _: label, lambda _: label * 255), settings)
     with NoWaiting():
         sums = torch.stack([stream[t].image.sum() for t in range(6)])
     assert len(set(sums.tolist())) == 6

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from semisam_o1.core.errors import RunError
-from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.methods import MeanTeacher, MethodOptions
 from semisam_o1.networks import build_network
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
 from semisam_o1.training.trainer import RoundSettings, RoundTrainer
+from volume_source import Source
 
 
 def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: bool = False) -> RoundTrainer:
@@ -23,10 +24,8 @@ def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: boo
     if spoil:
         image[:] = float("inf")
     label = (image > 0.3).to(torch.uint8)
-    batches = BatchStream(
-        ["a"], ["b"], lambda _: image, lambda _: label,
-        patch_size=(16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,),
-    )  # fmt: skip
+    sampling = BatchSettings((16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,))
+    batches = BatchStream(["a"], ["b"], Source(lambda _: image, lambda _: label), sampling)
     settings = RoundSettings(
         round_=1, rounds=1, max_iterations=6, precision="fp32", val_interval=2, save_interval=100,
         state_interval=60, log_images=0, num_workers=None, seed=5,

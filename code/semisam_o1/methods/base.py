@@ -65,7 +65,7 @@ class Method:
         target = one_hot(batch.label, self.options.num_classes)
         terms = {}
         for name, items, weight in self.label_sources(batch, t):
-            voxel_weight = batch.trust(items)
+            voxel_weight = batch.voxel_weight(items)
             ce = cross_entropy(logits[items], batch.label[items], voxel_weight)
             dice = dice_loss(probabilities[items], target[items], voxel_weight)
             terms |= {f"{name}_ce": LossTerm(ce, 0.5 * weight), f"{name}_dice": LossTerm(dice, 0.5 * weight)}

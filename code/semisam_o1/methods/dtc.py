@@ -30,7 +30,7 @@ class DTC(Method):
         true_distance = signed_distances(batch.label, self.options.num_classes)
         terms = {}
         for name, items, weight in self.label_sources(batch, t):
-            voxel_weight = batch.trust(items)
+            voxel_weight = batch.voxel_weight(items)
             ce = cross_entropy(logits[items], batch.label[items], voxel_weight)
             terms[f"{name}_ce"] = LossTerm(ce, 0.5 * CE_SCALE * weight)
             terms[f"{name}_dice"] = LossTerm(dice_loss(probabilities[items], truth[items], voxel_weight), 0.5 * weight)

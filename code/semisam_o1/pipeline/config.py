@@ -20,7 +20,7 @@ from semisam_o1.core.flags import (
 )
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.augmentation import KINDS as AUGMENTATIONS
-from semisam_o1.data.sampling.batches import ORIENTATIONS
+from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS

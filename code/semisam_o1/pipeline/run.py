@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -15,8 +16,9 @@ from semisam_o1.core.atomic_io import write_json, write_text
 from semisam_o1.core.seeding import derive_seed, torch_generator
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.preflight.check import Cohort
-from semisam_o1.data.sampling.batches import ORIENTATIONS, BatchStream
-from semisam_o1.data.sampling.store import LastRead, VolumeStore, choose_cache
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
+from semisam_o1.data.sampling.patches import ORIENTATIONS
+from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.predictor import Predictor, mean_dice
 from semisam_o1.features.extract import FeatureSet, extract_features
@@ -250,36 +252,23 @@ class Run:
         return self.store.label(name).cpu().numpy()
 
     def _batches(self, round_: int, seed: int) -> BatchStream:
-        path, weight = self.folder.pseudo_labels(round_ - 1), None
-        weighted = self.config.confidence_weights and self.folder.confidence(round_ - 1).is_file()
-        if self.store.in_memory:
-            labels = load_labels(path, self.cohort.train)
-            held = {name: torch.from_numpy(label).to(self.store.device) for name, label in labels.items()}
-            image, label = self.store.image, held.__getitem__
-            if weighted:
-                trusted = load_labels(self.folder.confidence(round_ - 1), self.cohort.unlabeled)
-                trust = {name: torch.from_numpy(values).to(self.store.device) for name, values in trusted.items()}
-                weight = trust.__getitem__
-        else:
-            reader = LastRead(self.config.dataset, str(path), self.cohort.labeled)
-            image, label = reader.image, reader.label
-            if weighted:
-                weight = LastRead(self.config.dataset, str(self.folder.confidence(round_ - 1)), ()).label
-        return BatchStream(
-            self.cohort.labeled,
-            self.cohort.unlabeled,
-            image,
-            label,
-            patch_size=self.config.patch_size,
-            labeled_bs=self.config.labeled_bs,
-            batch_size=self.config.batch_size,
-            length=self.config.max_iterations,
+        """Return the batches of a round, on the pseudo-labels of the round before."""
+        config, confidence = self.config, self.folder.confidence(round_ - 1)
+        read_labels = functools.partial(load_labels, self.folder.pseudo_labels(round_ - 1))
+        weighted = config.confidence_weights and confidence.is_file()
+        read_weights = functools.partial(load_labels, confidence) if weighted else None
+        source = PseudoLabeledVolumes(self.store, self.cohort.unlabeled, read_labels, read_weights)
+        settings = BatchSettings(
+            patch_size=config.patch_size,
+            labeled_bs=config.labeled_bs,
+            batch_size=config.batch_size,
+            length=config.max_iterations,
             seed=(seed,),
-            orientations=ORIENTATIONS[self.config.orientations],
-            weight=weight,
+            orientations=ORIENTATIONS[config.orientations],
             augmentation=self.augmentation,
-            part=(distributed.rank(), distributed.world_size()),
         )
+        shard = (distributed.rank(), distributed.world_size())
+        return BatchStream(self.cohort.labeled, self.cohort.unlabeled, source, settings, shard)
 
     def _predictor(self, network: nn.Module) -> Predictor:
         return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)

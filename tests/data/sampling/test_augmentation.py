@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from semisam_o1.core.seeding import numpy_generator
 from semisam_o1.data.sampling.augmentation import (
     Augmentation,
     Donor,
+    Warp,
     Warps,
     change_intensity,
-    look,
+    deform,
     match_intensity,
     quantiles,
-    spatial_places,
+    resample_at,
+    warp_coords,
 )
-from semisam_o1.data.sampling.batches import BatchStream
+from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.fields import indices
+from volume_source import Source
 
 SHAPE = (14, 18, 10)
+EMPTY: Mapping[str, Tensor] = {}
 
 
 def ramp() -> torch.Tensor:
     return indices(SHAPE).sum(0)
 
 
-def stream(augmentation: Augmentation, **changes) -> BatchStream:
+def stream(
+    augmentation: Augmentation, patch_size: tuple[int, int, int] = (8, 8, 8), weights: Mapping[str, Tensor] = EMPTY
+) -> BatchStream:
     volumes = {"template": ramp(), "other": ramp() + 100}
     labels = {name: (volume % 100 > 15).to(torch.uint8) for name, volume in volumes.items()}
-    options = {"patch_size": (8, 8, 8), "labeled_bs": 1, "batch_size": 2, "length": 9, "seed": (3,)} | changes
-    return BatchStream(
-        ["template"], ["other"], volumes.__getitem__, labels.__getitem__, augmentation=augmentation, **options
-    )
+    settings = BatchSettings(patch_size, 1, 2, length=9, seed=(3,), augmentation=augmentation)
+    return BatchStream(["template"], ["other"], Source(volumes.get, labels.get, weights.get), settings)
 
 
 def donor() -> Donor:
     """A volume of the template's size that shows it two voxels further on."""
-    places = indices(SHAPE) + torch.tensor([2.0, 0, 0]).view(3, 1, 1, 1)
+    coords = indices(SHAPE) + torch.tensor([2.0, 0, 0]).view(3, 1, 1, 1)
     affine = torch.cat([torch.eye(3), torch.zeros(3, 1)], dim=1)
-    return Donor(SHAPE, places, affine, quantiles(ramp() * 3))
+    return Donor(SHAPE, coords, affine, quantiles(ramp() * 3))
 
 
 @pytest.mark.parametrize("kind", ["spatial", "intensity", "template"])
@@ -60,38 +67,38 @@ def test_augmented_batches_repeat_and_differ_between_iterations(kind: str) -> No
 def test_the_label_goes_where_the_image_goes() -> None:
     label = (ramp() > 20).to(torch.uint8)
     for seed in range(9):
-        places = Augmentation(spatial=True).places((5, 6, 3), (4, 5, 4), None, numpy_generator(seed), label.device)
-        image, seen = look(ramp(), places, nearest=False), look(label, places, nearest=True)
+        coords = Augmentation(spatial=True).voxel_coords(
+            (5, 6, 3), (4, 5, 4), None, numpy_generator(seed), label.device
+        )
+        image, seen = resample_at(ramp(), coords, nearest=False), resample_at(label, coords, nearest=True)
         sure = (image - 20.5).abs() > 1.6  # elsewhere the nearest voxel may lie beyond
         assert sure.sum() > 0
         assert torch.equal(seen[sure] == 1, image[sure] > 20.5)
 
 
-def test_weights_go_with_the_labels_and_true_labels_count_in_full() -> None:
-    trust = {"other": torch.full(SHAPE, 51, dtype=torch.uint8)}
+def test_weights_go_with_the_labels() -> None:
+    weights = {name: torch.full(SHAPE, value, dtype=torch.uint8) for name, value in (("template", 255), ("other", 51))}
     for augmentation in (Augmentation(), Augmentation(spatial=True)):
-        batch = stream(augmentation, weight=trust.__getitem__, patch_size=(4, 4, 4))[0]
+        batch = stream(augmentation, (4, 4, 4), weights)[0]
         assert batch.weight.shape == (2, 4, 4, 4)
         assert batch.weight[0].max() == 1
         assert batch.weight[1].max() == pytest.approx(0.2)
     assert stream(Augmentation())[0].weight is None
 
 
-def test_places_stay_near() -> None:
-    places = indices(SHAPE)
+def test_deformations_are_small() -> None:
+    coords = indices(SHAPE)
     for seed in range(20):
-        moved = spatial_places(places, numpy_generator(seed))
-        assert moved.shape == places.shape
-        assert (moved - places).norm(dim=0).mean() < 0.3 * max(SHAPE)
+        moved = deform(coords, numpy_generator(seed))
+        assert moved.shape == coords.shape
+        assert (moved - coords).norm(dim=0).mean() < 0.3 * max(SHAPE)
         middle = tuple(size // 2 for size in SHAPE)
-        assert (moved - places)[(slice(None), *middle)].norm() < 2
+        assert (moved - coords)[(slice(None), *middle)].norm() < 2
 
 
-def test_full_strength_gives_the_donors_places_and_none_the_affine_ones() -> None:
-    from semisam_o1.data.sampling.augmentation import Warp, warped_places
-
+def test_full_strength_gives_the_donors_shape_and_none_the_affine_map() -> None:
     middle = indices(SHAPE)[:, 2:-4, 2:-2, 2:-2]
-    shift = [float((warped_places(middle, Warp(donor(), s, 0.0)) - middle)[0].mean()) for s in (0.0, 0.5, 1.0)]
+    shift = [float((warp_coords(middle, Warp(donor(), s, 0.0)) - middle)[0].mean()) for s in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(shift, [0, 1, 2], atol=1e-4)
 
 
@@ -114,9 +121,10 @@ def test_changed_intensities_keep_their_order_of_magnitude() -> None:
     assert torch.isfinite(change_intensity(torch.zeros(4, 4, 4), numpy_generator(0))).all()
 
 
-def test_labels_are_looked_up_and_images_interpolated() -> None:
+def test_labels_are_resampled_nearest_and_images_linearly() -> None:
     volume = torch.tensor([0, 4, 8], dtype=torch.uint8).reshape(3, 1, 1)
-    places = torch.tensor([0.6, 1.4, 7.0]).reshape(1, 3, 1, 1) * torch.tensor([1.0, 0, 0]).view(3, 1, 1, 1)
-    assert look(volume, places, nearest=True).flatten().tolist() == [4, 4, 0]
-    torch.testing.assert_close(look(volume.float(), places, nearest=False).flatten(), torch.tensor([2.4, 5.6, 0]))
-    assert look(None, places, nearest=True) is None
+    coords = torch.tensor([0.6, 1.4, 7.0]).reshape(1, 3, 1, 1) * torch.tensor([1.0, 0, 0]).view(3, 1, 1, 1)
+    assert resample_at(volume, coords, nearest=True).flatten().tolist() == [4, 4, 0]
+    torch.testing.assert_close(
+        resample_at(volume.float(), coords, nearest=False).flatten(), torch.tensor([2.4, 5.6, 0])
+    )

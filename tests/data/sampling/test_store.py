@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from semisam_o1.core.atomic_io import WriteError
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Dataset, write_volume
 from semisam_o1.data.sampling import store
-from semisam_o1.data.sampling.store import VolumeStore, choose_cache
+from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
 
 CPU = torch.device("cpu")
 
@@ -25,17 +28,39 @@ def test_auto_chooses_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_cache("gpu", CPU, 400) == ("ram", "0.00 GiB of volumes; there is no GPU")
 
 
-@pytest.mark.parametrize("place", ["ram", "none"])
-def test_volumes_are_the_files(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_volumes_are_the_files(cache: str, tmp_path: Path) -> None:
     image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     write_volume(tmp_path / "data" / "a.h5", image, image % 2)
     write_volume(tmp_path / "data" / "b.h5", image)
-    volumes = VolumeStore(Dataset(tmp_path), ["a", "b"], place, CPU)
-    assert volumes.in_memory == (place == "ram")
+    volumes = VolumeStore(Dataset(tmp_path), ["a", "b"], cache, CPU)
+    assert volumes.in_memory == (cache == "ram")
     assert volumes.image("a").dtype == torch.float32
     assert np.array_equal(volumes.image("a"), image)
     assert np.array_equal(volumes.label("a"), image % 2)
     assert volumes.label("b") is None
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_unlabeled_volumes_have_pseudo_labels_and_true_labels_have_full_weight(cache: str, tmp_path: Path) -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    for name in "ab":
+        write_volume(tmp_path / "data" / f"{name}.h5", image, image % 2)
+    volumes = VolumeStore(Dataset(tmp_path), ["a", "b"], cache, CPU)
+    plain = PseudoLabeledVolumes(volumes, ["b"], partial(answer, image % 5))
+    weighted = PseudoLabeledVolumes(volumes, ["b"], partial(answer, image % 5), partial(answer, image))
+    assert plain.weight("a") is plain.weight("b") is None
+    for source in (weighted, pickle.loads(pickle.dumps(weighted))):  # as worker processes get it
+        assert np.array_equal(source.image("b"), image)
+        assert np.array_equal(source.label("a"), image % 2)
+        assert np.array_equal(source.label("b"), image % 5)
+        assert np.array_equal(source.weight("b"), image)
+        assert source.weight("a").shape == image.shape
+        assert source.weight("a").unique().tolist() == [255]
+
+
+def answer(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    return dict.fromkeys(names, array)
 
 
 def test_kept_arrays_are_found_again_and_damaged_ones_are_not(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Random changes to what a patch shows: where it looks, how bright it is, and warps of the template.
+"""Random augmentation of patches: spatial deformation, intensity changes, and warps of the template.
 
-Random numbers come from a generator that the caller seeds per item, and all of an item's are drawn whatever is switched
-on after it. Everything is computed on the device that the volumes lie on.
+Random numbers come from a generator that the caller seeds per item. All computation is on the device of the volumes.
 """
 
 from __future__ import annotations
@@ -21,45 +20,47 @@ from semisam_o1.data.sampling.fields import indices, rescale, sample
 KINDS = ("spatial", "intensity", "template")
 
 MAX_ANGLE = 12.0  # degrees, about each axis
-MAX_ZOOM = 0.15
-ELASTIC_CELLS = 4  # per axis of the patch
-ELASTIC_SHIFT = 0.02  # of the patch, standard deviation
-MAX_GAMMA = 0.35  # of its logarithm
+MAX_LOG_ZOOM = 0.15
+ELASTIC_POINTS = 4  # control points per axis of the patch
+ELASTIC_DEVIATION = 0.02  # standard deviation of their displacements, as a share of the patch size
+MAX_LOG_GAMMA = 0.35
 MAX_CONTRAST = 0.25
 MAX_BRIGHTNESS = 0.25  # standard deviations of the patch
-MAX_NOISE = 0.15  # the same
-BLUR_SHARE = 0.2  # of the patches
+MAX_NOISE = 0.15  # standard deviations of the patch
+BLUR_PROBABILITY = 0.2
 QUANTILES = 65
-WARP_SHARE = 0.8  # of the labeled items that show a warped template
-MAX_EXAGGERATION = 1.25  # how far a warp may go, 1 being the volume it was found on
+WARP_PROBABILITY = 0.8  # for items that show the template
+MAX_WARP_STRENGTH = 1.25  # 1 gives the template the donor's shape
 
 
 @dataclass(frozen=True)
 class Donor:
-    """An unlabeled volume that lends its shape and its intensities.
+    """An unlabeled volume whose shape and intensities the template is warped to.
 
     Attributes:
         shape: (W, H, D).
-        places: where its voxels lie in the template, in voxels, (3, w, h, d) on any grid over it.
-        affine: (3, 4), the affine map from its voxels to the template's that is nearest to that.
-        quantiles: of its intensities.
+        template_coords: voxel coordinates in the template that correspond to the donor's voxels, (3, w, h, d) on any
+            grid over its extent.
+        affine: (3, 4), the least-squares affine fit to them, from voxel coordinates of the donor.
+        quantiles: intensity quantiles of the donor.
     """
 
     shape: tuple[int, int, int]
-    places: Tensor
+    template_coords: Tensor
     affine: Tensor
     quantiles: Tensor
 
 
 @dataclass(frozen=True)
 class Warps:
-    """The template in the shapes of other volumes, with an exact label.
+    """Warps of the template into the shapes of other volumes; the label is warped with the image.
 
     Zhao et al., "Data Augmentation Using Learned Transformations for One-Shot Medical Image Segmentation", CVPR 2019.
 
     Attributes:
         template: name of the labeled volume that is warped.
-        quantiles: of its intensities.
+        quantiles: intensity quantiles of the template.
+        donors: volumes to draw from, uniformly.
     """
 
     template: str
@@ -72,8 +73,9 @@ class Warp:
     """One warp of the template.
 
     Attributes:
-        strength: 0 is the affine map alone, 1 the donor's shape; beyond that, a caricature.
-        style: how far intensities are brought towards the donor's, from 0 to 1.
+        donor: target of the warp.
+        strength: 0 for the affine map alone, 1 for the donor's shape, above 1 for an exaggeration of it.
+        style: share of the intensity matching with the donor, from 0 to 1.
     """
 
     donor: Donor
@@ -83,21 +85,27 @@ class Warp:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed at random: where patches look, their intensities, the template's shape."""
+    """The augmentations that are switched on.
+
+    Attributes:
+        spatial: rotation, zoom and elastic deformation.
+        intensity: gamma, contrast, brightness, noise and blur.
+        warps: warps of the template, None for none.
+    """
 
     spatial: bool = False
     intensity: bool = False
     warps: Warps | None = None
 
     def draw_warp(self, name: str, generator: np.random.Generator) -> Warp | None:
-        """Return how the template is to be warped this time; None for other volumes and, now and then, for it."""
+        """Draw a warp for an item of volume ``name``; None for volumes other than the template, and at random."""
         if self.warps is None or name != self.warps.template:
             return None
         share, strength, style = generator.random(3)
         donor = self.warps.donors[generator.integers(len(self.warps.donors))]
-        return Warp(donor, strength * MAX_EXAGGERATION, style) if share < WARP_SHARE else None
+        return Warp(donor, strength * MAX_WARP_STRENGTH, style) if share < WARP_PROBABILITY else None
 
-    def places(
+    def voxel_coords(
         self,
         start: Sequence[int],
         size: Sequence[int],
@@ -105,93 +113,87 @@ class Augmentation:
         generator: np.random.Generator,
         device: torch.device,
     ) -> Tensor:
-        """Return where the voxels of a patch of ``size`` at ``start`` look, (3, w, h, d) in voxels of the volume."""
-        places = indices(size, device) + torch.tensor(start, device=device).view(3, 1, 1, 1)
+        """Return the voxel coordinates (3, w, h, d) at which a patch of ``size`` at ``start`` samples its volume."""
+        coords = indices(size, device) + torch.tensor(start, device=device).view(3, 1, 1, 1)
         if self.spatial:
-            places = spatial_places(places, generator)
-        return warped_places(places, warp) if warp else places
+            coords = deform(coords, generator)
+        return warp_coords(coords, warp) if warp else coords
 
-    def appearance(self, patch: Tensor, warp: Warp | None, generator: np.random.Generator) -> Tensor:
-        """Return a patch (w, h, d) with other intensities."""
+    def change_appearance(self, patch: Tensor, warp: Warp | None, generator: np.random.Generator) -> Tensor:
+        """Return a patch (w, h, d) with changed intensities."""
         if warp:
             patch = match_intensity(patch, self.warps.quantiles, warp.donor.quantiles, warp.style)
         return change_intensity(patch, generator) if self.intensity else patch
 
 
-NO_AUGMENTATION = Augmentation()
-
-
-def spatial_places(places: Tensor, generator: np.random.Generator) -> Tensor:
-    """Turn, zoom and bend the places (3, w, h, d) that a patch looks at, around their center."""
+def deform(voxel_coords: Tensor, generator: np.random.Generator) -> Tensor:
+    """Rotate, zoom and elastically deform the voxel coordinates (3, w, h, d) of a patch about its center."""
     angles = np.radians(generator.uniform(-MAX_ANGLE, MAX_ANGLE, 3))
-    zoom = np.exp(generator.uniform(-MAX_ZOOM, MAX_ZOOM, 3))
-    size = np.array(places.shape[1:]).reshape(3, 1, 1, 1)
-    bends = generator.standard_normal((3, *(ELASTIC_CELLS,) * 3)) * ELASTIC_SHIFT * size
-    matrix = torch.from_numpy(_rotation(angles) * zoom).to(places)
-    center = places.mean(dim=(1, 2, 3), keepdim=True)
-    turned = torch.einsum("ij,j...->i...", matrix, places - center) + center
-    return turned + _resized(torch.from_numpy(bends).to(places), places.shape[1:])
+    zoom = np.exp(generator.uniform(-MAX_LOG_ZOOM, MAX_LOG_ZOOM, 3))
+    size = voxel_coords.shape[1:]
+    elastic = generator.standard_normal((3, *(ELASTIC_POINTS,) * 3)) * ELASTIC_DEVIATION
+    elastic = torch.from_numpy(elastic * np.array(size).reshape(3, 1, 1, 1)).to(voxel_coords)
+    matrix = torch.from_numpy(_rotation(angles) * zoom).to(voxel_coords)
+    center = voxel_coords.mean(dim=(1, 2, 3), keepdim=True)
+    rotated = torch.einsum("ij,j...->i...", matrix, voxel_coords - center) + center
+    return rotated + F.interpolate(elastic[None], tuple(size), mode="trilinear", align_corners=True)[0]
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
+    """Return the matrix of rotations (radians) about the three axes."""
     matrix = np.eye(3)
     for (i, j), angle in zip(((1, 2), (0, 2), (0, 1)), angles, strict=True):
-        turn = np.eye(3)
-        turn[[i, j], [i, j]] = math.cos(angle)
-        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ turn
+        about_axis = np.eye(3)
+        about_axis[[i, j], [i, j]] = math.cos(angle)
+        about_axis[i, j], about_axis[j, i] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ about_axis
     return matrix
 
 
-def warped_places(places: Tensor, warp: Warp) -> Tensor:
-    """Turn places (3, w, h, d) in the donor of a warp into places in the template."""
+def warp_coords(voxel_coords: Tensor, warp: Warp) -> Tensor:
+    """Convert voxel coordinates (3, w, h, d) in the donor of a warp to voxel coordinates in the template."""
     donor = warp.donor
-    affine = torch.einsum("ij,j...->i...", donor.affine[:, :3], places) + donor.affine[:, 3].view(3, 1, 1, 1)
-    own = sample(donor.places, rescale(places, donor.shape, donor.places.shape[1:]))
-    return torch.lerp(affine, own, warp.strength)
+    affine = torch.einsum("ij,j...->i...", donor.affine[:, :3], voxel_coords) + donor.affine[:, 3].view(3, 1, 1, 1)
+    coords = donor.template_coords
+    deformable = sample(coords, rescale(voxel_coords, donor.shape, coords.shape[1:]))
+    return torch.lerp(affine, deformable, warp.strength)
 
 
 def change_intensity(image: Tensor, generator: np.random.Generator) -> Tensor:
-    """Change gamma, contrast, brightness and noise of a patch (w, h, d), and blur some."""
-    gamma = math.exp(generator.uniform(-MAX_GAMMA, MAX_GAMMA))
+    """Change gamma, contrast, brightness and noise of a patch (w, h, d), and blur some patches."""
+    gamma = math.exp(generator.uniform(-MAX_LOG_GAMMA, MAX_LOG_GAMMA))
     contrast = 1 + generator.uniform(-MAX_CONTRAST, MAX_CONTRAST)
     brightness = generator.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS)
     noise = generator.uniform(0, MAX_NOISE)
-    blurred = generator.random() < BLUR_SHARE
+    blurred = generator.random() < BLUR_PROBABILITY
     seed = int(generator.integers(2**62))
     low, high = image.amin(), image.amax()
-    reach = (high - low).clamp_min(1e-6)
+    span = (high - low).clamp_min(1e-6)
     if blurred:
         image = F.avg_pool3d(F.pad(image[None, None], [1] * 6, mode="replicate"), 3, stride=1)[0, 0]
-    image = ((image - low) / reach).clamp(0, 1) ** gamma * reach + low
+    image = ((image - low) / span).clamp(0, 1) ** gamma * span + low
     mean, deviation = image.mean(), image.std()
     image = (image - mean) * contrast + mean + brightness * deviation
     draw = torch.randn(image.shape, generator=torch_generator(seed, device=image.device), device=image.device)
     return image + noise * deviation * draw
 
 
-def look(volume: Tensor | None, places: Tensor, nearest: bool) -> Tensor | None:
-    """Return what a volume (W, H, D) shows at places (3, w, h, d), zeros outside, in the volume's type."""
-    if volume is None:
-        return None
-    values = sample(volume[None].float(), places, "nearest" if nearest else "bilinear", "zeros")[0]
-    return values.to(volume.dtype)
+def resample_at(volume: Tensor, voxel_coords: Tensor, nearest: bool) -> Tensor:
+    """Return a volume (W, H, D) at voxel coordinates (3, w, h, d) in the volume's type, zeros outside."""
+    mode = "nearest" if nearest else "bilinear"
+    return sample(volume[None].float(), voxel_coords, mode, "zeros")[0].to(volume.dtype)
 
 
 def quantiles(image: Tensor) -> Tensor:
-    """Return the quantiles of an image that ``match_intensity`` maps by."""
+    """Return the intensity quantiles of an image, for ``match_intensity``."""
     flat = image.flatten()
     flat = flat[:: max(1, len(flat) // 100_000)]
     return torch.quantile(flat, torch.linspace(0, 1, QUANTILES, device=image.device))
 
 
 def match_intensity(image: Tensor, own: Tensor, other: Tensor, strength: float) -> Tensor:
-    """Bring an image with quantiles ``own`` towards the intensities of a volume with quantiles ``other``."""
+    """Match the intensities of an image with quantiles ``own`` to quantiles ``other``, by a share ``strength``."""
     upper = torch.searchsorted(own, image.contiguous()).clamp(1, QUANTILES - 1)
     share = ((image - own[upper - 1]) / (own[upper] - own[upper - 1]).clamp_min(1e-6)).clamp(0, 1)
     matched = torch.lerp(other[upper - 1], other[upper], share)
     return torch.lerp(image, matched, strength)
-
-
-def _resized(field: Tensor, shape: Sequence[int]) -> Tensor:
-    return F.interpolate(field[None], tuple(shape), mode="trilinear", align_corners=True)[0]

@@ -1,44 +1,22 @@
-"""Batches of randomly placed, randomly oriented patches: labeled items first, then pseudo-labeled ones.
+"""Batches of randomly positioned and oriented patches: labeled items first, then pseudo-labeled ones.
 
-What iteration t sees is a function of (seed, t): no sampler state has to be kept.
+The batch of iteration t is a function of (seed, t): no sampler state has to be saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semisam_o1.core.seeding import numpy_generator
-from semisam_o1.data.sampling.augmentation import NO_AUGMENTATION, Augmentation, look
-
-MARGIN = 3  # zeros around a volume that is not larger than the patch
-
-
-class Orientation(NamedTuple):
-    """One of the eight symmetries of the plane of the first two axes: swap them, then flip them."""
-
-    swap: bool
-    flip_first: bool
-    flip_second: bool
-
-    @property
-    def flipped_axes(self) -> tuple[int, ...]:
-        return tuple(axis for axis, flip in enumerate(self[1:]) if flip)
-
-
-_ALL = tuple(Orientation(s, a, b) for s in (False, True) for a in (False, True) for b in (False, True))
-ORIENTATIONS = {
-    "all": _ALL,
-    "rotations": tuple(o for o in _ALL if sum(o) % 2 == 0),
-    "flips": tuple(o for o in _ALL if not o.swap),
-    "none": _ALL[:1],
-}
+from semisam_o1.data.sampling.augmentation import Augmentation, resample_at
+from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation, patch_start, source_size, write_patch
 
 
 @dataclass(frozen=True)
@@ -47,10 +25,10 @@ class Batch:
 
     Attributes:
         image: (B, 1, w, h, d) float32.
-        label: (B, w, h, d) uint8, true labels first, pseudo-labels after them.
-        labeled: how many of the items are labeled.
-        names: of the volumes that the items come from.
-        weight: (B, w, h, d) float32 between 0 and 1, how much each voxel's label counts; None: all the same.
+        label: (B, w, h, d) uint8, true labels first, then pseudo-labels.
+        labeled: number of labeled items.
+        names: names of the items' volumes.
+        weight: (B, w, h, d) float32 in [0, 1], weight of each voxel's label; None for 1 everywhere.
     """
 
     image: Tensor
@@ -59,12 +37,12 @@ class Batch:
     names: tuple[str, ...]
     weight: Tensor | None = None
 
-    def trust(self, items: slice) -> Tensor | None:
+    def voxel_weight(self, items: slice) -> Tensor | None:
         """Return the weight (b, w, h, d) of some items."""
         return None if self.weight is None else self.weight[items]
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; where that is a GPU, the copies are only begun."""
+        """Return the batch on a device; copies to a GPU are asynchronous."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             if tensor is None:
@@ -75,168 +53,125 @@ class Batch:
         return replace(self, image=moved(self.image), label=moved(self.label), weight=moved(self.weight))
 
     def used_on(self, stream: torch.cuda.Stream) -> None:
-        """Keep the batch's memory until a stream, other than the one it was made on, has read it."""
+        """Keep the batch's memory until ``stream``, which did not make the batch, has read it."""
         for tensor in (self.image, self.label, self.weight):
             if tensor is not None:
                 tensor.record_stream(stream)
+
+
+class VolumeSource(Protocol):
+    """Volumes by name, as tensors (W, H, D) on one device."""
+
+    def image(self, name: str) -> Tensor:
+        """Return the image, float32."""
+
+    def label(self, name: str) -> Tensor:
+        """Return the label, uint8; a pseudo-label for an unlabeled volume."""
+
+    def weight(self, name: str) -> Tensor | None:
+        """Return the weight of each voxel's label, uint8 from 0 to 255; None for every volume if all weights are 1."""
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Settings of a ``BatchStream``.
+
+    Attributes:
+        patch_size: (w, h, d).
+        labeled_bs: number of labeled items of a batch, over all ranks.
+        batch_size: number of all items of a batch, over all ranks.
+        length: number of batches.
+        seed: any number of non-negative integers.
+        orientations: orientations to draw from, uniformly.
+        augmentation: random augmentation of the patches.
+    """
+
+    patch_size: tuple[int, int, int]
+    labeled_bs: int
+    batch_size: int
+    length: int
+    seed: tuple[int, ...]
+    orientations: tuple[Orientation, ...] = ORIENTATIONS["all"]
+    augmentation: Augmentation = Augmentation()
 
 
 class BatchStream(torch.utils.data.Dataset):
     """The batches of one round, by iteration.
 
     Args:
-        labeled, unlabeled: names of the volumes; each is visited equally often, in shuffled order.
-        image: name → (W, H, D) float32.
-        label: name → (W, H, D) uint8; a pseudo-label where the volume is unlabeled.
-        patch_size: (w, h, d).
-        labeled_bs, batch_size: labeled items and all items of a batch, over all ranks.
-        orientations: to draw from, uniformly.
-        length: number of iterations.
-        seed: any number of non-negative integers.
-        weight: name → (W, H, D) uint8, 255 where the label of an unlabeled volume counts in full; None: everywhere.
-        augmentation: what is changed at random.
-        part: (rank, ranks): this rank gets every ``ranks``-th labeled and unlabeled item.
+        labeled, unlabeled: names of the volumes; each is drawn equally often, in shuffled order.
+        source: images, labels and label weights of the volumes.
+        settings: sizes, seed and augmentation.
+        shard: (rank, ranks); this rank gets every ``ranks``-th labeled and unlabeled item.
     """
 
     def __init__(
         self,
         labeled: Sequence[str],
         unlabeled: Sequence[str],
-        image: Callable[[str], Tensor],
-        label: Callable[[str], Tensor],
-        *,
-        patch_size: Sequence[int],
-        labeled_bs: int,
-        batch_size: int,
-        length: int,
-        seed: Sequence[int],
-        orientations: Sequence[Orientation] = ORIENTATIONS["all"],
-        weight: Callable[[str], Tensor] | None = None,
-        augmentation: Augmentation = NO_AUGMENTATION,
-        part: tuple[int, int] = (0, 1),
+        source: VolumeSource,
+        settings: BatchSettings,
+        shard: tuple[int, int] = (0, 1),
     ):
         self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
-        self.image, self.label = image, label
-        self.patch_size = tuple(patch_size)
-        self.labeled_bs, self.unlabeled_bs = labeled_bs, batch_size - labeled_bs
-        self.length, self.seed = length, tuple(seed)
-        self.orientations = tuple(orientations)
-        self.weight, self.augmentation = weight, augmentation
-        self.rank, self.ranks = part
+        self.source, self.settings, self.shard = source, settings, shard
 
     def __len__(self) -> int:
-        return self.length
+        return self.settings.length
 
     def __getitem__(self, t: int) -> Batch:
-        labeled = _draw(self.labeled, self.labeled_bs, t, (*self.seed, 0))
-        unlabeled = _draw(self.unlabeled, self.unlabeled_bs, t, (*self.seed, 1))
-        generator = numpy_generator(*self.seed, 2, t)
-        # Drawn for the whole batch, so that the number of ranks does not change it.
-        draws = [
-            (name, self.orientations[generator.integers(len(self.orientations))], generator.random(3), index)
-            for index, name in enumerate(labeled + unlabeled)
+        seed, labeled_bs = self.settings.seed, self.settings.labeled_bs
+        names = _draw(self.labeled, labeled_bs, t, (*seed, 0))
+        names += _draw(self.unlabeled, self.settings.batch_size - labeled_bs, t, (*seed, 1))
+        generator, orientations = numpy_generator(*seed, 2, t), self.settings.orientations
+        # Drawn for the whole batch, so that its items do not depend on the number of ranks.
+        items = [
+            (name, orientations[generator.integers(len(orientations))], generator.random(3), (*seed, 3, t, index))
+            for index, name in enumerate(names)
         ]
-        own = draws[: len(labeled)][self.rank :: self.ranks]
-        labeled_count = len(own)
-        own += draws[len(labeled) :][self.rank :: self.ranks]
-        device = self.image(own[0][0]).device
-        image = torch.empty((len(own), *self.patch_size), device=device)
+        rank, ranks = self.shard
+        labeled = items[:labeled_bs][rank::ranks]
+        items = labeled + items[labeled_bs:][rank::ranks]
+        names = tuple(name for name, *_ in items)
+        image = torch.empty((len(items), *self.settings.patch_size), device=self.source.image(names[0]).device)
         label = torch.empty_like(image, dtype=torch.uint8)
-        weight = None if self.weight is None else torch.empty_like(label)
-        for item, (name, orientation, place, index) in enumerate(own):
-            outs = (image[item], label[item], None if weight is None else weight[item])
-            self._fill(outs, name, orientation, place, numpy_generator(*self.seed, 3, t, index))
-        names = tuple(name for name, *_ in own)
-        return Batch(image[:, None], label, labeled_count, names, None if weight is None else weight.float() / 255)
+        weight = None if self.source.weight(names[0]) is None else torch.empty_like(label)
+        for index, item in enumerate(items):
+            outs = (image[index], label[index], None if weight is None else weight[index])
+            self._write_item(outs, *item)
+        return Batch(image[:, None], label, len(labeled), names, None if weight is None else weight.float() / 255)
 
-    def _fill(
+    def _write_item(
         self,
         outs: tuple[Tensor, Tensor, Tensor | None],
         name: str,
         orientation: Orientation,
-        place: np.ndarray,
-        generator: np.random.Generator,
+        position: np.ndarray,
+        seed: tuple[int, ...],
     ) -> None:
-        """Write image, label and (where labels are weighted) weight of one patch, each (w, h, d)."""
-        image, label = self.image(name), self.label(name)
+        """Write image, label and, if there are weights, weight of one patch into ``outs``, each (w, h, d)."""
+        image, label, weight = self.source.image(name), self.source.label(name), self.source.weight(name)
         if image.shape != label.shape:
             raise ValueError(f"{name}: image has shape {tuple(image.shape)} and label {tuple(label.shape)}")
-        weight = None
-        if self.weight is not None:
-            weight = label.new_tensor(255).expand_as(label) if name in self.labeled else self.weight(name)
-        volumes = (image, label, weight)
-        size = source_size(self.patch_size, orientation)
-        warp = self.augmentation.draw_warp(name, generator)
-        start = patch_start(warp.donor.shape if warp else image.shape, size, place)
-        if warp or self.augmentation.spatial:
-            places = self.augmentation.places(start, size, warp, generator, image.device)
-            volumes = [look(volume, places, nearest=index > 0) for index, volume in enumerate(volumes)]
-            start = (0, 0, 0)
-        for out, volume in zip(outs, volumes, strict=True):
+        augmentation, generator = self.settings.augmentation, numpy_generator(*seed)
+        size = source_size(self.settings.patch_size, orientation)
+        warp = augmentation.draw_warp(name, generator)
+        start, coords = patch_start(warp.donor.shape if warp else image.shape, size, position), None
+        if warp or augmentation.spatial:
+            start, coords = (0, 0, 0), augmentation.voxel_coords(start, size, warp, generator, image.device)
+        for out, volume in zip(outs, (image, label, weight), strict=True):
             if volume is not None:
+                volume = volume if coords is None else resample_at(volume, coords, nearest=volume is not image)
                 write_patch(out, volume, start, orientation)
-        shown = self.augmentation.appearance(outs[0], warp, generator)
-        if shown is not outs[0]:
-            outs[0].copy_(shown)
-
-
-def patch_start(shape: Sequence[int], size: Sequence[int], place: np.ndarray) -> tuple[int, ...]:
-    """Return where a patch starts, from uniform numbers in [0, 1); negative where it starts in the padding.
-
-    A volume not larger than the patch counts as padded by half of what is missing and a margin of 3.
-    """
-    starts = []
-    for length, patch, u in zip(shape, size, place, strict=True):
-        padding = (patch - length) // 2 + MARGIN if length <= patch else 0
-        starts.append(int(u * (length + 2 * padding - patch + 1)) - padding)
-    return tuple(starts)
-
-
-def write_patch(out: Tensor, volume: Tensor, start: Sequence[int], orientation: Orientation) -> None:
-    """Write the box at ``start`` of a volume (W, H, D), oriented, into ``out`` (w, h, d); zeros outside of it."""
-    inside, within = [], []
-    for a, s, n in zip(start, source_size(out.shape, orientation), volume.shape, strict=True):
-        low, high = min(max(a, 0), n), max(min(a + s, n), 0)
-        inside.append(slice(low, high))
-        within.append(slice(low - a, high - a))
-    part = volume[tuple(inside)]
-    if part.numel() < out.numel():
-        out.zero_()
-    write = _write_by_view if out.device.type == "cpu" else _write_by_copies
-    write(out, part, tuple(within), orientation)
-
-
-def _write_by_view(out: Tensor, part: Tensor, within: tuple[slice, ...], orientation: Orientation) -> None:
-    box = np.flip(out.numpy(), orientation.flipped_axes)  # runs backwards, which no tensor can: one copy does
-    box = box.swapaxes(0, 1) if orientation.swap else box
-    box[within] = part.numpy()
-
-
-def _write_by_copies(out: Tensor, part: Tensor, within: tuple[slice, ...], orientation: Orientation) -> None:
-    region = [within[1], within[0], within[2]] if orientation.swap else list(within)
-    for axis in orientation.flipped_axes:
-        side = out.shape[axis]
-        region[axis] = slice(side - region[axis].stop, side - region[axis].start)
-    out[tuple(region)] = orient(part, orientation)
-
-
-def source_size(patch_size: Sequence[int], orientation: Orientation) -> tuple[int, ...]:
-    """Return the size of the box that has ``patch_size`` once it is oriented."""
-    w, h, d = patch_size
-    return (h, w, d) if orientation.swap else (w, h, d)
-
-
-def orient(box: Tensor, orientation: Orientation) -> Tensor:
-    """Swap and flip the first two axes of a box (W, H, D)."""
-    if orientation.swap:
-        box = box.transpose(0, 1)
-    return box.flip(orientation.flipped_axes) if orientation.flipped_axes else box
+        patch = augmentation.change_appearance(outs[0], warp, generator)
+        if patch is not outs[0]:
+            outs[0].copy_(patch)
 
 
 def _draw(names: tuple[str, ...], count: int, t: int, seed: tuple[int, ...]) -> list[str]:
-    """Return the names at places t · count … of an endless sequence of shuffles."""
-    places = range(t * count, (t + 1) * count)
-    return [names[_shuffle(len(names), seed, place // len(names))[place % len(names)]] for place in places]
+    """Return ``count`` names from position t · count of an endless sequence of shuffles."""
+    positions = range(t * count, (t + 1) * count)
+    return [names[_shuffle(len(names), seed, i // len(names))[i % len(names)]] for i in positions]
 
 
 @lru_cache(maxsize=16)

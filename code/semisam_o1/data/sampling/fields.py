@@ -1,6 +1,6 @@
-"""Values and places on grids of voxels, as tensors: sampling, resampling, indices.
+"""Sampling and resampling on voxel grids, as tensors.
 
-*Places* (3, w, h, d) are indices into a volume, in voxels; they need not be whole numbers.
+Voxel coordinates (3, w, h, d) are fractional indices into a volume; voxel centers have whole numbers.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from torch.nn import functional as F
 
 
 def indices(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Return every voxel's own index, (3, w, h, d) float32."""
+    """Return the voxel coordinates of every voxel of a grid, (3, w, h, d) float32."""
     axes = [torch.arange(size, dtype=torch.float32, device=device) for size in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def sample(values: Tensor, places: Tensor, mode: str = "bilinear", outside: str = "border") -> Tensor:
-    """Return values (C, W, H, D) float32 at places (3, w, h, d): (C, w, h, d).
+def sample(values: Tensor, voxel_coords: Tensor, mode: str = "bilinear", outside: str = "border") -> Tensor:
+    """Return values (C, W, H, D) float32 at voxel coordinates (3, w, h, d), as (C, w, h, d).
 
     Args:
-        mode: 'bilinear' (trilinear, in fact) or 'nearest'.
-        outside: what lies outside: 'border', the nearest voxel's value, or 'zeros'.
+        mode: 'bilinear' (trilinear in 3-D) or 'nearest'.
+        outside: 'border' (the value of the nearest voxel) or 'zeros'.
     """
     last = torch.tensor([max(size - 1, 1) for size in values.shape[1:]], device=values.device).view(3, 1, 1, 1)
-    grid = (2 * places / last - 1).flip(0).permute(1, 2, 3, 0)
+    grid = (2 * voxel_coords / last - 1).flip(0).permute(1, 2, 3, 0)
     return F.grid_sample(values[None], grid[None], mode, outside, align_corners=True)[0]
 
 
-def sample_array(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """``sample`` of arrays."""
-    return sample(torch.from_numpy(values), torch.from_numpy(places)).numpy()
+def sample_array(values: np.ndarray, voxel_coords: np.ndarray) -> np.ndarray:
+    """Apply ``sample`` to arrays."""
+    return sample(torch.from_numpy(values), torch.from_numpy(voxel_coords)).numpy()
 
 
 def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resample (C, w, h, d) to another grid over the same extent, trilinear."""
+    """Resample (C, w, h, d) to another grid over the same extent, trilinearly."""
     return F.interpolate(field[None], tuple(shape), mode="trilinear", align_corners=False)[0]
 
 
-def rescale(places: Tensor, shape: Sequence[int], grid: Sequence[int]) -> Tensor:
-    """Turn places (3, ...) in a volume of ``shape`` into places on a grid over the same extent."""
-    axes = [(p + 0.5) * (n / size) - 0.5 for p, n, size in zip(places, grid, shape, strict=True)]
+def rescale(voxel_coords: Tensor, shape: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """Convert voxel coordinates (3, ...) in a volume of ``shape`` to those on a grid over the same extent."""
+    axes = [(c + 0.5) * (n / size) - 0.5 for c, n, size in zip(voxel_coords, grid, shape, strict=True)]
     return torch.stack(axes)

@@ -1,38 +1,38 @@
-"""Decoded volumes of a cohort: read once into RAM or onto the GPU, or again at each request."""
+"""Decoded volumes of a cohort: read once into RAM or GPU memory, or at each request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from semisam_o1.core.distributed import world_size
 from semisam_o1.core.memory import available_memory
 from semisam_o1.core.progress import progress
-from semisam_o1.data.dataset.hdf5 import open_hdf5, read_array
-from semisam_o1.data.dataset.volumes import Dataset, Volume
+from semisam_o1.data.dataset.volumes import Dataset
 
-SHARE = 0.5  # of the memory that is free, at most, for decoded volumes
+MAX_SHARE = 0.5  # of the free memory, for decoded volumes
+
+ReadLabels = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
 def choose_cache(cache: str, device: torch.device, nbytes: int) -> tuple[str, str]:
-    """Return where the volumes are to live ('gpu', 'ram' or 'none') and why.
+    """Return where the volumes are cached ('gpu', 'ram' or 'none') and the reason.
 
     Args:
-        cache: what the user asked for; 'auto' decides by the size of the cohort and the free memory.
-        nbytes: of all decoded volumes.
+        cache: the user's choice; 'auto' decides by the size of the cohort and the free memory.
+        nbytes: bytes of all decoded volumes.
     """
     size = f"{nbytes / 2**30:.2f} GiB of volumes"
     if cache == "gpu" and device.type != "cuda":
         return "ram", f"{size}; there is no GPU"
     if cache != "auto":
         return cache, f"{size}; as asked for"
-    if device.type == "cuda" and nbytes < SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and nbytes < MAX_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "gpu", f"{size} fit on the GPU"
-    if nbytes < SHARE * (available_memory() // world_size()):
+    if nbytes < MAX_SHARE * (available_memory() // world_size()):
         return "ram", f"{size} fit in RAM"
     return "none", f"{size} do not fit in RAM"
 
@@ -41,69 +41,78 @@ class VolumeStore:
     """Images and true labels by name.
 
     Args:
-        dataset: where the volumes come from.
-        names: those that will be asked for.
-        place: 'gpu' (images on ``device``), 'ram', or 'none' (read from the file each time).
+        dataset: dataset folder of the volumes.
+        names: names of the volumes that will be requested.
+        cache: 'gpu' (on ``device``), 'ram', or 'none' (read from the file; the last volume alone is kept).
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        names: Sequence[str],
-        place: str,
-        device: torch.device,
-    ):
+    def __init__(self, dataset: Dataset, names: Sequence[str], cache: str, device: torch.device):
         self.dataset = dataset
-        self.device = device if place == "gpu" else torch.device("cpu")
-        self._held: dict[str, tuple[Tensor, Tensor | None]] = {}
-        if place != "none":
-            for name in progress(names, "reading"):
-                self._held[name] = self._tensors(dataset.load(name))
-
-    @property
-    def in_memory(self) -> bool:
-        return bool(self._held)
+        self.device = device if cache == "gpu" else torch.device("cpu")
+        self.in_memory = cache != "none"
+        self._volumes = {name: self._read(name) for name in progress(names, "reading")} if self.in_memory else {}
 
     def image(self, name: str) -> Tensor:
         """Return the image (W, H, D) float32 on the store's device."""
         return self._get(name)[0]
 
     def label(self, name: str) -> Tensor | None:
-        """Return the true label (W, H, D) uint8, None where there is none."""
+        """Return the true label (W, H, D) uint8, None if there is none."""
         return self._get(name)[1]
 
     def _get(self, name: str) -> tuple[Tensor, Tensor | None]:
-        return self._held[name] if name in self._held else self._tensors(self.dataset.load(name))
+        volume = self._volumes.get(name)
+        if volume is None:
+            volume = self._read(name)
+            if not self.in_memory:  # image and label are requested one after the other
+                self._volumes = {name: volume}
+        return volume
 
-    def _tensors(self, volume: Volume) -> tuple[Tensor, Tensor | None]:
+    def _read(self, name: str) -> tuple[Tensor, Tensor | None]:
+        volume = self.dataset.load(name)
         image = torch.from_numpy(volume.image).to(self.device)
-        label = None if volume.label is None else torch.from_numpy(volume.label).to(self.device)
-        return image, label
+        return image, None if volume.label is None else torch.from_numpy(volume.label).to(self.device)
 
 
-class LastRead:
-    """Reads volumes and labels of a round from their files, one at a time: for worker processes.
+class PseudoLabeledVolumes:
+    """A ``VolumeSource``: the volumes of a store, with the pseudo-labels of one round for the unlabeled ones.
 
-    The image and the label of one patch are asked for one after the other, so the last volume is kept.
+    Pseudo-labels are in memory if the store's volumes are; otherwise they are read at each request.
+
+    Args:
+        store: images and true labels.
+        unlabeled: names of the volumes with pseudo-labels.
+        read_labels: names → pseudo-labels uint8 (W, H, D); pickled for worker processes.
+        read_weights: names → weight of each voxel's pseudo-label, uint8 (W, H, D) from 0 to 255; None for no weights.
     """
 
-    def __init__(self, dataset: Dataset, pseudo_labels: str, labeled: Sequence[str]):
-        self.dataset, self.pseudo_labels, self.labeled = dataset, pseudo_labels, frozenset(labeled)
-        self._load = lru_cache(maxsize=1)(dataset.load)
+    def __init__(
+        self,
+        store: VolumeStore,
+        unlabeled: Sequence[str],
+        read_labels: ReadLabels,
+        read_weights: ReadLabels | None = None,
+    ):
+        self._store, self._unlabeled = store, frozenset(unlabeled)
+        self._read_labels, self._read_weights = read_labels, read_weights
+        self._labels = self._tensors(read_labels, unlabeled) if store.in_memory else {}
+        self._weights = self._tensors(read_weights, unlabeled) if store.in_memory and read_weights else {}
 
     def image(self, name: str) -> Tensor:
-        return torch.from_numpy(self._load(name).image)
+        return self._store.image(name)
 
     def label(self, name: str) -> Tensor:
-        if name in self.labeled:
-            return torch.from_numpy(self._load(name).label)
-        path = Path(self.pseudo_labels)
-        with open_hdf5(path) as file:
-            return torch.from_numpy(read_array(file, name, path))
+        if name not in self._unlabeled:
+            return self._store.label(name)
+        return self._labels[name] if self._labels else self._tensors(self._read_labels, [name])[name]
 
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key != "_load"}
+    def weight(self, name: str) -> Tensor | None:
+        if self._read_weights is None:
+            return None
+        if name not in self._unlabeled:  # true labels have full weight
+            label = self.label(name)
+            return label.new_full((), 255).expand_as(label)
+        return self._weights[name] if self._weights else self._tensors(self._read_weights, [name])[name]
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._load = lru_cache(maxsize=1)(self.dataset.load)
+    def _tensors(self, read: ReadLabels, names: Sequence[str]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array).to(self._store.device) for name, array in read(names).items()}

@@ -1,0 +1,84 @@
+"""Position and orientation of patches: boxes cut from volumes, zero outside of them, swapped and flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+MARGIN = 3  # voxels of padding around a volume that is not larger than the patch
+
+
+class Orientation(NamedTuple):
+    """One of the eight symmetries of the plane of the first two axes: a swap of the axes, then flips."""
+
+    swap: bool
+    flip_first: bool
+    flip_second: bool
+
+    @property
+    def flipped_axes(self) -> tuple[int, ...]:
+        return tuple(axis for axis, flip in enumerate(self[1:]) if flip)
+
+
+_ALL = tuple(Orientation(s, a, b) for s in (False, True) for a in (False, True) for b in (False, True))
+ORIENTATIONS = {
+    "all": _ALL,
+    "rotations": tuple(o for o in _ALL if sum(o) % 2 == 0),
+    "flips": tuple(o for o in _ALL if not o.swap),
+    "none": _ALL[:1],
+}
+
+
+def patch_start(shape: Sequence[int], size: Sequence[int], position: Sequence[float]) -> tuple[int, ...]:
+    """Return the first voxel of a patch, from uniform numbers in [0, 1); negative if it lies in the padding.
+
+    A volume not larger than the patch is padded by half of the difference and by ``MARGIN``.
+    """
+    starts = []
+    for length, patch, u in zip(shape, size, position, strict=True):
+        padding = (patch - length) // 2 + MARGIN if length <= patch else 0
+        starts.append(int(u * (length + 2 * padding - patch + 1)) - padding)
+    return tuple(starts)
+
+
+def write_patch(out: Tensor, volume: Tensor, start: Sequence[int], orientation: Orientation) -> None:
+    """Write the oriented box at ``start`` of a volume (W, H, D) into ``out`` (w, h, d), zeros outside of the volume."""
+    inside, within = [], []
+    for first, side, length in zip(start, source_size(out.shape, orientation), volume.shape, strict=True):
+        low, high = min(max(first, 0), length), max(min(first + side, length), 0)
+        inside.append(slice(low, high))
+        within.append(slice(low - first, high - first))
+    crop = volume[tuple(inside)]
+    if crop.numel() < out.numel():
+        out.zero_()
+    write = _write_by_view if out.device.type == "cpu" else _write_by_copies
+    write(out, crop, within, orientation)
+
+
+def _write_by_view(out: Tensor, crop: Tensor, within: list[slice], orientation: Orientation) -> None:
+    box = np.flip(out.numpy(), orientation.flipped_axes)  # negative strides, which no tensor has, save a copy
+    box = box.swapaxes(0, 1) if orientation.swap else box
+    box[tuple(within)] = crop.numpy()
+
+
+def _write_by_copies(out: Tensor, crop: Tensor, within: list[slice], orientation: Orientation) -> None:
+    region = [within[1], within[0], within[2]] if orientation.swap else list(within)
+    for axis in orientation.flipped_axes:
+        side = out.shape[axis]
+        region[axis] = slice(side - region[axis].stop, side - region[axis].start)
+    out[tuple(region)] = orient(crop, orientation)
+
+
+def source_size(patch_size: Sequence[int], orientation: Orientation) -> tuple[int, ...]:
+    """Return the size of the box that has ``patch_size`` after it is oriented."""
+    w, h, d = patch_size
+    return (h, w, d) if orientation.swap else (w, h, d)
+
+
+def orient(box: Tensor, orientation: Orientation) -> Tensor:
+    """Swap and flip the first two axes of a box (W, H, D)."""
+    box = box.transpose(0, 1) if orientation.swap else box
+    return box.flip(orientation.flipped_axes) if orientation.flipped_axes else box
