@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from image_files import make_decathlon, write, write_dicom
+from semisam_o1.commands import preparation
 from semisam_o1.commands.export import write_image
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Geometry, write_volume
-from semisam_o1.data.preparation import convert
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
@@ -59,7 +59,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the documents speak of."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(layout, "MODEL_ROOT", tmp_path / "model")
-    monkeypatch.setattr(convert, "STANDARD_LA", ROOT / "data" / "LA")
+    monkeypatch.setattr(preparation, "STANDARD_LA", ROOT / "data" / "LA")
     (tmp_path / "code").symlink_to(ROOT / "code")
     geometry = Geometry(known=True)
     for index in range(1, 9):

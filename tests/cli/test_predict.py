@@ -60,7 +60,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / kind).mkdir(exist_ok=True)
             sitk.WriteImage(content, str(folder / kind / name))
     flags = ["--images", folder / "images", "--labels", folder / "labels", "--template", "axial", "--spacing", "1.5"]
-    split = ["--split", "0.6", "0.2", "0.2", "--labels", "1=1", folder / "data"]
+    split = ["--split", "0.6", "0.2", "0.2", "--label_map", "1=1", folder / "data"]
     assert run_command(prepare_data.main, ["nifti", *map(str, [*flags, *split])]) == 0
     settings = {"num_classes": 2, "patch_size": "32 32 32", "uncertainty_quantile": 0.9}
     assert run_command(train_SemiSAM_O1.main, train_flags(folder / "data", folder / "run", **settings)) == 0

@@ -125,13 +125,15 @@ def test_la_copy_at_half_its_resolution_knows_its_spacing(tmp_path: Path) -> Non
     ("arguments", "sentence"),
     [
         (("la", "nowhere", "out"), "error: nowhere is not a folder"),
-        (("nifti", "--images", "nowhere", "out"), "error: --images nowhere is not a folder"),
+        (("nifti", "--images", "nowhere", "out"), "error: nowhere is not a folder"),
         (("nifti", "--images", "images", "--template", "p0", "out"), "give --labels"),
         (("nifti", "--images", "images", "--labels", "labels", "out"), "error: --template is missing"),
         (
             ("nifti", "--images", "images", "--labels", "labels", "--template", "p5", "out"),
             "error: the template p5 cannot be used: there is no label of that name in images and labels; nothing",
         ),
+        (("nnunet", "images", "out", "--labels", "3=1"), "label values are renamed with --label_map"),
+        (("brats", "images", "out", "--labels", "labels"), "the labels of this layout lie in SRC"),
         (("nifti", "--images", "images", "--val", "x", "out"), "--val and --test need --train"),
         (
             ("nifti", "--images", "images", "--split", "1", "0", "0", "--train", "x", "out"),

@@ -11,6 +11,8 @@ import SimpleITK as sitk
 from semisam_o1.data.preparation.formats import own_locale
 
 SHAPE = (9, 8, 7)
+TURNED_SHAPE = (6, 7, 8)
+TURNED_DIRECTION = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 
 def scan(seed: int) -> np.ndarray:
@@ -27,6 +29,31 @@ def write(path: Path, array: np.ndarray) -> None:
     else:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     sitk.WriteImage(image, str(path))
+
+
+def turned_scan(seed: int) -> np.ndarray:
+    """Return an image (6, 7, 8) of small positive numbers."""
+    return np.random.default_rng(seed).gamma(2.0, 100.0, TURNED_SHAPE).astype(np.float32)
+
+
+def write_turned(path: Path, array: np.ndarray, spacing: tuple[float, ...] = (0.5, 1.0, 2.5)) -> None:
+    """Write (W, H, D), with axes that point elsewhere in the patient, in the format that the name asks for."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing)
+    image.SetOrigin((1.0, -2.0, 3.5))
+    image.SetDirection(TURNED_DIRECTION)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def make_cohort(folder: Path, count: int, labeled: int) -> tuple[Path, Path]:
+    """Write turned scans s0, s1, … of which the first ``labeled`` have a label; return the two folders."""
+    for index in range(count):
+        image = turned_scan(index)
+        write_turned(folder / "images" / f"s{index}.nii.gz", image)
+        if index < labeled:
+            write_turned(folder / "labels" / f"s{index}.nii.gz", (image > 200).astype(np.uint8))
+    return folder / "images", folder / "labels"
 
 
 @own_locale()

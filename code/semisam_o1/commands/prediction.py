@@ -17,11 +17,11 @@ from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
-from semisam_o1.data.preparation.convert import header_faults, load_scan
 from semisam_o1.data.preparation.formats import SUFFIXES, is_dicom_folder, stem
 from semisam_o1.data.preparation.grid import resample, resample_label
-from semisam_o1.data.preparation.settings import Preparation, prepare, read_preparation
-from semisam_o1.data.preparation.sources import Scan, find_folder
+from semisam_o1.data.preparation.scans import header_faults, read_and_prepare
+from semisam_o1.data.preparation.settings import Preparation, read_preparation
+from semisam_o1.data.preparation.sources import ScanFiles, find_folder
 from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.components import largest_components
@@ -61,11 +61,7 @@ def predict_scans(config: PredictConfig, trained: TrainedModel) -> list[Path]:
         f"scans are treated as {whence}"
     )
     for scan, path in zip(progress(scans, "predicting", unit="scan"), outputs, strict=True):
-        read = load_scan(scan, settings)
-        try:
-            volume = prepare(scan.name, read.image, None, read.grid, settings, source=read.source)
-        except ValueError as error:
-            raise InputError(f"{scan.image} {error}; export it again or take it out") from None
+        _, volume = read_and_prepare(scan, settings)
         probabilities = predictor(torch.from_numpy(volume.image)).cpu().numpy()
         made = maps(probabilities, volume, config.probabilities, config.uncertainty)
         if config.largest_component:
@@ -169,22 +165,22 @@ def find_settings(config: PredictConfig, trained: TrainedModel) -> tuple[Prepara
     )
 
 
-def find_scans(paths: Iterable[Path]) -> list[Scan]:
+def find_scans(paths: Iterable[Path]) -> list[ScanFiles]:
     """Return the scans that files and folders hold.
 
     Raises:
         InputError: if a path holds none, or two scans have one name.
     """
-    scans: dict[str, Scan] = {}
+    scans: dict[str, ScanFiles] = {}
     for path in paths:
         if path.is_file():
             if stem(path) is None:
                 raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
-            found = {stem(path): Scan(stem(path), path)}
+            found = {stem(path): ScanFiles(stem(path), path)}
         elif is_dicom_folder(path):
-            found = {path.name: Scan(path.name, path)}
+            found = {path.name: ScanFiles(path.name, path)}
         elif path.is_dir():
-            found = find_folder(path, flag="--scans").scans
+            found = find_folder(path).scans
         else:
             raise InputError(f"--scans {path} is missing")
         twice = sorted(found.keys() & scans.keys())

@@ -60,7 +60,7 @@ def test_dicom_series_with_a_gap_and_folders_with_two_are_refused(
 
 def test_decathlon_task_with_names_of_its_classes(tmp_path: Path) -> None:
     make_decathlon(tmp_path / "task", 1)
-    flags = ("--template", "case_1", "--labels", "2=1,1=2", tmp_path / "out")
+    flags = ("--template", "case_1", "--label_map", "2=1,1=2", tmp_path / "out")
     assert prepare("decathlon", tmp_path / "task", *flags) == 0
     dataset = Dataset(tmp_path / "out")
     assert dataset.names("train.txt") == ["case_1", "case_3"] or dataset.load("case_3").label is None
@@ -73,7 +73,7 @@ def test_decathlon_task_with_several_channels(tmp_path: Path, capsys: pytest.Cap
     make_decathlon(tmp_path / "task", 2)
     flags = ("--template", "case_1", "--intensity", "keep", "--orientation", "keep", tmp_path / "out")
     assert prepare("nnunet", tmp_path / "task", *flags) == 2
-    assert "choose with --channel" in capsys.readouterr().err
+    assert "choose a channel" in capsys.readouterr().err
     assert prepare("nnunet", tmp_path / "task", "--channel", 2, *flags) == 2
     assert "has 2 channels" in capsys.readouterr().err
     assert prepare("nnunet", tmp_path / "task", "--channel", 1, *flags) == 0
@@ -113,13 +113,13 @@ def test_brats_release(style: str, tmp_path: Path, capsys: pytest.CaptureFixture
         write(
             case / f"{case.name}{endings[2]}.nii.gz", np.where(scan(index) > 400, 4, scan(index) > 300).astype(np.uint8)
         )
-    flags = ("--template", "BraTS_2", "--labels", "4=3", "--crop", "3,8,0,7,0,6", "--margin", 0)
+    flags = ("--template", "BraTS_2", "--label_map", "4=3", "--crop", "3,8,0,7,0,6", "--margin", 0)
     assert prepare("brats", tmp_path / "brats", "--modality", "flair", *flags, tmp_path / "out") == 0
     volume = Dataset(tmp_path / "out").load("BraTS_1")
     assert volume.image.shape == (6, 8, 7)
     assert set(np.unique(volume.label)) == {0, 1, 3}
     assert abs(volume.image.mean()) < 1e-4
-    assert "rename them with --labels 1=1,3=2" in capsys.readouterr().out
+    assert "rename them with --label_map 1=1,3=2" in capsys.readouterr().out
     assert prepare("brats", tmp_path / "brats", "--modality", "t1", *flags, tmp_path / "two") == 2
     assert "no t1 image of BraTS_0" in capsys.readouterr().err
 

@@ -149,10 +149,10 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
     if channel is None and channels > 1:
         raise InputError(
             f"{path} must be one 3-D image with one number per voxel, its size is {times(size)} of {kind}; write one "
-            "channel of it as a file, or choose with --channel"
+            "channel of it as a file, or choose a channel"
         )
     if channel is not None and channel >= channels > 1:
-        raise InputError(f"{path} has {channels} channels, counted from 0; --channel {channel} is not among them")
+        raise InputError(f"{path} has {channels} channels, counted from 0; channel {channel} is not among them")
     return reader, _geometry_of(reader, path)
 
 

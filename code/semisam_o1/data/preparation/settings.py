@@ -1,61 +1,109 @@
-"""How a scan becomes a volume to train on: cropped, turned, resampled, its intensities made comparable.
+"""Settings of a preparation: declared as command-line flags, and stored beside the dataset that was made with them.
 
-The settings are kept beside the dataset and in every run's args.json, so that prediction treats new scans alike.
+They are also stored in every run's args.json, so that prediction prepares new scans as the training data were.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import ndimage
-from skimage.filters import threshold_otsu
-
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Grid, Volume
-from semisam_o1.data.preparation.grid import cropped, is_orientation, reoriented, resample, resample_label, resampled
-from semisam_o1.data.preparation.intensity import apply_window, normalize, unchanged
+from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
+from semisam_o1.data.preparation.grid import is_orientation
+from semisam_o1.data.preparation.intensity import WINDOWS
 
 FILE_NAME = "preparation.json"
-INTENSITIES = ("zscore", "zscore-nonzero", "window", "keep")
-BODY_BLUR = 2.0  # voxels
+
+
+def rising(bounds: Collection[int]) -> bool:
+    """Return whether x0, x1, y0, y1, z0, z1 hold no last voxel before the first one."""
+    return len(bounds) == 6 and all(first <= last for first, last in zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def spacing_mm(text: str) -> tuple[float, ...]:
+    """Read '1.5' or '1,1,2.5'."""
+    values = _numbers(text, (1, 3), "one number or three (x y z), in mm")
+    return values * (3 // len(values))
+
+
+def window_bounds(text: str) -> tuple[float, ...]:
+    """Read the name of a window, or 'LOW,HIGH'."""
+    return WINDOWS.get(text) or _numbers(text, (2,), f"low and high, or one of {', '.join(WINDOWS)}")
+
+
+def crop_region(text: str) -> str | tuple[int, ...] | Path:
+    """Read 'body', 'x0,x1,y0,y1,z0,z1' in whole voxels, or the path of a table."""
+    words = text.replace(",", " ").split()
+    if len(words) != 6 or not all(word.isdecimal() for word in words):
+        return text if text == "body" else Path(text)
+    bounds = tuple(map(int, words))
+    if not rising(bounds):
+        raise argparse.ArgumentTypeError(f"{text}: of each axis the first voxel comes first (x0,x1,y0,y1,z0,z1)")
+    return bounds
+
+
+def _numbers(text: str, counts: Collection[int], expected: str) -> tuple[float, ...]:
+    with contextlib.suppress(ValueError):
+        values = tuple(map(float, text.split(",")))
+        if len(values) in counts:
+            return values
+    raise argparse.ArgumentTypeError(f"{text} must be {expected}")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of ``prepare``.
+    """How a scan becomes a volume to train on: cropping, orientation, spacing, intensities, label values.
 
     Attributes:
         orientation: three letters that the axes point towards, or 'keep'.
-        spacing: mm per axis of the prepared volume, None for the scan's own.
-        crop: 'body', 'bounds' (each scan has its own), six numbers (the bounds of every scan: first and last
-            voxel along x, y, z as its file counts them, from 0), or None.
-        margin: mm left around what ``crop`` names.
+        spacing: voxel spacing of the prepared volume in mm per axis, None for the scan's own.
+        crop: 'body', 'bounds' (each scan has its own), six numbers (bounds of every scan: first and last voxel along
+            x, y, z in the order of its file, from 0), or None.
+        margin: distance kept around ``crop`` in mm.
         intensity: 'zscore', 'zscore-nonzero' (over voxels that are not 0), 'window', or 'keep'.
         window: low and high of the window.
-        labels: label value in the file → class; others stay, or become ``other_labels``.
-        other_labels: None for as they are.
+        labels: label value in the file → class.
+        other_labels: class of the other values above 0, None to keep them.
         label_interpolation: 'onehot' or 'nearest', where the grid changes.
-        channel: of an image with several, None where it has one.
+        channel: index of the channel to read, None for images that have one.
     """
 
-    orientation: str = "RAS"
-    spacing: tuple[float, float, float] | None = None
-    crop: str | tuple[int, ...] | None = None
-    margin: float = 10.0
-    intensity: str = "zscore"
-    window: tuple[float, float] | None = None
+    orientation: str = option(
+        "RAS", "what x, y, z point towards, or keep", metavar="RAS", type=lambda text: text.replace("KEEP", "keep")
+    )
+    spacing: tuple[float, float, float] | None = option(
+        None, "resample to this spacing: one number, or three (default: as it is)", metavar="MM", type=spacing_mm
+    )
+    crop: str | tuple[int, ...] | None = option(
+        None,
+        "body; six voxel numbers x0,x1,y0,y1,z0,z1 for all scans; or a CSV table NAME,x0,x1,y0,y1,z0,z1",
+        metavar="WHAT",
+        type=crop_region,
+    )
+    margin: float = option(10.0, "distance kept around the crop, in mm", AT_LEAST_0, metavar="MM")
+    intensity: str = option(
+        "zscore", "default for brats: zscore-nonzero; for la: keep", choices=("zscore", "zscore-nonzero", "keep")
+    )
+    window: tuple[float, float] | None = option(
+        None,
+        f"for CT: low and high, or one of {', '.join(WINDOWS)}; scaled to −1 … 1",
+        metavar="LOW HIGH",
+        type=window_bounds,
+    )
     labels: dict[int, int] = dataclasses.field(default_factory=dict)
     other_labels: int | None = None
-    label_interpolation: str = "onehot"
-    channel: int | None = None
+    label_interpolation: str = option(
+        "onehot", "interpolation of labels where the grid changes", choices=("onehot", "nearest")
+    )
+    channel: int | None = option(None, "of images with several, counted from 0", AT_LEAST_0, metavar="N")
 
     def __post_init__(self) -> None:
         faults = []
@@ -63,26 +111,23 @@ class Preparation:
             faults.append(f"--orientation must name each axis once, such as RAS or LPS, it is {self.orientation}")
         if self.spacing is not None and not all(0 < value < math.inf for value in self.spacing):
             faults.append(f"--spacing must be positive, it is {' '.join(map(str, self.spacing))}")
-        if not 0 <= self.margin < math.inf:
-            faults.append(f"--margin must not be negative, it is {self.margin}")
         if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             faults.append(f"--window must rise from low to high, it is {self.window[0]:g} {self.window[1]:g}")
-        if self.channel is not None and self.channel < 0:
-            faults.append(f"--channel counts from 0, it is {self.channel}")
-        if faults:
-            raise InputError("; ".join(faults))
+        check_ranges(self, faults)
+
+    def class_of(self, value: int) -> int:
+        """Return the class that a label value of the file becomes."""
+        return self.labels.get(value, value if self.other_labels is None or value == 0 else self.other_labels)
 
     def to_json(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
-        values["labels"] = {str(key): value for key, value in self.labels.items()}
-        return json.loads(json.dumps(values))
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Preparation:
-        """Take back what ``to_json`` gave.
+        """Restore the settings from what ``to_json`` returned.
 
         Raises:
-            InputError: naming ``where`` the settings came from, if they make no sense.
+            InputError: naming ``where`` the settings came from, if they cannot be used.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         try:
@@ -94,7 +139,11 @@ class Preparation:
 
 
 def read_preparation(root: Path) -> Preparation | None:
-    """Return the settings that the volumes of a dataset folder were prepared with, None where they are not known."""
+    """Return the settings that the volumes of a dataset folder were prepared with, None where they are not known.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
     path = root / FILE_NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -102,106 +151,4 @@ def read_preparation(root: Path) -> Preparation | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); prepare the scans again") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no settings of a preparation; prepare the scans again")
     return Preparation.from_json(values, str(path))
-
-
-def parse_labels(text: str) -> tuple[dict[int, int], int | None]:
-    """Read '3=1,4=2,other=0': label values and the classes that they become.
-
-    Raises:
-        InputError: if the text says something else.
-    """
-    labels: dict[int, int] = {}
-    other = None
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,3}|other)\s*=\s*(\d{1,3})\s*", part)
-        if not match or int(match[2]) > 255 or (match[1] != "other" and int(match[1]) > 255):
-            raise InputError(f"--labels {text}: {part!r} must look like 3=1 (value=class, both up to 255) or other=0")
-        if match[1] == "other":
-            other = int(match[2])
-        elif int(match[1]) in labels:
-            raise InputError(f"--labels {text} says twice what becomes of {match[1]}")
-        else:
-            labels[int(match[1])] = int(match[2])
-    return labels, other
-
-
-def prepare(
-    name: str,
-    image: np.ndarray,
-    label: np.ndarray | None,
-    original: Grid,
-    settings: Preparation,
-    bounds: Sequence[int] | None = None,
-    source: str | None = None,
-) -> Volume:
-    """Turn one scan into the volume that is trained on or predicted.
-
-    Args:
-        image: (W, H, D), any real type, on ``original``.
-        label: (W, H, D) uint8 or None; never looked at to choose the crop.
-        bounds: of this scan, where ``settings.crop`` is 'bounds'; None leaves it whole.
-        source: the file, kept with the volume.
-
-    Raises:
-        ValueError: if the values cannot be used, or nothing is left; says what is wrong.
-    """
-    part = cropped(original, _crop_box(image, original, settings, bounds))
-    turned = part if settings.orientation == "keep" else reoriented(part, settings.orientation)
-    target = turned
-    if settings.spacing is not None and not np.allclose(settings.spacing, turned.geometry.spacing, rtol=1e-4):
-        target = resampled(turned, settings.spacing)
-    values = resample(unchanged(image), original, target)
-    if settings.intensity == "window":
-        values = apply_window(values, settings.window)
-    elif settings.intensity != "keep":
-        values = normalize(values, nonzero=settings.intensity == "zscore-nonzero")
-    if label is not None:
-        label = remap(label, settings.labels, settings.other_labels)
-        label = resample_label(label, original, target, nearest=settings.label_interpolation == "nearest")
-    return Volume(name, values, label, target.geometry, original, source)
-
-
-def remap(label: np.ndarray, labels: Mapping[int, int], other: int | None = None) -> np.ndarray:
-    """Return a label map (uint8) with its values replaced; those not named stay, or become ``other`` (0 stays 0)."""
-    table = np.arange(256, dtype=np.uint8)
-    if other is not None:
-        table[1:] = other
-    for value, becomes in labels.items():
-        table[value] = becomes
-    return table[label]
-
-
-def body_box(image: np.ndarray) -> list[slice]:
-    """Return the bounding box of the largest bright object of a scan (W, H, D): the patient, not the air."""
-    values = np.clip(image.astype(np.float32), *np.percentile(image, (0.5, 99.5)))
-    if values.min() == values.max():
-        return [slice(0, size) for size in image.shape]
-    values = ndimage.gaussian_filter(values, BODY_BLUR)
-    # Half way to Otsu's threshold: better some air than a part of the patient cut off.
-    objects, count = ndimage.label(values > (values.min() + threshold_otsu(values)) / 2)
-    if count == 0:
-        return [slice(0, size) for size in image.shape]
-    largest = int(np.bincount(objects.ravel())[1:].argmax())
-    return list(ndimage.find_objects(objects)[largest])
-
-
-def _crop_box(image: np.ndarray, grid: Grid, settings: Preparation, bounds: Sequence[int] | None) -> list[slice]:
-    whole = [slice(0, size) for size in grid.size]
-    if settings.crop == "body":
-        box = body_box(image)
-    else:
-        bounds = bounds if settings.crop == "bounds" else settings.crop
-        if bounds is None:
-            return whole
-        box = [slice(int(bounds[i]), int(bounds[i + 1]) + 1) for i in (0, 2, 4)]
-    result = []
-    for part, size, spacing in zip(box, grid.size, grid.geometry.spacing, strict=True):
-        voxels = math.ceil(settings.margin / spacing)
-        start, stop = max(part.start - voxels, 0), min(part.stop + voxels, size)
-        if start >= stop:
-            raise ValueError(f"lies outside of the bounds {' '.join(map(str, bounds))} that it is to be cropped to")
-        result.append(slice(start, stop))
-    return result

@@ -1,8 +1,7 @@
-"""What a preparation found and did, as a table, and the command that comes next."""
+"""What a conversion found and wrote, as text."""
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,29 +10,39 @@ from pathlib import Path
 
 import numpy as np
 
-from semisam_o1 import PROJECT_ROOT
+from semisam_o1.core.text_table import text_table
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.formats import times
 from semisam_o1.data.preparation.grid import orientation_of
-from semisam_o1.data.preparation.settings import Preparation, remap
+from semisam_o1.data.preparation.lists import DatasetLists
+from semisam_o1.data.preparation.settings import Preparation
+from semisam_o1.data.preparation.sources import FoundScans
 
-WIDTH = 110  # of the printed lines
-CHECKPOINT = PROJECT_ROOT / "pretrained_ckpt" / "sam_med3d_turbo.pth"
+LINE_WIDTH = 110  # characters
 
 
 @dataclass(frozen=True)
-class State:
-    """What the summary tells of a scan, before or after it was prepared."""
+class ScanSummary:
+    """Properties of a scan before or after its preparation.
 
-    size: tuple[int, ...]  # (W, H, D)
-    spacing: tuple[float, ...] | None  # mm, None where it is not stated
+    Attributes:
+        size: number of voxels (W, H, D).
+        spacing: voxel spacing in mm, None where it is not stated.
+        orientation: letters that the axes point towards, None where they are not stated.
+        dtype: type of the voxels.
+        values: lowest and highest value.
+        label_values: values of the label, None where there is none.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...] | None
     orientation: str | None
-    kind: str  # of the voxels
-    values: tuple[float, float]  # lowest and highest
-    label_values: tuple[int, ...] | None  # None where there is no label
+    dtype: str
+    values: tuple[float, float]
+    label_values: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, volume: Volume) -> State:
+    def of(cls, volume: Volume) -> ScanSummary:
         known = volume.geometry.known
         return cls(
             volume.image.shape,
@@ -44,72 +53,86 @@ class State:
             None if volume.label is None else tuple(np.unique(volume.label).tolist()),
         )
 
-    def lost(self, after: State, settings: Preparation) -> tuple[int, ...]:
-        """Return the classes that the label had (renamed as ``settings`` say) and has no more."""
+    def lost_classes(self, after: ScanSummary, settings: Preparation) -> tuple[int, ...]:
+        """Return the classes that the label should have after the preparation and has not."""
         if self.label_values is None or after.label_values is None:
             return ()
-        had = remap(np.array(self.label_values, np.uint8), settings.labels, settings.other_labels)
-        return tuple(sorted({*had.tolist()} - {0, *after.label_values}))
+        return tuple(sorted({*map(settings.class_of, self.label_values)} - {0, *after.label_values}))
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScan:
     """One scan that was prepared.
 
     Attributes:
-        kept: the file was there already, with the same content.
-        lost: classes that cropping or resampling left nothing of.
+        before: properties of the scan as found.
+        after: properties of the prepared volume.
+        unchanged: whether the file existed already, with the same content.
+        lost: classes of which cropping or resampling left no voxel.
     """
 
-    found: State
-    made: State
-    kept: bool
+    before: ScanSummary
+    after: ScanSummary
+    unchanged: bool
     lost: tuple[int, ...] = ()
+
+
+def label_values(scans: Iterable[ScanSummary]) -> list[int]:
+    return sorted({value for scan in scans for value in scan.label_values or ()})
 
 
 def describe(
     destination: Path,
-    prepared: Mapping[str, Prepared],
-    lists: Mapping[str, list[str]],
-    done: str,
+    found: FoundScans,
+    lists: DatasetLists,
+    prepared: Mapping[str, PreparedScan],
     settings: Preparation,
 ) -> list[str]:
-    """Return what was found and made of it, line by line."""
-    scans = list(prepared.values())
-    kept = sum(scan.kept for scan in scans)
-    labeled = sum(scan.found.label_values is not None for scan in scans)
+    """Return what was found and written, line by line."""
+    scans, done = list(prepared.values()), "kept" if lists.keep else "written"
+    kept = sum(scan.unchanged for scan in scans)
+    labeled = sum(scan.before.label_values is not None for scan in scans)
+    empty = [name for name, listed in lists.names.items() if not listed]
+    lost = [f"{name} (class {', '.join(map(str, scan.lost))})" for name, scan in prepared.items() if scan.lost]
+    unlisted = [name for name in found.scans if not any(name in listed for listed in lists.names.values())]
     lines = [
         f"{destination}: {len(scans)} scans ({len(scans) - kept} written, {kept} kept), {labeled} with a label",
-        f"lists {done}: " + ", ".join(f"{name} {len(listed)}" for name, listed in lists.items() if listed),
-    ]
-    empty = [name for name, listed in lists.items() if not listed]
-    if empty:
-        lines.append(f"not {done}, no scan is left for it: {', '.join(empty)}")
-    lines += _table([scan.found for scan in scans], [scan.made for scan in scans])
-    lines.append(f"intensities: {_intensity(settings)}" + (f"; cropped: {_crop(settings)}" if settings.crop else ""))
-    lost = [f"{name} (class {', '.join(map(str, scan.lost))})" for name, scan in prepared.items() if scan.lost]
-    if lost:
-        lines += fold(f"nothing left of a class after cropping and resampling: {', '.join(lost)}")
-    return [folded for line in lines for folded in fold(line)]
-
-
-def _table(found: Sequence[State], made: Sequence[State]) -> list[str]:
-    rows = [
-        ("", "found", "prepared"),
+        f"lists {done}: " + ", ".join(f"{name} {len(listed)}" for name, listed in lists.names.items() if listed),
+        f"not {done}, no scan is left for it: {', '.join(empty)}" if empty else "",
+        *_comparison([scan.before for scan in scans], [scan.after for scan in scans]),
+        f"intensities: {_intensity(settings)}" + (f"; cropped: {_crop(settings)}" if settings.crop else ""),
+        f"nothing left of a class after cropping and resampling: {', '.join(lost)}" if lost else "",
         *(
-            (heading, *(cell(states) for states in (found, made)))
-            for heading, cell in (
-                ("size [voxels]", lambda states: _ranges([state.size for state in states])),
-                ("spacing [mm]", lambda states: _ranges([s.spacing for s in states if s.spacing]) or "not stated"),
-                ("orientation", lambda states: _counts([s.orientation for s in states if s.orientation])),
-                ("voxel type", lambda states: _counts([state.kind for state in states])),
-                ("values", lambda states: _extent([state.values for state in states])),
-                ("label values", lambda states: ", ".join(map(str, label_values(states))) or "none"),
-            )
+            f"missing of {name}, {len(missing)} of {len(lists.names[name]) + len(missing)}: {', '.join(missing)}"
+            for name, missing in lists.missing.items()
         ),
+        f"in no list: {', '.join(unlisted)}" if unlisted else "",
+        f"labels without an image, left out: {', '.join(found.orphans)}" if found.orphans else "",
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    return [f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip() for row in rows]
+    if lists.keep and lists.missing:
+        lines.append(
+            f"The lists of {destination} were kept and name scans that are not there; training stops at them. Bring "
+            "the missing ones, or name another folder: a new one gets lists of the scans that exist."
+        )
+    return [folded for line in lines for folded in _fold(line)]
+
+
+def _comparison(before: Sequence[ScanSummary], after: Sequence[ScanSummary]) -> list[str]:
+    """Return a table with the properties of all scans as found and as prepared."""
+    columns = [
+        (
+            _ranges([scan.size for scan in scans]),
+            _ranges([scan.spacing for scan in scans if scan.spacing]) or "not stated",
+            _counts([scan.orientation for scan in scans if scan.orientation]),
+            _counts([scan.dtype for scan in scans]),
+            f"{min(scan.values[0] for scan in scans):.4g} to {max(scan.values[1] for scan in scans):.4g}",
+            ", ".join(map(str, label_values(scans))) or "none",
+        )
+        for scans in (before, after)
+    ]
+    headings = ("size [voxels]", "spacing [mm]", "orientation", "voxel type", "values", "label values")
+    rows = [("", "found", "prepared"), *zip(headings, *columns, strict=True)]
+    return [f"  {line}" for line in text_table(rows, "<")]
 
 
 def _ranges(triples: Sequence[Sequence[float]]) -> str:
@@ -127,74 +150,31 @@ def _counts(texts: Sequence[str]) -> str:
     return ", ".join(f"{text} ({count})" for text, count in counts)
 
 
-def _extent(pairs: Sequence[tuple[float, float]]) -> str:
-    return f"{min(low for low, _ in pairs):.4g} to {max(high for _, high in pairs):.4g}"
-
-
 def _intensity(settings: Preparation) -> str:
     if settings.intensity == "window":
-        low, high = settings.window
-        return f"window {low:g} to {high:g}, scaled to −1 … 1"
-    return {
-        "zscore": "0.5 to 99.5 percentile, mean 0, standard deviation 1",
-        "zscore-nonzero": "0.5 to 99.5 percentile, mean 0, standard deviation 1 over voxels that are not 0",
-        "keep": "unchanged",
-    }[settings.intensity]
+        return "window {:g} to {:g}, scaled to −1 … 1".format(*settings.window)
+    normalized = "0.5 to 99.5 percentile, mean 0, standard deviation 1"
+    nonzero = f"{normalized} over voxels that are not 0"
+    return {"zscore": normalized, "zscore-nonzero": nonzero, "keep": "unchanged"}[settings.intensity]
 
 
 def _crop(settings: Preparation) -> str:
-    what = {"body": "to the body", "bounds": "to the bounds of each scan"}
-    bounds = settings.crop if isinstance(settings.crop, str) else " ".join(map(str, settings.crop))
-    return f"{what.get(bounds, f'to {bounds}')} and {settings.margin:g} mm around"
-
-
-def label_values(states: Iterable[State]) -> list[int]:
-    return sorted({value for state in states for value in state.label_values or ()})
-
-
-def next_steps(destination: Path, prepared: Iterable[Prepared], standard: bool = False) -> list[str]:
-    """Return the command that trains on what was prepared, or what is to be done where there is no label yet.
-
-    Args:
-        prepared: empty where no template is known.
-        standard: the folder is the one that training takes by default.
-    """
-    root = shlex.quote(str(destination.resolve()))
-    made = [scan.made for scan in prepared]
-    values = [value for value in label_values(made) if value > 0]
-    if not values:
-        return [
-            "No scan has a label yet. Find out which one is worth labeling:",
-            f"  python code/suggest_template.py {root}",
-            "Label it, then come back with --labels, --template and --overwrite.",
-        ]
-    command = f"python code/train_SemiSAM_O1.py --root_path {root}"
-    if not standard:
-        command += f" --exp {shlex.quote(f'SemiSAM_O1/{destination.resolve().name}')}"
-        patch = fitting_patch([state.size for state in made])
-        if patch != (128, 128, 128):
-            command += f" --patch_size {' '.join(map(str, patch))}"
-    if not CHECKPOINT.is_file():
-        command += " --propagation atlas"
-    if values == list(range(1, len(values) + 1)):
-        return ["next:", f"  {command}" + (f" --num_classes {len(values) + 1}" if len(values) > 1 else "")]
-    renamed = ",".join(f"{value}={i}" for i, value in enumerate(values, start=1))
-    return [
-        f"next (the label values have gaps: all above 0 count as one class, or rename them with --labels {renamed}):",
-        f"  {command} --binary_label",
-    ]
+    regions = {"body": "the body", "bounds": "the bounds of each scan"}
+    region = regions.get(settings.crop) or " ".join(map(str, settings.crop))
+    return f"to {region} and {settings.margin:g} mm around"
 
 
 def fitting_patch(sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Return a patch about as large as the typical scan, at most 128 voxels: sides divisible by 16, one at least 32."""
-    sides = [min(max(round(float(side) / 16), 1), 8) * 16 for side in np.median(sizes, axis=0)]
+    typical = np.median(sizes, axis=0)
+    sides = [min(max(round(float(side) / 16), 1), 8) * 16 for side in typical]
     if max(sides) == 16:
-        sides[int(np.argmax(np.median(sizes, axis=0)))] = 32
+        sides[int(np.argmax(typical))] = 32
     return tuple(sides)
 
 
-def fold(line: str) -> list[str]:
-    """Break a long line; a row of the table or a command keeps its own."""
-    if line.startswith("  ") or len(line) <= WIDTH:
-        return [line]
-    return textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _fold(line: str) -> list[str]:
+    """Break a long line, except for a row of the table; an empty line is left out."""
+    if line.startswith("  ") or len(line) <= LINE_WIDTH:
+        return [line] if line else []
+    return textwrap.wrap(line, LINE_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -1,173 +1,76 @@
-"""Reading medical formats, normalizing, and drawing splits."""
+"""Datasets made of NIfTI folders and of the public LA copy: volumes, lists, and what is refused."""
 
 from __future__ import annotations
 
-import gzip
-import itertools
 import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
+from image_files import TURNED_SHAPE, make_cohort, turned_scan, write_turned
+from semisam_o1.commands import preparation
+from semisam_o1.commands.preparation import PrepareConfig, parse_label_map, prepare
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.lists import LISTS, split
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
-from semisam_o1.data.preparation import convert
-from semisam_o1.data.preparation.convert import prepare_scans, prepare_with_standard_lists
-from semisam_o1.data.preparation.formats import SUFFIXES, read_image
+from semisam_o1.data.preparation.formats import read_image
 from semisam_o1.data.preparation.intensity import normalize
+from semisam_o1.data.preparation.lists import LISTS
 from semisam_o1.data.preparation.settings import Preparation
-from semisam_o1.data.preparation.sources import find_folder, find_public_la
 
-REAL_DATA = Path(__file__).resolve().parents[4] / "shared" / "real_data"
-SHAPE = (6, 7, 8)
-DIRECTION = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "real_data"
 
 
-def scan(seed: int) -> np.ndarray:
-    """Return an image (6, 7, 8) of small positive numbers."""
-    return np.random.default_rng(seed).gamma(2.0, 100.0, SHAPE).astype(np.float32)
-
-
-def write_itk(path: Path, array: np.ndarray, spacing: tuple[float, ...] = (0.5, 1.0, 2.5)) -> None:
-    """Write (W, H, D) in the format that the name asks for."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing(spacing)
-    image.SetOrigin((1.0, -2.0, 3.5))
-    image.SetDirection(DIRECTION)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path))
-
-
-def make_cohort(folder: Path, count: int, labeled: int) -> tuple[Path, Path]:
-    """Write scans s0, s1, … of which the first ``labeled`` have a label; return the two folders."""
-    for index in range(count):
-        image = scan(index)
-        write_itk(folder / "images" / f"s{index}.nii.gz", image)
-        if index < labeled:
-            write_itk(folder / "labels" / f"s{index}.nii.gz", (image > 200).astype(np.uint8))
-    return folder / "images", folder / "labels"
-
-
-def prepare_nifti(images: Path, labels: Path | None, template: str | None, out: Path, **keywords: object) -> str:
-    return prepare_scans(find_folder(images, labels), template, out, Preparation(orientation="keep"), **keywords)
+def prepare_nifti(images: Path, labels: Path, template: str | None, out: Path, **keywords: object) -> str:
+    settings = Preparation(orientation="keep")
+    config = PrepareConfig(
+        layout="nifti",
+        source=images,
+        labels=[str(labels)],
+        template=template,
+        destination=out,
+        preparation=settings,
+        **keywords,
+    )
+    return prepare(config)
 
 
 def prepare_la(source: Path, out: Path, **keywords: object) -> str:
     settings = Preparation(orientation="keep", intensity="keep")
-    return prepare_with_standard_lists(find_public_la(source), out, settings, convert.STANDARD_LA, **keywords)
+    return prepare(PrepareConfig(layout="la", source=source, destination=out, preparation=settings, **keywords))
+
+
+def given(files: dict[str, Path]) -> dict[str, Path]:
+    return {name.removesuffix(".txt"): path for name, path in files.items()}
 
 
 def tree(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# One image
+def test_label_values_are_read_from_the_command_line() -> None:
+    assert parse_label_map(["3=1, 4=2,other=0"]) == ({3: 1, 4: 2}, 0)
+    assert parse_label_map(["3=1", "4=2"]) == ({3: 1, 4: 2}, None)
+    for texts in (["3:1"], ["a=1"], ["3=1,3=2"], ["3=1", "3=2"], ["other=0,other=1"], ["300=1"], ["1=256"], [""]):
+        with pytest.raises(InputError, match="--label_map"):
+            parse_label_map(texts)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_format_is_read_with_axes_xyz_and_geometry(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    write_itk(path, scan(0))
-    array, geometry = read_image(path)
-    np.testing.assert_array_equal(array, scan(0))
-    assert geometry.known
-    np.testing.assert_allclose(geometry.spacing, (0.5, 1.0, 2.5))
-    np.testing.assert_allclose(geometry.origin, (1.0, -2.0, 3.5))
-    np.testing.assert_allclose(geometry.direction, DIRECTION, atol=1e-6)
+@pytest.mark.parametrize("split", [(0.7, 0.1, 0.1), (0, 0.5, 0.5), (1.1, -0.1, 0.0)])
+def test_split_must_be_fractions_of_all_scans(tmp_path: Path, split: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="--split"):
+        prepare_nifti(tmp_path, tmp_path, "a", tmp_path / "out", split=split)
 
 
-def test_file_with_one_time_point_is_3d(tmp_path: Path) -> None:
-    image = sitk.JoinSeries([sitk.GetImageFromArray(scan(0).T)])
-    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
-    array, geometry = read_image(tmp_path / "a.nrrd")
-    np.testing.assert_array_equal(array, scan(0))
-    assert len(geometry.spacing) == 3
-    assert len(geometry.direction) == 9
+# NIfTI folders
 
 
 def test_label_of_whole_numbers_in_a_float_file_is_accepted(tmp_path: Path) -> None:
     images, labels = make_cohort(tmp_path, 2, 1)
-    write_itk(labels / "s0.nii.gz", (scan(0) > 200).astype(np.float64) * 3)
+    write_turned(labels / "s0.nii.gz", (turned_scan(0) > 200).astype(np.float64) * 3)
     prepare_nifti(images, labels, "s0", tmp_path / "out")
     np.testing.assert_array_equal(np.unique(Dataset(tmp_path / "out").load("s0").label), [0, 3])
-
-
-def unreadable_files(folder: Path) -> dict[str, str]:
-    """Write files that cannot be used; return what the error must say of each."""
-    rng = np.random.default_rng(0)
-    big = rng.random((30, 30, 30)).astype(np.float32)
-    sitk.WriteImage(sitk.GetImageFromArray(big), str(folder / "whole.nii.gz"))
-    whole = (folder / "whole.nii.gz").read_bytes()
-    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
-    (folder / "cut.nii").write_bytes(gzip.decompress(whole)[:5000])
-    (folder / "short.nii.gz").write_bytes(gzip.compress(gzip.decompress(whole)[:5000]))
-    (folder / "text.mha").write_text("hello")
-    (folder / "image.png").write_bytes(b"")
-    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)), folder / "series.nii.gz")
-    nib.save(nib.Nifti1Image(np.zeros((3, 4), np.float32), np.eye(4)), folder / "flat.nii.gz")
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.uint8), isVector=True), str(folder / "color.nrrd"))
-    write_itk(folder / "detached.mhd", scan(0))
-    (folder / "detached.raw").unlink()
-    return {
-        "cut.nii.gz": "cut off", "cut.nii": "cut off", "short.nii.gz": "cut off",
-        "text.mha": "cannot be read", "image.png": "format", "absent.nii": "missing",
-        "series.nii.gz": "3 × 4 × 5 × 2", "flat.nii.gz": "3 × 4", "color.nrrd": "one number per voxel",
-        "detached.mhd": "cannot be read",
-    }  # fmt: skip
-
-
-def test_unusable_files_are_refused_by_name_and_reason(tmp_path: Path) -> None:
-    for name, reason in unreadable_files(tmp_path).items():
-        with pytest.raises(InputError) as caught:
-            read_image(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value)
-        assert reason in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
-# Splits
-
-
-def test_split_puts_the_template_first_and_unlabeled_scans_last_in_train_only() -> None:
-    names = [f"s{index:02d}" for index in range(40)]
-    labeled = set(names[:30])
-    lists = split(reversed(names), labeled, "s07", (0.7, 0.1, 0.2), seed=3)
-    assert [len(listed) for listed in lists.values()] == [28, 4, 8]
-    assert sorted(itertools.chain(*lists.values())) == names
-    assert lists["train.txt"][0] == "s07"
-    assert lists["train.txt"][-10:] == names[30:]
-    assert lists == split(names, labeled, "s07", (0.7, 0.1, 0.2), seed=3)
-    assert lists != split(names, labeled, "s07", (0.7, 0.1, 0.2), seed=4)
-
-
-@pytest.mark.parametrize(
-    ("count", "labeled", "expected"),
-    [
-        (5, 1, (5, 0, 0)),
-        (5, 2, (4, 1, 0)),
-        (5, 3, (3, 1, 1)),
-        (3, 3, (2, 1, 0)),
-        (2, 2, (2, 0, 0)),
-        (20, 5, (16, 1, 3)),
-    ],
-)
-def test_split_of_few_scans_keeps_one_to_train_on(count: int, labeled: int, expected: tuple[int, int, int]) -> None:
-    names = [f"s{index:02d}" for index in range(count)]
-    lists = split(names, set(names[:labeled]), names[0], (0.7, 0.1, 0.2), seed=0)
-    assert tuple(len(listed) for listed in lists.values()) == expected
-
-
-@pytest.mark.parametrize("fractions", [(0.7, 0.1, 0.1), (0, 0.5, 0.5), (1.1, -0.1, 0.0)])
-def test_split_refuses_what_is_no_split(fractions: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="--split"):
-        split(["a"], {"a"}, "a", fractions, 0)
-
-
-# NIfTI folders
 
 
 def test_prepared_scan_keeps_voxels_and_geometry(tmp_path: Path) -> None:
@@ -175,8 +78,8 @@ def test_prepared_scan_keeps_voxels_and_geometry(tmp_path: Path) -> None:
     prepare_nifti(images, labels, "s1", tmp_path / "out")
     dataset = Dataset(tmp_path / "out")
     volume = dataset.load("s1")
-    np.testing.assert_allclose(volume.image, normalize(scan(1)))
-    np.testing.assert_array_equal(volume.label, scan(1) > 200)
+    np.testing.assert_allclose(volume.image, normalize(turned_scan(1)))
+    np.testing.assert_array_equal(volume.label, turned_scan(1) > 200)
     assert volume.geometry == read_image(images / "s1.nii.gz")[1]
     assert dataset.load("s2").label is None
     assert dataset.names("train.txt") == ["s1", "s2"]
@@ -186,8 +89,8 @@ def test_prepared_scan_keeps_voxels_and_geometry(tmp_path: Path) -> None:
 
 def test_all_faults_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
     images, labels = make_cohort(tmp_path, 5, 4)
-    write_itk(labels / "s1.nii.gz", np.zeros((6, 7, 9), np.uint8))
-    write_itk(labels / "s2.nii.gz", np.zeros(SHAPE, np.uint8), spacing=(1.0, 1.0, 2.5))
+    write_turned(labels / "s1.nii.gz", np.zeros((6, 7, 9), np.uint8))
+    write_turned(labels / "s2.nii.gz", np.zeros(TURNED_SHAPE, np.uint8), spacing=(1.0, 1.0, 2.5))
     (images / "s3.nii.gz").write_text("no image")
     with pytest.raises(InputError) as caught:
         prepare_nifti(images, labels, "s4", tmp_path / "out")
@@ -202,8 +105,8 @@ def test_all_faults_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
 
 def test_faults_of_voxels_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
     images, labels = make_cohort(tmp_path, 4, 3)
-    write_itk(images / "s1.nii.gz", np.full(SHAPE, 5.0))
-    write_itk(labels / "s2.nii.gz", np.full(SHAPE, 0.5))
+    write_turned(images / "s1.nii.gz", np.full(TURNED_SHAPE, 5.0))
+    write_turned(labels / "s2.nii.gz", np.full(TURNED_SHAPE, 0.5))
     with pytest.raises(InputError) as caught:
         prepare_nifti(images, labels, "s0", tmp_path / "out")
     assert f"{images / 's1.nii.gz'} is constant" in str(caught.value)
@@ -213,9 +116,9 @@ def test_faults_of_voxels_are_listed_and_nothing_is_written(tmp_path: Path) -> N
 
 def test_names_must_be_unique_and_fit_a_list(tmp_path: Path) -> None:
     images, labels = make_cohort(tmp_path, 2, 1)
-    write_itk(images / "s0.mha", scan(0))
-    write_itk(images / "a,b.mha", scan(0))
-    with pytest.raises(InputError, match=r"(?s)same name s0.*a,b.mha has a name that a list cannot hold"):
+    write_turned(images / "s0.mha", turned_scan(0))
+    write_turned(images / "a,b.mha", turned_scan(0))
+    with pytest.raises(InputError, match=r"(?s)a,b.mha has a name that a list cannot hold.*same name s0"):
         prepare_nifti(images, labels, "s0", tmp_path / "out")
 
 
@@ -227,15 +130,15 @@ def test_nnunet_names_and_mac_litter(tmp_path: Path) -> None:
     (images / "dataset.json").write_text("{}")
     prepare_nifti(images, labels, "s0", tmp_path / "out")
     assert sorted(path.stem for path in (tmp_path / "out" / "data").iterdir()) == ["s0", "s1", "s2"]
-    write_itk(images / "s0_0001.nii.gz", scan(9))
+    write_turned(images / "s0_0001.nii.gz", turned_scan(9))
     with pytest.raises(InputError, match="s0_0001"):
         prepare_nifti(images, labels, "s0", tmp_path / "other")
 
 
 def test_scans_that_are_numbered_keep_their_numbers(tmp_path: Path) -> None:
     for index in range(2):
-        write_itk(tmp_path / "images" / f"case_000{index}.mha", scan(index))
-        write_itk(tmp_path / "labels" / f"case_000{index}.mha", (scan(index) > 200).astype(np.uint8))
+        write_turned(tmp_path / "images" / f"case_000{index}.mha", turned_scan(index))
+        write_turned(tmp_path / "labels" / f"case_000{index}.mha", (turned_scan(index) > 200).astype(np.uint8))
     prepare_nifti(tmp_path / "images", tmp_path / "labels", "case_0001", tmp_path / "out")
     assert Dataset(tmp_path / "out").names("train.txt") == ["case_0001", "case_0000"]
 
@@ -247,13 +150,13 @@ def test_given_lists_are_checked_together(tmp_path: Path) -> None:
     files["val.txt"].write_text("s3\nghost\n")
     files["test.txt"].write_text("s1\n")
     with pytest.raises(InputError) as caught:
-        prepare_nifti(images, labels, "s0", tmp_path / "out", list_files=files)
+        prepare_nifti(images, labels, "s0", tmp_path / "out", **given(files))
     for part in ("ghost", "s3, which have no label", "both name s1", "does not name the template s0"):
         assert part in str(caught.value)
 
     files["val.txt"].write_text("s0, a remark\n")
     del files["test.txt"]
-    report = prepare_nifti(images, labels, "s2", tmp_path / "out", list_files=files)
+    report = prepare_nifti(images, labels, "s2", tmp_path / "out", **given(files))
     dataset = Dataset(tmp_path / "out")
     assert (dataset.names("train.txt"), dataset.names("val.txt")) == (["s2", "s1"], ["s0"])
     assert "in no list: s3" in report
@@ -266,14 +169,14 @@ def test_nothing_that_differs_is_replaced_unless_asked(tmp_path: Path) -> None:
     before = tree(out)
     assert "(0 written, 4 kept)" in prepare_nifti(images, labels, "s0", out)
     assert tree(out) == before
-    with pytest.raises(InputError, match=r"train.txt exists and names other scans; --overwrite"):
+    with pytest.raises(InputError, match=r"train.txt exists and names other scans; overwrite it"):
         prepare_nifti(images, labels, "s1", out)
-    write_itk(images / "s2.nii.gz", scan(77))
-    with pytest.raises(InputError, match=r"s2.h5 exists and differs; --overwrite"):
+    write_turned(images / "s2.nii.gz", turned_scan(77))
+    with pytest.raises(InputError, match=r"s2.h5 exists and differs; overwrite it"):
         prepare_nifti(images, labels, "s0", out)
     assert tree(out) == before
     assert "(1 written, 3 kept)" in prepare_nifti(images, labels, "s1", out, overwrite=True)
-    np.testing.assert_allclose(Dataset(out).load("s2").image, normalize(scan(77)))
+    np.testing.assert_allclose(Dataset(out).load("s2").image, normalize(turned_scan(77)))
     assert Dataset(out).names("train.txt")[0] == "s1"
 
 
@@ -287,13 +190,13 @@ def standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     for name, text in zip(LISTS, ("A\nB\nC\n", "D\n", "E\n"), strict=True):
         (folder / name).write_text(text)
-    monkeypatch.setattr(convert, "STANDARD_LA", folder.resolve())
+    monkeypatch.setattr(preparation, "STANDARD_LA", folder.resolve())
     return folder
 
 
 def public_copy(folder: Path, names: str) -> Path:
     for index, name in enumerate(names):
-        write_volume(folder / name / "mri_norm2.h5", scan(index), (scan(index) > 200).astype(np.uint8))
+        write_volume(folder / name / "mri_norm2.h5", turned_scan(index), (turned_scan(index) > 200).astype(np.uint8))
     return folder
 
 
@@ -303,8 +206,8 @@ def test_la_values_are_unchanged_and_lists_are_restricted(tmp_path: Path, standa
     dataset = Dataset(tmp_path / "out")
     for index, name in enumerate("ABDX"):
         volume = dataset.load(name)
-        np.testing.assert_array_equal(volume.image, scan(index))
-        np.testing.assert_array_equal(volume.label, scan(index) > 200)
+        np.testing.assert_array_equal(volume.image, turned_scan(index))
+        np.testing.assert_array_equal(volume.label, turned_scan(index) > 200)
         assert volume.geometry == Geometry(known=False)
     assert (dataset.names("train.txt"), dataset.names("val.txt")) == (["A", "B"], ["D"])
     assert not (tmp_path / "out" / "test.txt").exists()
@@ -329,7 +232,7 @@ def test_la_lists_of_the_project_stay_whole(tmp_path: Path, standard: Path, over
 def test_la_faults_are_listed_and_nothing_is_written(tmp_path: Path, standard: Path) -> None:
     source = public_copy(tmp_path / "public", "ABD")
     (source / "A" / "mri_norm2.h5").write_text("no HDF5")
-    write_volume(source / "D" / "mri_norm2.h5", np.zeros(SHAPE, np.float32))
+    write_volume(source / "D" / "mri_norm2.h5", np.zeros(TURNED_SHAPE, np.float32))
     with pytest.raises(InputError, match=r"(?s)2 faults.*A/mri_norm2.h5 cannot be read.*D/mri_norm2.h5 is constant"):
         prepare_la(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -349,7 +252,7 @@ def test_hippocampus_scans_make_the_development_split(tmp_path: Path) -> None:
     for key, listed in zip(LISTS, parts, strict=True):
         files[key] = tmp_path / key
         files[key].write_text("\n".join(listed))
-    report = prepare_nifti(images, labels, None, tmp_path / "out", list_files=files)
+    report = prepare_nifti(images, labels, None, tmp_path / "out", **given(files))
     dataset = Dataset(tmp_path / "out")
     assert tuple(dataset.names(key) for key in LISTS) == parts
     assert re.search(r"label values +0, 1, 2 +0, 1, 2", report)

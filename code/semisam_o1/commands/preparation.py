@@ -1,0 +1,265 @@
+"""Medical images turned into a dataset: the flags of every layout, the preparation, and the command that comes next."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semisam_o1 import PROJECT_ROOT
+from semisam_o1.core.errors import InputError, listed
+from semisam_o1.core.flags import AT_LEAST_0, add_flags, check_ranges, option
+from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.preparation import sources
+from semisam_o1.data.preparation.convert import Conversion, convert
+from semisam_o1.data.preparation.formats import SUFFIXES
+from semisam_o1.data.preparation.lists import LISTS, ListOptions, chosen_lists, standard_lists
+from semisam_o1.data.preparation.settings import Preparation, spacing_mm
+from semisam_o1.data.preparation.sources import FoundScans
+from semisam_o1.data.preparation.summary import ScanSummary, describe, fitting_patch, label_values
+
+EXAMPLES = """examples:
+  prepare_data.py la ~/2018LA_Seg_Training_Set
+  prepare_data.py la ~/2018LA_Seg_Training_Set data/LA_half --spacing 1.25
+  prepare_data.py nifti --images scans --labels masks --template patient_07 data/mine
+  prepare_data.py nifti --images ct --labels masks --template p1 --window abdomen --spacing 1.5 --crop body data/ct
+  prepare_data.py nnunet Task04_Hippocampus --template hippocampus_001 data/hippocampus
+  prepare_data.py brats MICCAI_BraTS_2019_Data_Training --modality flair --label_map 4=3 data/BraTS2019
+"""
+LAYOUTS = {
+    "la": "the public copy of the 2018 Left Atrium challenge: a folder with NAME/mri_norm2.h5",
+    "nifti": f"your own scans: files ({', '.join(SUFFIXES)}) or a folder with a DICOM series each",
+    "nnunet": "a dataset of nnU-Net or of the Medical Segmentation Decathlon: a folder with dataset.json",
+    "brats": "a BraTS release: a folder per scan, anywhere below",
+}
+ALIASES = {"dicom": "nifti", "decathlon": "nnunet"}
+DEFAULTS = {"la": {"orientation": "keep", "intensity": "keep"}, "brats": {"intensity": "zscore-nonzero"}}
+STANDARD_LA = PROJECT_ROOT / "data" / "LA"
+STANDARD_BRATS = PROJECT_ROOT / "data" / "BraTS2019"
+CHECKPOINT = PROJECT_ROOT / "pretrained_ckpt" / "sam_med3d_turbo.pth"
+LABEL_VALUE = re.compile(r"\s*(\d{1,3}|other)\s*=\s*(\d{1,3})\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Flags of every layout, beside those of the preparation itself."""
+
+    label_map: Sequence[str] = option(
+        (),
+        "rename label values; values not named stay, or all of them with other=0 become 0",
+        action="append",
+        metavar="3=1,4=2",
+    )
+    labels: Sequence[str] = option(
+        (), "only for nifti: folder with label maps of the same names", action="append", metavar="DIR"
+    )
+    workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
+    overwrite: bool = option(False, "replace files and lists that differ", action="store_true")
+    debug: bool = option(False, "show where an error came from", action="store_true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaOptions:
+    """Flags of the LA copy, which does not state its spacing."""
+
+    source_spacing: tuple[float, ...] = option(
+        (0.625, 0.625, 0.625), "spacing of the copy, used with --spacing", type=spacing_mm, metavar="MM"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BratsOptions:
+    """Flags of BraTS releases."""
+
+    modality: str = option("flair", "image of each scan to use", choices=tuple(sources.BRATS_MODALITIES))
+
+
+OPTIONS = {"la": (LaOptions,), "nifti": (ListOptions,), "nnunet": (ListOptions,), "brats": (ListOptions, BratsOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions):
+    """Everything that ``prepare_data.py`` can be told.
+
+    Attributes:
+        layout: one of LAYOUTS.
+        source: folder with the scans.
+        destination: dataset folder to write.
+        crop_table: CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'.
+    """
+
+    layout: str
+    source: Path
+    destination: Path = STANDARD_LA
+    preparation: Preparation
+    crop_table: Path | None = None
+
+    def __post_init__(self) -> None:
+        faults = self.faults()
+        if any(re.match(r"\s*(\d+|other)\s*=", text) for text in self.labels):
+            faults.append(f"--labels {' '.join(self.labels)}: label values are renamed with --label_map")
+        elif self.labels and self.layout != "nifti":
+            faults.append(f"--labels {self.labels[0]}: the labels of this layout lie in SRC; leave the flag out")
+        elif len(self.labels) > 1:
+            faults.append(f"--labels names two folders ({', '.join(self.labels)}); give one")
+        elif self.layout == "nifti" and self.template is not None and not self.labels:
+            faults.append(f"--template {self.template} needs a label; give --labels the folder that holds it")
+        check_ranges(self, faults)
+
+    @property
+    def standard(self) -> Path | None:
+        """Folder with the standard lists of the layout, None where others were asked for."""
+        chosen = self.template is not None or self.files or self.split
+        return None if chosen else {"la": STANDARD_LA, "brats": STANDARD_BRATS}.get(self.layout)
+
+    def find(self) -> FoundScans:
+        """Return the scans of the source."""
+        if self.layout == "la":
+            found = sources.find_public_la(self.source)
+        elif self.layout == "brats":
+            found = sources.find_brats(self.source, self.modality)
+        elif self.layout == "nnunet":
+            found = sources.find_dataset_json(self.source, self.preparation.channel)
+        else:
+            found = sources.find_folder(self.source, Path(self.labels[0]) if self.labels else None)
+        return found if self.crop_table is None else sources.with_bounds(found, self.crop_table)
+
+
+def parse_arguments(argv: Sequence[str] | None, description: str) -> PrepareConfig:
+    """Parse the command line.
+
+    Raises:
+        InputError: if values are out of range or contradict each other.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=EXAMPLES, formatter_class=raw)
+    commands = parser.add_subparsers(dest="layout", required=True)
+    for layout, text in LAYOUTS.items():
+        aliases = [alias for alias, name in ALIASES.items() if name == layout]
+        command = commands.add_parser(layout, aliases=aliases, help=text)
+        if layout == "nifti":
+            command.add_argument("--images", dest="source", type=Path, required=True, metavar="DIR", help=text)
+        else:
+            command.add_argument("source", type=Path, metavar="SRC", help=text)
+        optional = {"nargs": "?", "default": STANDARD_LA} if layout == "la" else {}
+        command.add_argument("destination", type=Path, metavar="DST", help="dataset folder to write", **optional)
+        add_flags(command.add_argument_group("the grid and the values"), Preparation)
+        for options in (*OPTIONS[layout], CommonOptions):
+            add_flags(command, options)
+    given = vars(parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv)))
+    given["layout"] = ALIASES.get(given["layout"], given["layout"])
+    preparation = _preparation(given)
+    return PrepareConfig(preparation=preparation, **given)
+
+
+def _preparation(given: dict[str, Any]) -> Preparation:
+    """Remove the settings of the preparation from the parsed values, and return them."""
+    names = {field.name for field in dataclasses.fields(Preparation) if "argparse" in field.metadata}
+    chosen = {name: given.pop(name) for name in names & given.keys()}
+    if isinstance(chosen.get("crop"), Path):
+        given["crop_table"], chosen["crop"] = chosen["crop"], "bounds"
+    if "window" in chosen:
+        if "intensity" in chosen:
+            raise InputError("--window and --intensity are two ways to treat intensities; use one of the two")
+        chosen["intensity"] = "window"
+    labels, other = parse_label_map(given.get("label_map", ()))
+    return Preparation(**{**DEFAULTS.get(given["layout"], {}), **chosen}, labels=labels, other_labels=other)
+
+
+def join_numbers(argv: Sequence[str]) -> list[str]:
+    """Join the numbers behind --spacing and --window to one value, so that a folder may follow them."""
+    words, joining = [], False
+    for word in argv:
+        if joining and re.fullmatch(r"[-+]?\d*\.?\d+", word):
+            words[-1] += f"{',' if '=' in words[-1] else '='}{word}"
+        else:
+            joining = word in ("--spacing", "--source_spacing", "--window")
+            words.append(word)
+    return words
+
+
+def parse_label_map(texts: Sequence[str]) -> tuple[dict[int, int], int | None]:
+    """Read '3=1,4=2,other=0': the classes that label values become, and that of all other values (None: they stay).
+
+    Raises:
+        InputError: if a text says something else.
+    """
+    classes: dict[int | str, int] = {}
+    for text in texts:
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*(\d{1,3}|other)\s*=\s*(\d{1,3})\s*", part)
+            numbers = [int(number) for number in match.groups() if number != "other"] if match else [256]
+            if max(numbers) > 255:
+                raise InputError(f"--label_map {text}: {part!r} must look like 3=1 (value=class, both up to 255)")
+            value = numbers[0] if len(numbers) == 2 else "other"
+            if value in classes:
+                raise InputError(f"--label_map {text} says twice what becomes of {value}")
+            classes[value] = numbers[-1]
+    other = classes.pop("other", None)
+    return classes, other
+
+
+def prepare(config: PrepareConfig) -> str:
+    """Convert the scans of a source into a dataset folder, and return a summary to print.
+
+    Lists that were not asked for are the standard ones, where the scans belong to a public data set that has them.
+
+    Raises:
+        InputError: naming every file that cannot be used; nothing was written then.
+    """
+    found, destination = config.find(), config.destination
+    standard = config.standard
+    if standard == STANDARD_BRATS:  # other releases have other names
+        known = {name for name_list in LISTS for name in Dataset(standard).names(name_list)}
+        standard = standard if known & found.scans.keys() else None
+    if standard is not None:
+        lists = standard_lists(found, destination, standard, config.overwrite)
+    elif found.labeled and config.template is None and not config.files:
+        raise InputError(
+            "--template is missing; name the scan whose label is to be propagated to the others, of those with one: "
+            f"{listed(sorted(found.labeled), 5)}"
+        )
+    else:
+        lists = chosen_lists(found, config, destination, config.overwrite)
+    settings, train = config.preparation, lists.names.get("train.txt", [])
+    spacing = config.source_spacing if config.layout == "la" and settings.spacing is not None else None
+    conversion = Conversion(destination, settings, config.overwrite, config.workers, spacing)
+    prepared = convert(found, conversion, train[:1], lists.faults)
+    lists.write(destination)
+    lines = describe(destination, found, lists, prepared, settings)
+    if train and not (lists.keep and lists.missing):
+        lines += next_steps(destination, [scan.after for scan in prepared.values()])
+    return "\n".join(lines)
+
+
+def next_steps(destination: Path, volumes: Iterable[ScanSummary]) -> list[str]:
+    """Return the command that trains on the prepared volumes, or what to do where no label exists yet."""
+    folder, volumes = destination.resolve(), list(volumes)
+    root = shlex.quote(str(folder))
+    values = [value for value in label_values(volumes) if value > 0]
+    if not values:
+        return [
+            "No scan has a label yet. Find out which one is worth labeling:",
+            f"  python code/suggest_template.py {root}",
+            "Label it, then come back with --labels, --template and --overwrite.",
+        ]
+    command = f"  python code/train_SemiSAM_O1.py --root_path {root}"
+    if folder != STANDARD_LA.resolve():  # training takes that one by default
+        command += f" --exp {shlex.quote(f'SemiSAM_O1/{folder.name}')}"
+        patch = fitting_patch([volume.size for volume in volumes])
+        if patch != (128, 128, 128):
+            command += f" --patch_size {' '.join(map(str, patch))}"
+    if not CHECKPOINT.is_file():
+        command += " --propagation atlas"
+    classes = range(1, len(values) + 1)
+    if values == list(classes):
+        return ["next:", command + (f" --num_classes {len(values) + 1}" if len(values) > 1 else "")]
+    renamed = ",".join(f"{value}={i}" for value, i in zip(values, classes, strict=True))
+    advice = f"all above 0 count as one class, or rename them with --label_map {renamed}"
+    return [f"next (the label values have gaps: {advice}):", f"{command} --binary_label"]
