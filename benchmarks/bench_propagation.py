@@ -18,12 +18,16 @@ import torch
 
 import code_path  # noqa: F401
 from semisam_o1.data.dataset.cache import ArrayCache
-from semisam_o1.data.dataset.volumes import Dataset, content_hash
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash
+from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.data.sampling.fields import resize
+from semisam_o1.data.sampling.store import VolumeStore
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures, cell_means
-from semisam_o1.propagation.cohort import build_atlas
-from semisam_o1.propagation.description import Scan
+from semisam_o1.features.cohort_access import CohortAccess
+from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.matching import working_grid
 
 
@@ -75,22 +79,19 @@ def main() -> None:
     names = dataset.names("train.txt")
     volumes = {name: dataset.load(name) for name in names}
     template = volumes[names[0]]
-    features = BuiltinFeatures()
-    atlas = build_atlas(
-        templates={names[0]: template.label},
-        scan=lambda name: Scan(volumes[name].image),
-        key=lambda name: content_hash(volumes[name].image),
-        similarity={name: features.global_feature(features(volume.image)) for name, volume in volumes.items()},
-        num_classes=arguments.num_classes,
-        neighbors=5,
-        cache=ArrayCache(arguments.cache),
-        features_key="builtin",
-        device=torch.device("cpu"),
-    )
+    compute, features, info = BuiltinFeatures(), {}, {}
+    for name, volume in volumes.items():
+        spatial, shape = compute(volume.image), volume.image.shape
+        features[name] = VolumeFeatures(spatial, compute.global_feature(spatial), shape)
+        info[name] = VolumeInfo(name, shape, content_hash(volume.image), None, Geometry())
+    cohort = Cohort((names[0],), tuple(names[1:]), (), info)
+    store = VolumeStore(dataset, names, "ram", torch.device("cpu"))
+    access = CohortAccess(cohort, store, features, compute.key, arguments.num_classes)
+    atlas = CohortAtlas(access, ArrayCache(arguments.cache), neighbors=5)
     chosen = [names[i] for i in np.unique(np.linspace(1, len(names) - 1, arguments.volumes).astype(int))]
-    # The neighbors' own placements belong to their own volumes' time.
+    # The neighbors' own registrations count as time of their own volumes.
     for name in {other for each in chosen for other in atlas.neighbors(each)} - set(chosen):
-        atlas.placed(name)
+        atlas.registered(name)
 
     def reduced(name: str) -> np.ndarray:
         image = volumes[name].image
@@ -112,7 +113,7 @@ def main() -> None:
         "SimpleITK, affine and B-spline": lambda n: on_volume(
             with_simpleitk(reduced(n), reduced(names[0]), coarse, True), n
         ),
-        "atlas, every volume by itself": lambda n: soft_on_volume(atlas.placed(n).probabilities, n),
+        "atlas, every volume by itself": lambda n: soft_on_volume(atlas.registered(n).probabilities, n),
         "atlas, consensus with 5 neighbors (on top)": lambda n: soft_on_volume(atlas.consensus(n), n),
     }
     print(f"{len(chosen)} volumes of {arguments.root}, template {names[0]}, one core")

@@ -22,8 +22,7 @@ from semisam_o1.commands.suggestion import cohort_distances, rank_next
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures
-from semisam_o1.propagation.atlas import AtlasPropagation
-from semisam_o1.propagation.description import Scan
+from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 from semisam_o1.propagation.representativeness import rank
 from semisam_o1.runs.results import read_run
@@ -89,9 +88,9 @@ def labeller(volumes, features, templates: list[str], arguments: argparse.Namesp
     """Return the function from a scan's name to its label, spread from the templates as round 0 does."""
     num_classes = arguments.num_classes
     if arguments.propagation == "atlas":
-        labeled = [(Scan(volumes[name].image), volumes[name].label) for name in templates]
-        atlas = AtlasPropagation(labeled, num_classes, registered=arguments.registration)
-        return lambda name: atlas.label(Scan(volumes[name].image)).label
+        labeled = [Template(volumes[name].image, volumes[name].label) for name in templates]
+        atlas = AtlasPropagation(labeled, num_classes, registration=arguments.registration)
+        return lambda name: atlas.label(volumes[name].image).label
     prototypes = class_prototypes(
         [(features(name), volumes[name].label, volumes[name].image.shape) for name in templates], num_classes
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from golden_inputs import fill, golden, volume
 from semisam_o1.core.batching import OutOfMemorySafeBatcher
-from semisam_o1.data.dataset.prediction import to_prediction
+from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import mean_entropy
@@ -27,7 +27,7 @@ def test_label_maps_match_the_recorded_ones(case: int, network: nn.Module) -> No
     recorded = {key: golden("inference.npz")[f"{case}/{key}"] for key in ("shape", "seed", "stride", "label_map")}
     scan = volume(recorded["shape"], int(recorded["seed"]))
     probabilities = sliding_window(scan, lambda x: network(x).softmax(1), 32, int(recorded["stride"]))
-    assert (to_prediction(probabilities).label != recorded["label_map"]).mean() <= 1e-4
+    assert (Prediction.from_probabilities(probabilities).label != recorded["label_map"]).mean() <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
@@ -36,7 +36,7 @@ def test_pseudo_labels_and_uncertainty_match_the_recorded_ones(name: str, networ
     scan = volume(recorded[f"pseudo_shape/{name}"], int(recorded[f"pseudo_seed/{name}"]))
     stride = int(recorded["pseudo_stride"])
     probabilities = sliding_window(scan, lambda x: network(x).softmax(1), recorded["patch_size"].tolist(), stride)
-    assert (to_prediction(probabilities).label != recorded[f"pseudo/{name}"]).mean() <= 1e-4
+    assert (Prediction.from_probabilities(probabilities).label != recorded[f"pseudo/{name}"]).mean() <= 1e-4
     assert mean_entropy(probabilities) == pytest.approx(float(recorded[f"uncertainty/{name}"]), abs=1e-5)
 
 

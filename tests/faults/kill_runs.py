@@ -51,7 +51,7 @@ class Stage(NamedTuple):
 
 STAGES = {
     "feature extraction": Stage("semisam_o1.features.builtin.BuiltinFeatures.__call__", 3, "before"),
-    "propagation": Stage("semisam_o1.propagation.cohort.CohortAtlas.placed", 3, "before"),
+    "propagation": Stage("semisam_o1.propagation.cohort.CohortAtlas.registered", 3, "before"),
     "half an iteration": Stage("torch.optim.SGD.step", 3, "after"),
     "a state half written": Stage("semisam_o1.training.checkpoint.write_bytes", 1, "half", "state.pth"),
     "between a state's two renames": Stage("pathlib.Path.replace", 1, "after", "state_previous.pth"),

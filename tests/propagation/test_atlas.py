@@ -7,20 +7,19 @@ from scipy import ndimage
 from balls import dice, scan
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation import atlas, description, matching
-from semisam_o1.propagation.atlas import AtlasPropagation, Placed
-from semisam_o1.propagation.description import Scan
+from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
 
 
 def make_atlas(*templates: tuple[np.ndarray, np.ndarray], classes: int = 3) -> AtlasPropagation:
-    return AtlasPropagation([(Scan(image), label) for image, label in templates], classes)
+    return AtlasPropagation([Template(image, label) for image, label in templates], classes)
 
 
-def place(propagation: AtlasPropagation, image: np.ndarray) -> Placed:
-    return propagation.place(propagation.describe(Scan(image)))
+def register(propagation: AtlasPropagation, image: np.ndarray) -> RegisteredVolume:
+    return propagation.register(propagation.describe(image))
 
 
 def predict(propagation: AtlasPropagation, image: np.ndarray) -> np.ndarray:
-    return propagation.label(Scan(image)).label
+    return propagation.label(image).label
 
 
 def test_a_template_recovers_its_own_label():
@@ -36,25 +35,25 @@ def test_a_moved_structure_in_another_volume_is_found(shape):
     predicted = predict(propagation, image)
     assert predicted.shape == shape
     assert min(dice(predicted, label, 1), dice(predicted, label, 2)) > 0.85
-    assert 0 < place(propagation, image).gain < 1
+    assert 0 < register(propagation, image).relative_improvement < 1
 
 
-def test_places_lead_to_the_template(monkeypatch):
+def test_coordinates_lead_to_the_template(monkeypatch):
     """A volume that is the moved template lies, near its structures, where it was moved from."""
     image, _ = scan()
     propagation = make_atlas(scan())
     moved, label = np.roll(image, 2, axis=0), np.roll(scan()[1], 2, axis=0)
-    voxels = propagation.frame_voxels(place(propagation, moved).places)
+    voxels = propagation.template_coords(register(propagation, moved).frame_coords)
     found = np.abs(voxels - (np.indices(image.shape) - np.array([2, 0, 0]).reshape(3, 1, 1, 1)))[:, label > 0]
     assert found.mean() < 0.4
 
 
-def test_a_registration_that_does_not_better_the_match_is_not_followed(monkeypatch):
+def test_a_registration_that_does_not_decrease_the_mismatch_is_not_used(monkeypatch):
     monkeypatch.setattr(atlas, "register", lambda fixed, moving, start, sampling: start + 4)
     propagation = make_atlas(scan())
     image, label = scan(shift=(1, 0, 0), seed=1)
-    placed = place(propagation, image)
-    assert placed.gain == 0
+    registered = register(propagation, image)
+    assert registered.relative_improvement == 0
     assert dice(predict(propagation, image), label, 1) > 0.7
 
 
@@ -62,14 +61,14 @@ def test_without_registration_the_matches_decide(monkeypatch):
     monkeypatch.setattr(atlas, "register", lambda *arguments: pytest.fail("registered"))
     image, label = scan(shift=(2, -2, 1), seed=1)
     first, first_label = scan()
-    propagation = AtlasPropagation([(Scan(first), first_label)], 3, registered=False)
+    propagation = AtlasPropagation([Template(first, first_label)], 3, registration=False)
     assert min(dice(predict(propagation, image), label, c) for c in (1, 2)) > 0.75
-    assert place(propagation, image).gain == 0
+    assert register(propagation, image).relative_improvement == 0
 
 
 def test_probabilities_are_probabilities_and_repeat():
     image, _ = scan(seed=1)
-    first, second = (place(make_atlas(scan(), classes=4), image).probabilities for _ in range(2))
+    first, second = (register(make_atlas(scan(), classes=4), image).probabilities for _ in range(2))
     assert first.shape == (4, *image.shape)
     assert first.dtype == np.float32
     np.testing.assert_array_equal(first, second)
@@ -86,7 +85,7 @@ def test_two_templates_of_different_sizes():
 def test_a_second_template_brings_its_own_class():
     templates = [(image, np.where(label == i, i, 0)) for i, (image, label) in ((1, scan()), (2, scan(seed=2)))]
     image, label = scan(seed=5)
-    probabilities = place(make_atlas(*templates), image).probabilities
+    probabilities = register(make_atlas(*templates), image).probabilities
     for index in (1, 2):  # the other template's voxels vote against it
         assert 0.1 < probabilities[index][label == index].mean() < 0.9
 
@@ -96,17 +95,17 @@ def test_large_volumes_are_reduced(monkeypatch):
     monkeypatch.setattr(matching, "MIN_REDUCED_AXIS", 4)
     image, label = scan((31, 29, 25), seed=1)
     propagation = make_atlas(scan())
-    assert place(propagation, image).probabilities.shape == (3, 16, 15, 13)
+    assert register(propagation, image).probabilities.shape == (3, 16, 15, 13)
     assert dice(predict(propagation, image), label, 1) > 0.65
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (9, 1, 6), (12, 10, 8)])
 def test_degenerate_volumes(shape):
     constant = np.zeros(shape, np.float32)
-    placed = place(make_atlas(scan()), constant)
-    assert placed.probabilities.shape == (3, *shape)
-    assert np.isfinite(placed.probabilities).all()
-    assert np.isfinite(placed.places).all()
+    registered = register(make_atlas(scan()), constant)
+    assert registered.probabilities.shape == (3, *shape)
+    assert np.isfinite(registered.probabilities).all()
+    assert np.isfinite(registered.frame_coords).all()
     empty = make_atlas((constant, np.zeros(shape, np.uint8)))
     assert not predict(empty, scan()[0]).any()
 
@@ -122,16 +121,16 @@ def test_features_of_a_foundation_model_are_followed(monkeypatch):
     label = balls[0].astype(np.uint8)
     side = np.broadcast_to(np.linspace(-1, 1, 8)[:, None, None], (8, 8, 8)).astype(np.float32)
 
-    def described(sign: float) -> Scan:
-        return Scan(image, VolumeFeatures(np.stack([sign * side] * 4), np.ones(4, np.float32) / 2, (32, 32, 32)))
+    def features(sign: float) -> VolumeFeatures:
+        return VolumeFeatures(np.stack([sign * side] * 4), np.ones(4, np.float32) / 2, (32, 32, 32))
 
-    propagation = AtlasPropagation([(described(1), label)], 2)
-    matched, mirrored = (propagation.describe(described(sign)) for sign in (1, -1))
-    plain = AtlasPropagation([(Scan(image), label)], 2).describe(Scan(image))
+    propagation = AtlasPropagation([Template(image, label, features(1))], 2)
+    matched, mirrored = (propagation.describe(image, features(sign)) for sign in (1, -1))
+    plain = AtlasPropagation([Template(image, label)], 2).describe(image)
     assert len(matched.matching) > len(plain.matching)
     assert not np.allclose(matched.matching, mirrored.matching)
-    assert dice(propagation.place(matched).probabilities.argmax(0), label, 1) > 0.9
-    assert dice(propagation.place(mirrored).probabilities.argmax(0), label, 1) < 0.5
+    assert dice(propagation.register(matched).probabilities.argmax(0), label, 1) > 0.9
+    assert dice(propagation.register(mirrored).probabilities.argmax(0), label, 1) < 0.5
 
 
 def test_a_label_beyond_the_classes_is_refused():

@@ -1,4 +1,4 @@
-"""Volumes placed once, neighbors registered once, labels carried between them."""
+"""Volumes and neighbors are registered once; labels are transferred between them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import torch
 
 from balls import dice, scan
 from semisam_o1.data.dataset.cache import ArrayCache
+from semisam_o1.data.dataset.volumes import Geometry
+from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.data.sampling.fields import resize
 from semisam_o1.features.builtin import BuiltinFeatures
+from semisam_o1.features.cohort_access import CohortAccess
+from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation
-from semisam_o1.propagation.cohort import CohortAtlas, build_atlas
-from semisam_o1.propagation.description import Scan
+from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.warps import make_warps
 
 SCANS = {
@@ -25,19 +29,26 @@ SCANS = {
 }
 
 
+class Store:
+    """A store of the scans above."""
+
+    device = torch.device("cpu")
+
+    def image(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(SCANS[name][0])
+
+    def label(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(SCANS[name][1])
+
+
 def make_cohort(folder: Path, neighbors: int = 2) -> CohortAtlas:
-    features = BuiltinFeatures()
-    return build_atlas(
-        templates={"template": SCANS["template"][1]},
-        scan=lambda name: Scan(SCANS[name][0]),
-        key=lambda name: f"key-{name}",
-        similarity={name: features.global_feature(features(image)) for name, (image, _) in SCANS.items()},
-        num_classes=3,
-        neighbors=neighbors,
-        cache=ArrayCache(folder),
-        features_key="builtin",
-        device=torch.device("cpu"),
-    )
+    compute, features = BuiltinFeatures(), {}
+    for name, (image, _) in SCANS.items():
+        spatial = compute(image)
+        features[name] = VolumeFeatures(spatial, compute.global_feature(spatial), image.shape)
+    info = {name: VolumeInfo(name, image.shape, f"key-{name}", None, Geometry()) for name, (image, _) in SCANS.items()}
+    access = CohortAccess(Cohort(("template",), ("a", "b", "c"), (), info), Store(), features, "builtin", num_classes=3)
+    return CohortAtlas(access, ArrayCache(folder), neighbors)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ def score(probabilities: np.ndarray, name: str) -> float:
 
 
 def test_neighbors_are_the_nearest_by_cosine(cohort: CohortAtlas) -> None:
-    similarity = cohort._similarity
+    similarity = cohort.access.global_features()
     for name in SCANS:
         others = cohort.neighbors(name)
         assert len(others) == 2
@@ -64,26 +75,26 @@ def test_true_labels_of_neighbors_are_carried_over_exactly_enough(cohort: Cohort
     def truth(name: str) -> np.ndarray:
         return np.stack([SCANS[name][1] == c for c in range(3)]).astype(np.float32)
 
-    carried = cohort.ask_neighbors("a", truth)
+    carried = cohort.fuse_neighbors("a", truth)
     np.testing.assert_allclose(carried.sum(axis=0), 1, atol=1e-5)
     assert score(carried, "a") > 0.85
     assert score(cohort.consensus("b"), "b") > 0.85
 
 
 def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = cohort.placed("a"), cohort.consensus("a")
+    first = cohort.registered("a"), cohort.consensus("a")
     again = make_cohort(cohort._cache.folders[0])
-    for name in ("place", "register"):
+    for name in ("register", "register_pair"):
         monkeypatch.setattr(AtlasPropagation, name, lambda *arguments: pytest.fail("computed again"))
-    assert again.placed("a").gain == first[0].gain
-    np.testing.assert_array_equal(again.placed("a").places, first[0].places)
+    assert again.registered("a").relative_improvement == first[0].relative_improvement
+    np.testing.assert_array_equal(again.registered("a").frame_coords, first[0].frame_coords)
     np.testing.assert_array_equal(again.consensus("a"), first[1])
 
 
 def test_the_templates_are_known_without_registration(cohort: CohortAtlas) -> None:
-    placed = cohort.placed("template")
-    np.testing.assert_array_equal(placed.probabilities.argmax(axis=0), SCANS["template"][1])
-    voxels = cohort.atlas.frame_voxels(placed.places)
+    registered = cohort.registered("template")
+    np.testing.assert_array_equal(registered.probabilities.argmax(axis=0), SCANS["template"][1])
+    voxels = cohort.propagation.template_coords(registered.frame_coords)
     np.testing.assert_allclose(voxels, np.indices(SCANS["template"][0].shape), atol=1e-4)
 
 
@@ -91,9 +102,7 @@ def test_warps_give_the_template_the_shape_of_the_donor(cohort: CohortAtlas) -> 
     from semisam_o1.data.sampling.augmentation import Warp, warp_coords
     from semisam_o1.data.sampling.fields import indices, sample
 
-    images = {name: torch.from_numpy(image) for name, (image, _) in SCANS.items()}
-    warps = make_warps(cohort, "template", ["a"], images.__getitem__, torch.device("cpu"))
-    (donor,) = warps.donors
+    donor = make_warps(cohort).donors[0]
     template, truth = (torch.from_numpy(SCANS[name][1]) for name in ("template", "a"))
     scores = []
     for strength in (0.0, 1.0):

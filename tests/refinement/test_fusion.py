@@ -22,7 +22,7 @@ class Others:
     def __init__(self, neighbors: np.ndarray, templates: np.ndarray):
         self.neighbors, self.templates = neighbors, templates
 
-    def ask_neighbors(self, name: str, predicted) -> np.ndarray:
+    def fuse_neighbors(self, name: str, predicted) -> np.ndarray:
         return self.neighbors
 
     def consensus(self, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 
 import train_SemiSAM_O1
 from semisam_o1.core.errors import Interrupted, run_command
+from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.preflight import check
 from semisam_o1.evaluation import predictor as inference
 from semisam_o1.features.builtin import BuiltinFeatures
@@ -77,10 +78,10 @@ def test_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 STAGES = {
     "checking": (check, "_inspect"),
     "features": (BuiltinFeatures, "__call__"),
-    "propagation": (CohortAtlas, "placed"),
+    "propagation": (CohortAtlas, "registered"),
     "training": (RoundTrainer, "_train_step"),
     "validation": (inference, "confusion"),
-    "relabeling": (labeling, "labeled"),
+    "relabeling": (Prediction, "from_probabilities"),
     "refinement": (labeling, "refine"),
 }
 

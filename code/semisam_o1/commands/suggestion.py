@@ -13,7 +13,7 @@ from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, inspect
-from semisam_o1.features.extract import VolumeFeatures, extract_features, make_feature_set
+from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, extract_features
 from semisam_o1.propagation.representativeness import Candidate, Distances, distances_between, rank
 from semisam_o1.runs.results import RunResults, read_run
 
@@ -101,7 +101,7 @@ def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, chec
     Raises:
         InputError: with every scan that cannot be used.
     """
-    feature_set = make_feature_set(features, checkpoint, torch.device(device))
+    feature_set = FEATURE_SETS[features](checkpoint, torch.device(device))
     need = Need(num_classes=2, label=False, read_label=False)
     reports = [inspect(dataset, name, need) for name in progress(names, "checking")]
     faults = [fault for report in reports for fault in report.faults]
@@ -110,10 +110,8 @@ def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, chec
     found: dict[str, VolumeFeatures] | None = None
     if features != "builtin":  # those, registration goes by anyway
         hashes = {report.info.name: report.info.hash for report in reports}
-        found, _ = extract_features(
-            names, lambda name: dataset.load(name).image, hashes.__getitem__, feature_set,
-            ArrayCache(dataset.root / "features"), progress,
-        )  # fmt: skip
+        cache = ArrayCache(dataset.root / "features")
+        found, _ = extract_features(lambda name: dataset.load(name).image, hashes, feature_set, cache, progress)
     shapes = {report.info.name: report.info.shape for report in reports}
     return distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, progress=progress)
 

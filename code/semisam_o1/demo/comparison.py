@@ -14,8 +14,7 @@ from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.networks import build_network
-from semisam_o1.propagation.atlas import AtlasPropagation
-from semisam_o1.propagation.description import Scan
+from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.runs.find import find_trained
 from semisam_o1.training.checkpoint import load_weights
 
@@ -35,10 +34,10 @@ def compare_with_round0(dataset: Dataset, config: TestConfig, summary: dict[str,
     trained = find_trained(config.exp, backbone=config.backbone)
     config = config.resolve({**trained.arguments, "model": trained.model})
     template = dataset.load(dataset.names("train.txt")[0])
-    atlas = AtlasPropagation([(Scan(template.image), template.label)], config.num_classes, registered=False)
+    atlas = AtlasPropagation([Template(template.image, template.label)], config.num_classes, registration=False)
     names = dataset.names(config.test_list)
     volumes = {name: dataset.load(name) for name in names}
-    round0 = {name: atlas.label(Scan(volume.image)).label for name, volume in volumes.items()}
+    round0 = {name: atlas.label(volume.image).label for name, volume in volumes.items()}
     scores = np.array([dice_per_class(round0[n], volumes[n].label, config.num_classes) for n in names])
     typical = names[int(np.argsort(scores.mean(axis=1))[len(names) // 2])]
 

@@ -1,7 +1,7 @@
 """Features computed from the volumes themselves, for users without the foundation model's checkpoint.
 
-Every voxel is described by its intensity rank, edges, curvature and texture at several scales. A few
-seconds a volume on one core; the same input gives the same output.
+Every voxel is described by its intensity rank, edges, curvature and texture at several scales. One volume takes a few
+seconds on one core; the same input gives the same output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import torch
 from scipy import ndimage
 from scipy.stats import rankdata
 
-MAX_VOXELS = 4_000_000  # that features are computed on
+MAX_VOXELS = 4_000_000  # features are computed on at most so many voxels of a volume
+CELL = 4  # voxels per cell of the spatial feature and axis
+REGIONS = 4  # per axis, of the global feature
 INTENSITY_SCALES = (1.0, 2.0, 4.0, 8.0)  # voxels, as all scales here
 EDGE_SCALES = (1.0, 2.0, 4.0)
 TEXTURE_SCALES = (2.0, 4.0)
@@ -25,18 +27,18 @@ NUM_CHANNELS = len(INTENSITY_SCALES) + len(EDGE_SCALES) + len(TEXTURE_SCALES) + 
 
 
 def voxel_features(image: np.ndarray) -> np.ndarray:
-    """Describe every voxel by its surroundings at several scales.
+    """Describe the neighborhood of every voxel at several scales.
 
-    Intensities are replaced by their ranks in the volume first, so a scanner's intensity scale, its
-    outliers and any increasing change of contrast make no difference.
+    Intensities are replaced by their ranks in the volume first. A scanner's intensity scale, outliers and any
+    increasing change of contrast therefore make no difference.
 
     Args:
         image: (W, H, D), of any size and range.
 
     Returns:
-        (C, W, H, D) float32. Channels: smoothed intensity, gradient magnitude, local deviation, and per
-        scale the three signed derivatives and the Laplacian. Each has mean 0 over the volume and a
-        deviation of 1 times its kind's weight; a channel without any contrast is 0 throughout.
+        (C, W, H, D) float32. Channels: smoothed intensity, gradient magnitude, local standard deviation, and per
+        scale the three signed derivatives and the Laplacian. Each has mean 0 and a standard deviation equal to the
+        weight of its kind; a channel without contrast is 0.
     """
     ranks = (rankdata(image).reshape(image.shape) / image.size - 0.5).astype(np.float32)
     smoothed = {scale: _smooth(ranks, scale) for scale in INTENSITY_SCALES}
@@ -88,59 +90,42 @@ def cell_means(array: np.ndarray, grid: Sequence[int]) -> np.ndarray:
 
 
 class BuiltinFeatures:
-    """Turns a volume into the spatial and the global feature, as the foundation model would.
+    """Computes features from the volumes themselves."""
 
-    Attributes:
-        name: names the features on disk.
-        version: changes whenever the numbers do, so that kept features are not mixed up.
-        cell: voxels per cell of the spatial feature and axis.
-    """
-
-    name = "builtin"
-    version = 1
-
-    def __init__(self, cell: int = 4) -> None:
-        self.cell = cell
-
-    @property
-    def key(self) -> str:
-        return f"{self.name}-cell{self.cell}-v{self.version}"
+    key = f"builtin-cell{CELL}-v1"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the spatial feature of a volume (W, H, D).
 
         Returns:
-            (C, gw, gh, gd) float32; the grid is ceil(shape / cell).
+            (C, gw, gh, gd) float32; the grid is ceil(shape / CELL).
         """
-        grid = [-(-size // self.cell) for size in image.shape]
-        reduction = 1  # of large scans, whose features would take minutes and gigabytes; never beyond the cells
-        while reduction < self.cell and image.size > MAX_VOXELS * reduction**3:
+        grid = [-(-size // CELL) for size in image.shape]
+        reduction = 1  # of large volumes, whose features would take minutes and gigabytes; at most to the cells
+        while reduction < CELL and image.size > MAX_VOXELS * reduction**3:
             reduction += 1
         reduced = cell_means(image, [-(-size // reduction) for size in image.shape]) if reduction > 1 else image
         return cell_means(voxel_features(reduced), grid)
 
     def patch_size(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return the patch that the spatial feature of a volume of ``shape`` covers: all of it."""
-        width, height, depth = (int(size) for size in shape)
-        return width, height, depth
+        return tuple(int(size) for size in shape)
 
-    def global_feature(self, spatial: np.ndarray, bins: int = 4) -> np.ndarray:
-        """Describe a whole volume by how its spatial feature varies over ``bins``³ regions.
+    def global_feature(self, spatial: np.ndarray) -> np.ndarray:
+        """Describe a volume by the mean spatial feature in each of REGIONS³ regions.
 
-        Channels are standardized per volume, so their plain mean would be the same for all volumes.
+        Channels are standardized per volume; their mean over the volume would be the same for all volumes.
 
         Args:
             spatial: (C, gw, gh, gd) of any grid.
 
         Returns:
-            (C · bins³,) float32 of unit length. A volume without contrast gets the constant vector,
-            which is orthogonal to that of every other volume.
+            (C · REGIONS³,) float32 of unit length. A volume without contrast gets the constant vector, which is
+            orthogonal to that of every other volume.
         """
         tensor = torch.from_numpy(np.ascontiguousarray(spatial, dtype=np.float32))
-        regions = torch.nn.functional.adaptive_avg_pool3d(tensor, bins).flatten(1).double()
+        regions = torch.nn.functional.adaptive_avg_pool3d(tensor, REGIONS).flatten(1).double()
         vector = (regions - regions.mean(dim=1, keepdim=True)).flatten()
-        length = vector.norm()
-        if length < 1e-6:
+        if vector.norm() < 1e-6:
             vector = torch.ones_like(vector)
-            length = vector.norm()
-        return (vector / length).float().numpy()
+        return (vector / vector.norm()).float().numpy()

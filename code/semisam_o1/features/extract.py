@@ -1,9 +1,9 @@
-"""The features of a cohort: computed once per volume, kept on disk, found again by every later run."""
+"""Features of volumes, computed once and cached on disk."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,6 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.geometry import to_patch
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.sam_med3d import PATCH_SIDE, load_encoder
-
-KEPT = {"spatial": 4, "whole": 1, "patch_size": 1}  # arrays on disk and their dimensions
 
 
 class FeatureSet(Protocol):
@@ -43,11 +41,12 @@ class VolumeFeatures:
 
     Attributes:
         spatial: (F, w, h, d) float32 over the volume centered in ``patch_size``.
-        whole: (G,) float32 of unit length, the global feature.
+        global_feature: (G,) float32 of unit length.
+        patch_size: voxels of the patch that ``spatial`` covers.
     """
 
     spatial: np.ndarray
-    whole: np.ndarray
+    global_feature: np.ndarray
     patch_size: tuple[int, int, int]
 
 
@@ -58,17 +57,15 @@ def global_feature(spatial: np.ndarray) -> np.ndarray:
 
 
 class SamFeatures:
-    """The features of SAM-Med3D.
+    """The features of SAM-Med3D's image encoder.
 
     Raises:
-        InputError: if the checkpoint cannot be used, at once and not when the first volume needs it.
+        InputError: if the checkpoint cannot be used.
     """
-
-    version = 1
 
     def __init__(self, checkpoint: Path, device: torch.device):
         self.device = device
-        self.key = f"sam-{file_hash(checkpoint)}-patch{PATCH_SIDE}-v{self.version}"
+        self.key = f"sam-{file_hash(checkpoint)}-patch{PATCH_SIDE}-v1"
         self._encoder = load_encoder(checkpoint, device)
 
     @torch.no_grad()
@@ -88,55 +85,40 @@ FEATURE_SETS: dict[str, Callable[[Path, torch.device], FeatureSet]] = {
 }
 
 
-def make_feature_set(name: str, checkpoint: Path, device: torch.device) -> FeatureSet:
-    """Return the feature set that ``--features`` names.
-
-    Raises:
-        InputError: if it needs the checkpoint and there is none.
-    """
-    return FEATURE_SETS[name](checkpoint, device)
-
-
 def extract_features(
-    names: Sequence[str],
     image: Callable[[str], np.ndarray],
-    image_hash: Callable[[str], str],
+    hashes: Mapping[str, str],
     feature_set: FeatureSet,
     cache: ArrayCache,
     progress: ProgressFn = silent,
 ) -> tuple[dict[str, VolumeFeatures], int]:
-    """Return the features of every volume, and how many had to be computed.
+    """Return the features of every volume by name, and how many had to be computed.
 
     Args:
-        image: name → (W, H, D) float32, asked for the missing ones only.
-        image_hash: name → hash of the image's values.
-        cache: where features are looked up and kept.
-        progress: iterates over the missing ones.
+        image: name → (W, H, D) float32; called for the volumes that the cache lacks.
+        hashes: name → hash of the image's values, for every volume.
+        cache: where features are looked up and stored.
+        progress: iterates over the volumes that the cache lacks.
     """
-
-    def key(name: str) -> str:
-        return f"{feature_set.key}/{image_hash(name)}"
+    keys = {name: f"{feature_set.key}/{content_hash}" for name, content_hash in hashes.items()}
 
     def compute(name: str) -> VolumeFeatures:
         volume = image(name)
         spatial = feature_set(volume)
         features = VolumeFeatures(spatial, feature_set.global_feature(spatial), feature_set.patch_size(volume.shape))
-        cache.put(key(name), spatial=spatial, whole=features.whole, patch_size=np.array(features.patch_size))
+        cache.put(keys[name], spatial=spatial, whole=features.global_feature, patch_size=np.array(features.patch_size))
         return features
 
-    found = {name: _kept(cache, key(name)) for name in names}
-    missing = from_main([name for name in names if found[name] is None])
+    def cached(key: str) -> VolumeFeatures | None:
+        arrays = cache.get(key, spatial=4, whole=1, patch_size=1)
+        if arrays is None or arrays["patch_size"].size != 3:
+            return None
+        return VolumeFeatures(arrays["spatial"], arrays["whole"], tuple(arrays["patch_size"].tolist()))
+
+    found = {name: cached(key) for name, key in keys.items()}
+    missing = from_main([name for name, features in found.items() if features is None])
     found.update(zip(missing, share_out(compute, missing, progress, "features"), strict=True))
     return found, len(missing)
-
-
-def _kept(cache: ArrayCache, key: str) -> VolumeFeatures | None:
-    arrays = cache.get(key)
-    if arrays is None or {name: array.ndim for name, array in arrays.items()} != KEPT:
-        return None
-    if not all(np.isfinite(array).all() for array in arrays.values()) or arrays["patch_size"].size != 3:
-        return None
-    return VolumeFeatures(arrays["spatial"], arrays["whole"], tuple(arrays["patch_size"].tolist()))
 
 
 def file_hash(path: Path) -> str:

@@ -1,17 +1,16 @@
 """The image encoder of SAM-Med3D, with the padding of its attention windows folded into one key.
 
-Wang et al., "SAM-Med3D", 2023, vit_b_ori. A block with window attention pads its 8³ tokens to one
-14³ window *after* the norm, so all 2,232 padding tokens share one key and one value (the biases of
-the projection) and differ in their relative position alone. The sum of their attention weights has
-a closed form, see ``_padding_logit``, and the padded window is never built.
+Wang et al., "SAM-Med3D", 2023, https://arxiv.org/abs/2310.15161, vit_b_ori. A block with window attention pads its 8³
+tokens to one 14³ window *after* the norm. All 2,232 padding tokens therefore share one key and one value (the biases
+of the projection) and differ in their relative position alone. The sum of their attention weights has a closed form,
+see ``_padding_logit``; the padded window is never built.
 
-Relative positions follow the released weights, not the names of their tables: the logit of query
-(d, h, w) for key (d', h', w') is
+Relative positions follow the released weights, not the names of their tables: the logit of query (d, h, w) for key
+(d', h', w') is
 
     scale · q·k + q[d,h,w]·R_d[d,w'] + q[d,h,d']·R_h[h,w'] + q[d,h,h']·R_w[h',w']
 
-where q[d,h,i] is the query vector at position (d, h, w=i), that of a padding token where i lies
-outside the grid.
+where q[d,h,i] is the query vector at position (d, h, w=i), that of a padding token where i lies outside the grid.
 """
 
 from __future__ import annotations
@@ -26,22 +25,21 @@ from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.safe_load import load_tensors
 from semisam_o1.networks.cpu_layers import Linear
 
-PATCH_SIDE = 128  # voxels a side that the released position embedding covers
+PATCH_SIDE = 128  # voxels per axis of the released position embedding
+EPS = 1e-6  # of all layer norms
 PREFIX = "image_encoder."
 
 
 class ChannelLayerNorm(nn.Module):
     """LayerNorm over the channels of (B, C, D, H, W)."""
 
-    def __init__(self, channels: int, eps: float):
+    def __init__(self, channels: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)
-        return x.movedim(-1, 1)
+        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, EPS).movedim(-1, 1)
 
 
 def _relative_table(table: Tensor, rows: int, columns: int) -> Tensor:
@@ -58,8 +56,8 @@ class Attention(nn.Module):
     Args:
         dim: channels.
         heads: number of heads, ``dim`` divisible by it.
-        side: tokens a side.
-        window: side of the padded window, at least ``side``; equal to it for global attention.
+        side: tokens per axis.
+        window: tokens per axis of the padded window, at least ``side``; equal to it for global attention.
     """
 
     def __init__(self, dim: int, heads: int, side: int, window: int):
@@ -138,11 +136,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block on (B, side, side, side, dim)."""
 
-    def __init__(self, dim: int, heads: int, side: int, window: int, eps: float):
+    def __init__(self, dim: int, heads: int, side: int, window: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps)
+        self.norm1 = nn.LayerNorm(dim, EPS)
         self.attn = Attention(dim, heads, side, window)
-        self.norm2 = nn.LayerNorm(dim, eps)
+        self.norm2 = nn.LayerNorm(dim, EPS)
         self.mlp = MLP(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,7 +163,7 @@ class ImageEncoder(nn.Module):
     The defaults are those of SAM-Med3D-turbo (vit_b_ori).
 
     Args:
-        side: voxels a side of the input.
+        side: voxels per axis of the input.
         window: side of the attention windows, at least side / 16.
         global_blocks: blocks that attend without padding.
     """
@@ -179,7 +177,6 @@ class ImageEncoder(nn.Module):
         out_channels: int = 384,
         window: int = 14,
         global_blocks: tuple[int, ...] = (2, 5, 8, 11),
-        eps: float = 1e-6,
     ):
         super().__init__()
         grid = side // 16
@@ -188,13 +185,13 @@ class ImageEncoder(nn.Module):
         self.patch_embed = PatchEmbedding(dim, 16)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, grid, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, heads, grid, grid if i in global_blocks else window, eps) for i in range(depth)
+            Block(dim, heads, grid, grid if i in global_blocks else window) for i in range(depth)
         )
         self.neck = nn.Sequential(
             nn.Conv3d(dim, out_channels, 1, bias=False),
-            ChannelLayerNorm(out_channels, eps),
+            ChannelLayerNorm(out_channels),
             nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
-            ChannelLayerNorm(out_channels, eps),
+            ChannelLayerNorm(out_channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,9 +205,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> ImageE
     """Load the image encoder of a SAM-Med3D checkpoint, frozen and in eval mode.
 
     Args:
-        path: a checkpoint whose ``model_state_dict`` holds the whole model (image encoder, prompt encoder,
-            mask decoder), or a bare state dict of the model or of its image encoder. Nothing is unpickled
-            beyond tensors.
+        path: a checkpoint whose ``model_state_dict`` holds the whole model (image encoder, prompt encoder, mask
+            decoder), or a bare state dict of the model or of its image encoder. Only tensors are unpickled.
 
     Returns:
         A module (B, 1, 128, 128, 128) → (B, 384, 8, 8, 8).

@@ -14,7 +14,7 @@ from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.preflight.check import Cohort, check_training
-from semisam_o1.features.extract import FeatureSet, make_feature_set
+from semisam_o1.features.extract import FEATURE_SETS, FeatureSet
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.runs.arguments import arguments_before, changed_surroundings, check_same_run, write_arguments
 from semisam_o1.runs.layout import RunFolder
@@ -78,7 +78,7 @@ def check_run(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> Chec
     configure_allocator(device.type)
     _check_processes(config)
     before = arguments_before(folder) if config.resume else None
-    feature_set = make_feature_set(config.features, config.sam_ckpt, device)
+    feature_set = FEATURE_SETS[config.features](config.sam_ckpt, device)
     cohort = distributed.on_main(lambda: _check_data(config, stop))
     precision = resolve_precision(config.precision, device.type)
     if before is not None:

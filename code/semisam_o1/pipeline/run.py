@@ -21,6 +21,7 @@ from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.predictor import Predictor, mean_dice
+from semisam_o1.features.cohort_access import CohortAccess
 from semisam_o1.features.extract import FeatureSet, extract_features
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
@@ -105,20 +106,12 @@ class Run:
         """Get the features of all training volumes, computed or found on disk."""
         started = time.monotonic()
         cache = ArrayCache(self.config.root_path / "features", self.folder.cache)
-        features, computed = extract_features(
-            self.cohort.train,
-            self.image,
-            lambda name: self.cohort.info[name].hash,
-            feature_set,
-            cache,
-            self.stop.progress,
-        )
+        hashes = {name: self.cohort.info[name].hash for name in self.cohort.train}
+        features, computed = extract_features(self.image, hashes, feature_set, cache, self.stop.progress)
         how = f"{computed} computed in {time.monotonic() - started:.1f} s" if computed else "nothing extracted"
         self.tracker.say(f"features ({feature_set.key}): {len(features) - computed} found on disk, {how}")
-        self.labels = CohortLabels(
-            self.config, self.cohort, self.store, features, feature_set.key, cache, self.device, self.stop.progress,
-            self.tracker.say,
-        )  # fmt: skip
+        access = CohortAccess(self.cohort, self.store, features, feature_set.key, self.config.num_classes)
+        self.labels = CohortLabels(self.config, access, cache, self.device, self.stop.progress, self.tracker.say)
 
     def propagate(self) -> None:
         """Round 0: spread the labels of the labeled volumes."""

@@ -1,83 +1,57 @@
-"""Round 0: the template's label spread over the cohort, by the ways that ``--propagation`` names."""
+"""Round 0: propagation of the templates' labels to the cohort, by the names that ``--propagation`` takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from semisam_o1.data.dataset.prediction import Prediction, to_prediction
+from semisam_o1.core.distributed import cpu_threads, share_out
+from semisam_o1.core.progress import ProgressFn
+from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.fields import resize
-from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.features.cohort_access import CohortAccess
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 
-Share = Callable[[Callable[[str], Prediction], Sequence[str], str], list[Prediction]]
-"""(work, names, what it is called) → work of every name: shared out over processes, with progress shown."""
+Propagation = Callable[[CohortAccess, CohortAtlas, ProgressFn, Callable[[str], None]], list[Prediction]]
+"""(volumes, their atlas, progress, function that tells the user) → predictions of the unlabeled volumes in order."""
 
 
-@dataclass(frozen=True)
-class Templates:
-    """What the labels are spread from, and how the volumes are looked up.
-
-    Attributes:
-        names: of the labeled volumes.
-        label: name → (W, H, D) uint8, of the labeled ones.
-        shape: name → (W, H, D).
-        features: of all volumes.
-        atlas: makes the cohort's atlas; called where it is needed only.
-        share: sees to it that all volumes are labeled.
-        warn: tells the user what will not go well.
-    """
-
-    names: Sequence[str]
-    label: Callable[[str], np.ndarray]
-    shape: Callable[[str], tuple[int, int, int]]
-    features: Mapping[str, VolumeFeatures]
-    num_classes: int
-    atlas: Callable[[], CohortAtlas]
-    share: Share
-    warn: Callable[[str], None] = print
-
-
-def by_prototype(templates: Templates, names: Sequence[str]) -> list[Prediction]:
-    features = templates.features
-    prototypes = class_prototypes(
-        [(features[name].spatial, templates.label(name), features[name].patch_size) for name in templates.names],
-        templates.num_classes,
-    )
-
-    absent = [str(c) for c in range(1, templates.num_classes) if not prototypes[c].any()]
+def by_prototype(
+    access: CohortAccess, atlas: CohortAtlas, progress: ProgressFn, say: Callable[[str], None]
+) -> list[Prediction]:
+    """Label every cell of the feature grid with the class of the nearest prototype."""
+    features = access.features
+    templates = [(features[name].spatial, access.label(name), features[name].patch_size) for name in access.labeled]
+    prototypes = class_prototypes(templates, access.num_classes)
+    absent = [str(c) for c in range(1, access.num_classes) if not prototypes[c].any()]
     if absent:
-        templates.warn(
+        say(
             f"warning: the template's class {', '.join(absent)} covers no cell of the feature grid and cannot be "
-            "spread; --propagation atlas works voxel by voxel"
+            "propagated; --propagation atlas works voxel by voxel"
         )
 
     def label(name: str) -> Prediction:
-        return Prediction(
-            propagate(features[name].spatial, prototypes, features[name].patch_size, templates.shape(name))
-        )
+        spatial, patch_size = features[name].spatial, features[name].patch_size
+        return Prediction(propagate(spatial, prototypes, patch_size, access.shape(name)))
 
-    return templates.share(label, names, "round 0")
+    return share_out(label, access.unlabeled, progress, "round 0", cpu_threads())
 
 
-def by_atlas(templates: Templates, names: Sequence[str]) -> list[Prediction]:
-    atlas = templates.atlas()
-    gains = templates.share(lambda name: atlas.placed(name).gain, names, "registration")
-    kept = [name for name, gain in zip(names, gains, strict=True) if gain == 0]
-    if kept and atlas.atlas.registered:
-        templates.warn(f"registration did not better the alignment of {', '.join(kept)}, which is kept as it was")
+def by_atlas(
+    access: CohortAccess, atlas: CohortAtlas, progress: ProgressFn, say: Callable[[str], None]
+) -> list[Prediction]:
+    """Register the volumes to the templates and to each other, and fuse the warped labels."""
+    improvements = atlas.register_all(progress)
+    unchanged = [name for name, value in zip(access.unlabeled, improvements, strict=True) if value == 0]
+    if unchanged and atlas.registration:
+        say(f"registration did not improve the alignment of {', '.join(unchanged)}; the initial alignment is used")
 
     def label(name: str) -> Prediction:
-        return to_prediction(resize(torch.from_numpy(atlas.consensus(name)), templates.shape(name)))
+        return Prediction.from_probabilities(resize(torch.from_numpy(atlas.consensus(name)), access.shape(name)))
 
-    return templates.share(label, names, "round 0")
+    return share_out(label, access.unlabeled, progress, "round 0", cpu_threads())
 
 
-PROPAGATIONS: dict[str, Callable[[Templates, Sequence[str]], list[Prediction]]] = {
-    "prototype": by_prototype,
-    "atlas": by_atlas,
-}
+PROPAGATIONS: dict[str, Propagation] = {"prototype": by_prototype, "atlas": by_atlas}

@@ -1,57 +1,78 @@
-"""Round 0 by registration and voxel-wise matches: the template's label carried over to every volume.
+"""Label propagation by registration and voxel-wise matches.
 
-Each volume is aligned with the template by its matches (``matching``), the alignment made exact by deformable
-registration (``registration``). Two answers are averaged: the template's label as the registration carries it, and the
-vote of the matches that are searched again around the registered places.
+Each volume is aligned with the template by its matches (``matching``); deformable registration refines the alignment
+(``registration``). Two segmentations are averaged: the template's label, warped by the registration, and the vote of
+the matches that are searched again around the registered coordinates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from semisam_o1.data.dataset.prediction import Prediction, to_prediction
+from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.fields import resize, sample, sample_array
 from semisam_o1.features.builtin import cell_means
-from semisam_o1.propagation.description import Components, Described, Scan, along, describe, leading_directions
+from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.description import FeatureComponents, VolumeDescription, describe, principal_directions
 from semisam_o1.propagation.matching import TemplateMatcher, mean_radius, working_grid
 from semisam_o1.propagation.registration import box_mean, register
 
-COARSE_RADIUS = 9.0  # voxels; structures larger than that are registered on half the resolution
+COARSE_RADIUS = 9.0  # voxels; larger structures are registered at half the resolution
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
-VOTE_WINDOW = 9  # voxels around carried foreground that the matches vote on
-VOTE_SHARE = 1e-3  # of foreground in that window, from which on they are asked
+VOTE_WINDOW = 9  # voxels per axis
+VOTE_SHARE = 1e-3  # of warped foreground in that window, above which a voxel's matches vote
+
+
+class Template(NamedTuple):
+    """A labeled volume.
+
+    Attributes:
+        image: (W, H, D) float32.
+        label: whole numbers (W, H, D).
+        features: of a foundation model, None where volumes are compared without.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    features: VolumeFeatures | None = None
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A volume in the frame of the first template.
+class RegisteredVolume:
+    """A volume registered to the first template.
 
     Attributes:
-        places: (3, w, h, d) float32 on the working grid, in the units of ``TemplateMatcher``.
-        probabilities: (num_classes, w, h, d) float32 on the working grid.
-        gain: the share by which registration bettered the match; 0 where it did not, and the alignment was kept.
+        frame_coords: coordinates of its voxels in the template's frame, (3, w, h, d) float32 on the working grid, in
+            the units of ``TemplateMatcher``.
+        probabilities: class probabilities (num_classes, w, h, d) float32 on the working grid.
+        relative_improvement: relative decrease of the mismatch by deformable registration; 0 where there was none and
+            the alignment by matches was used.
     """
 
-    places: np.ndarray
+    frame_coords: np.ndarray
     probabilities: np.ndarray
-    gain: float
+    relative_improvement: float
 
 
 class AtlasPropagation:
-    """Carries the labels of one or several templates to other volumes of the cohort.
+    """Propagates the labels of one or several templates to other volumes of the cohort.
 
     Args:
-        templates: (scan, label (W, H, D) of whole numbers) each, of any sizes. Either all scans of the cohort have
-            ``features`` or none.
+        templates: of any sizes. Either all volumes of the cohort have features or none.
         num_classes: background included; labels must be below it.
-        device: that registers.
-        registered: whether to register, or to leave volumes as their matches align them, which takes seconds.
+        device: the device of the registration.
+        registration: whether to register deformably after the alignment by matches, which alone takes seconds.
+
+    Attributes:
+        templates: the templates in the frame of the first one.
 
     Raises:
         ValueError: if a label is not below ``num_classes``.
@@ -59,145 +80,135 @@ class AtlasPropagation:
 
     def __init__(
         self,
-        templates: Sequence[tuple[Scan, np.ndarray]],
+        templates: Sequence[Template],
         num_classes: int,
         device: torch.device | str = "cpu",
-        registered: bool = True,
+        registration: bool = True,
     ) -> None:
-        for _, label in templates:
-            if label.max() >= num_classes:
-                raise ValueError(f"a template's label holds {label.max()}, with {num_classes} classes")
-        self.num_classes = num_classes
-        self.device = torch.device(device)
-        self.registered = registered
-        (first, label), *_ = templates
+        for template in templates:
+            if template.label.max() >= num_classes:
+                raise ValueError(f"a template's label holds {template.label.max()}, with {num_classes} classes")
+        self.num_classes, self.device, self.registration = num_classes, torch.device(device), registration
+        first = templates[0]
         self._frame_shape = first.image.shape
-        grid = working_grid(self._frame_shape, self._frame_shape)
-        radius = mean_radius(label)
+        grid, radius = self.grid(self._frame_shape), mean_radius(first.label)
         self._sampling = 2 if radius * max(grid) / max(self._frame_shape) > COARSE_RADIUS else 1
-        described = [scan.features for scan, _ in templates if scan.features is not None]
-        self._components = Components(described) if described else None
-        self._directions: Tensor | None = None
-        self._directions = leading_directions(self.describe(first).registration)
-        self._described = [self.describe(scan) for scan, _ in templates]
-        self._votes = [
-            np.stack([cell_means(label == c, part.grid) for c in range(num_classes)])
-            for part, (_, label) in zip(self._described, templates, strict=True)
+        features = [template.features for template in templates if template.features is not None]
+        self._components = FeatureComponents(features) if features else None
+        described = [self._describe(template.image, template.features) for template in templates]
+        self._directions = principal_directions(described[0].registration)
+        self._described = [description.project(self._directions) for description in described]
+        votes = [
+            np.stack([cell_means(template.label == c, description.grid) for c in range(num_classes)])
+            for template, description in zip(templates, described, strict=True)
         ]
-        self._matcher = TemplateMatcher(
-            [(part.matching, votes) for part, votes in zip(self._described, self._votes, strict=True)],
-            self._frame_shape,
-            radius,
-        )
-        self.placed_templates = [
-            Placed(places, votes, gain=0.0)
-            for places, votes in zip(self._matcher.template_places, self._votes, strict=True)
+        matching = [description.matching for description in described]
+        self._matcher = TemplateMatcher(list(zip(matching, votes, strict=True)), self._frame_shape, radius)
+        self.templates = [
+            RegisteredVolume(frame_coords, vote, relative_improvement=0.0)
+            for frame_coords, vote in zip(self._matcher.template_coords, votes, strict=True)
         ]
 
     def grid(self, shape: Sequence[int]) -> list[int]:
         """Return the working grid of a volume of ``shape``."""
         return working_grid(shape, self._frame_shape)
 
-    def describe(self, scan: Scan) -> Described:
-        """Compute what a volume is compared by."""
-        described = describe(scan, self.grid(scan.image.shape), self._components, self.device)
-        if self._directions is None:
-            return described
-        return Described(described.matching, along(described.registration, self._directions))
+    def describe(self, image: np.ndarray, features: VolumeFeatures | None = None) -> VolumeDescription:
+        """Describe an image (W, H, D) on its working grid."""
+        return self._describe(image, features).project(self._directions)
 
-    def place(self, volume: Described) -> Placed:
-        """Bring a volume into the frame and label it, on its working grid."""
+    def _describe(self, image: np.ndarray, features: VolumeFeatures | None) -> VolumeDescription:
+        return describe(image, features, self.grid(image.shape), self._components, self.device)
+
+    def register(self, volume: VolumeDescription) -> RegisteredVolume:
+        """Register a volume to the templates and label it on its working grid."""
         aligned = self._matcher.align(volume.matching).astype(np.float32)
-        if not self.registered:
-            return Placed(aligned, self._voted(volume, aligned), gain=0.0)
-        places, gain = aligned, 0.0
-        carried = np.zeros((self.num_classes, *volume.grid), np.float32)
-        for index, template in enumerate(self.placed_templates):
-            start = self._to_indices(aligned, template.places)
-            displacement, match = self.register(volume, aligned, self._described[index], start)
-            carried += sample_array(template.probabilities, start + displacement) / len(self.placed_templates)
-            if index == 0 and match > 0:
-                gain, places = match, sample_array(template.places, start + displacement)
-        # Beyond a few voxels from what was carried over, the matches would only say background, slowly.
-        near = box_mean(torch.from_numpy(1 - carried[:1]), VOTE_WINDOW)[0].numpy() > VOTE_SHARE
-        carried[:, near] = (carried[:, near] + self._matcher.votes(volume.matching[:, near], places[:, near])) / 2
-        return Placed(places, carried, gain)
+        if not self.registration:
+            return RegisteredVolume(aligned, self._match_votes(volume, aligned), relative_improvement=0.0)
+        frame_coords, relative_improvement = aligned, 0.0
+        warped = np.zeros((self.num_classes, *volume.grid), np.float32)
+        for index, template in enumerate(self.templates):
+            start = self._to_voxel_coords(aligned, template.frame_coords)
+            displacement, improvement = self.register_pair(volume, aligned, self._described[index], start)
+            warped += sample_array(template.probabilities, start + displacement) / len(self.templates)
+            if index == 0 and improvement > 0:
+                relative_improvement = improvement
+                frame_coords = sample_array(template.frame_coords, start + displacement)
+        # Farther from the warped foreground, matches would only vote for background, slowly.
+        near = box_mean(torch.from_numpy(1 - warped[:1]), VOTE_WINDOW)[0].numpy() > VOTE_SHARE
+        warped[:, near] = (warped[:, near] + self._matcher.votes(volume.matching[:, near], frame_coords[:, near])) / 2
+        return RegisteredVolume(frame_coords, warped, relative_improvement)
 
-    def label(self, scan: Scan) -> Prediction:
-        """Return the labels of a volume by itself, without a cohort."""
-        probabilities = torch.from_numpy(self.place(self.describe(scan)).probabilities)
-        return to_prediction(resize(probabilities, scan.image.shape))
+    def label(self, image: np.ndarray, features: VolumeFeatures | None = None) -> Prediction:
+        """Segment one image (W, H, D) without the rest of the cohort."""
+        probabilities = torch.from_numpy(self.register(self.describe(image, features)).probabilities)
+        return Prediction.from_probabilities(resize(probabilities, image.shape))
 
-    def _voted(self, volume: Described, places: np.ndarray) -> np.ndarray:
-        """Return what the matches alone say, (num_classes, w, h, d); far from any structure, background."""
-        inside = self._matcher.near_foreground(places, margin=1.0)
+    def _match_votes(self, volume: VolumeDescription, frame_coords: np.ndarray) -> np.ndarray:
+        """Return the votes of the matches (num_classes, w, h, d); far from any structure, background."""
+        inside = self._matcher.near_foreground(frame_coords, margin=1.0)
         votes = np.zeros((self.num_classes, *volume.grid), np.float32)
         votes[0] = 1
-        votes[:, inside] = self._matcher.votes(volume.matching[:, inside], places[:, inside])
+        votes[:, inside] = self._matcher.votes(volume.matching[:, inside], frame_coords[:, inside])
         return votes
 
-    def register(
-        self, fixed: Described, fixed_places: np.ndarray, moving: Described, start: np.ndarray
+    def register_pair(
+        self, fixed: VolumeDescription, frame_coords: np.ndarray, moving: VolumeDescription, start: np.ndarray
     ) -> tuple[np.ndarray, float]:
-        """Find where the voxels of one volume lie in another, near the structures.
+        """Register one volume to another near the structures.
 
         Args:
-            fixed_places: (3, w, h, d) in the frame; they tell where the structures are.
-            start: (3, w, h, d), indices in the moving volume's working grid to begin at.
+            frame_coords: coordinates of the fixed volume's voxels in the frame, (3, w, h, d).
+            start: initial voxel coordinates in the moving volume's working grid, (3, w, h, d).
 
         Returns:
-            (3, w, h, d) float32, the displacement from ``start``, elsewhere that of the border; and the share by which
-            it betters the match. If it does not, both are 0.
+            The displacement (3, w, h, d) float32 from ``start``, extrapolated from the border of the registered region,
+            and the relative decrease of the mismatch. Both are 0 where registration did not decrease it.
         """
-        begin = torch.from_numpy(start).to(self.device)
-        inside = self._matcher.near_foreground(fixed_places, margin=1.0)
+        start_coords = torch.from_numpy(start).to(self.device)
+        inside = self._matcher.near_foreground(frame_coords, margin=1.0)
         if not inside.any():
             return np.zeros_like(start), 0.0
-        box = tuple(_extent(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-        part, begin = (array[(slice(None), *box)] for array in (fixed.registration, begin))
-        moved = register(part, moving.registration, begin, self._sampling)
-        before, after = (_mismatch(part, moving.registration, p) for p in (begin, moved))
+        (box,) = ndimage.find_objects(inside.astype(np.uint8))
+        part, start_coords = (array[(slice(None), *box)] for array in (fixed.registration, start_coords))
+        found = register(part, moving.registration, start_coords, self._sampling)
+        before, after = (_mismatch(part, moving.registration, coords) for coords in (start_coords, found))
         if not after < before:
             return np.zeros_like(start), 0.0
         margins = [m for s, n in zip(box[::-1], fixed.grid[::-1], strict=True) for m in (s.start, n - s.stop)]
-        displacement = F.pad((moved - begin)[None], margins, mode="replicate")[0]
+        displacement = F.pad((found - start_coords)[None], margins, mode="replicate")[0]
         return displacement.cpu().numpy(), 1 - after / before
 
-    def frame_voxels(self, places: np.ndarray) -> np.ndarray:
-        """Turn places (3, w, h, d) in the frame into voxels of the first template."""
+    def template_coords(self, frame_coords: np.ndarray) -> np.ndarray:
+        """Convert frame coordinates (3, w, h, d) to voxel coordinates in the first template, at full resolution."""
         center = (np.array(self._frame_shape, np.float32).reshape(3, 1, 1, 1) - 1) / 2
-        return (places * self._matcher.radius + center).astype(np.float32)
+        return (frame_coords * self._matcher.radius + center).astype(np.float32)
 
-    def between(self, fixed_places: np.ndarray, moving_places: np.ndarray) -> np.ndarray:
-        """Return the affine map from one volume's voxels to another's indices, (3, w, h, d), by both places."""
-        matrix, shift = self._affine(fixed_places)
-        in_frame = matrix @ np.indices(fixed_places.shape[1:]).reshape(3, -1) + shift
-        return self._to_indices(in_frame.reshape(fixed_places.shape), moving_places)
+    def affine_coords(self, fixed: RegisteredVolume, moving: RegisteredVolume) -> np.ndarray:
+        """Return voxel coordinates (3, w, h, d) in one volume of the other's voxels, by the affine part of both."""
+        matrix, shift = self._affine(fixed.frame_coords)
+        in_frame = matrix @ np.indices(fixed.frame_coords.shape[1:]).reshape(3, -1) + shift
+        return self._to_voxel_coords(in_frame.reshape(fixed.frame_coords.shape), moving.frame_coords)
 
-    def _to_indices(self, in_frame: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Return the indices (3, w, h, d) in a volume of points in the frame, by the affine part of its places."""
-        matrix, shift = self._affine(places)
-        return (np.linalg.pinv(matrix) @ (in_frame.reshape(3, -1) - shift)).reshape(in_frame.shape).astype(np.float32)
+    def _to_voxel_coords(self, points: np.ndarray, frame_coords: np.ndarray) -> np.ndarray:
+        """Convert points (3, w, h, d) in the frame to voxel coordinates in a volume, by the affine part of its own."""
+        matrix, shift = self._affine(frame_coords)
+        return (np.linalg.pinv(matrix) @ (points.reshape(3, -1) - shift)).reshape(points.shape).astype(np.float32)
 
-    def _affine(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the matrix (3, 3) and shift (3, 1) that lead from a volume's indices to its places near structures."""
-        near = np.flatnonzero(self._matcher.near_foreground(places, margin=0.0))
+    def _affine(self, frame_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit a matrix (3, 3) and a shift (3, 1) from voxel coordinates to frame coordinates, near the structures."""
+        near = np.flatnonzero(self._matcher.near_foreground(frame_coords, margin=0.0))
         if len(near) < MIN_AFFINE:
-            near = np.arange(places[0].size)
+            near = np.arange(frame_coords[0].size)
         near = near[:: -(-len(near) // MAX_AFFINE)]
-        known = np.indices(places.shape[1:]).reshape(3, -1)[:, near]
-        values = places.reshape(3, -1)[:, near]
+        known = np.indices(frame_coords.shape[1:]).reshape(3, -1)[:, near]
+        values = frame_coords.reshape(3, -1)[:, near]
         center, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
         matrix = np.linalg.lstsq((known - center).T, (values - mean).T, rcond=None)[0].T
         return matrix, mean - matrix @ center
 
 
-def _mismatch(fixed: Tensor, moving: Tensor, places: Tensor) -> float:
-    """Return the mean squared difference of two descriptions at places, judged at every other voxel of each axis."""
+def _mismatch(fixed: Tensor, moving: Tensor, voxel_coords: Tensor) -> float:
+    """Return the mean squared difference of two descriptions, over every other voxel of each axis."""
     every = (slice(None), *[slice(None, None, 2)] * 3)
-    return float((fixed[every] - sample(moving, places[every])).square().mean())
-
-
-def _extent(marked: np.ndarray) -> slice:
-    (found,) = np.nonzero(marked)
-    return slice(int(found[0]), int(found[-1]) + 1)
+    return float((fixed[every] - sample(moving, voxel_coords[every])).square().mean())

@@ -1,173 +1,181 @@
-"""A cohort in the frame of its templates: every volume placed, and neighbors registered to each other.
+"""A cohort in the frame of its templates: every volume registered to them, and neighbors registered to each other.
 
-Errors of single registrations are independent of each other. A volume therefore also asks its nearest neighbors, whose
-labels a second registration carries over, and hears most, voxel by voxel, those that match it best (the locally
-weighted fusion of Artaechevarria et al., "Combination Strategies in Multi-Atlas Image Segmentation", IEEE TMI 2009).
+Errors of single registrations are independent of each other. A volume is therefore also labeled by its nearest
+neighbors, whose labels a second registration warps. They are fused voxel by voxel with weights that rise with the local
+similarity (Artaechevarria et al., "Combination Strategies in Multi-Atlas Image Segmentation", IEEE TMI 2009).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
 import torch
 
+from semisam_o1.core.distributed import cpu_threads, share_out
+from semisam_o1.core.progress import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import content_hash
 from semisam_o1.data.sampling.fields import resize, sample
-from semisam_o1.propagation.atlas import AtlasPropagation, Placed
-from semisam_o1.propagation.description import Described, Scan
+from semisam_o1.features.cohort_access import CohortAccess
+from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
+from semisam_o1.propagation.description import VolumeDescription
 from semisam_o1.propagation.registration import box_mean
 
-VERSION = 1  # changes whenever the numbers do, so that kept ones are not mixed up
-HELD = 2 * 2**30  # bytes of descriptions kept in memory
-SELECTIVITY = 2.0  # how much more the better match counts
-
-
-def build_atlas(
-    templates: Mapping[str, np.ndarray],
-    scan: Callable[[str], Scan],
-    key: Callable[[str], str],
-    similarity: Mapping[str, np.ndarray],
-    num_classes: int,
-    neighbors: int,
-    cache: ArrayCache,
-    features_key: str,
-    device: torch.device,
-    registered: bool = True,
-) -> CohortAtlas:
-    """Return the atlas of a cohort.
-
-    Args:
-        templates: name → label (W, H, D), of the labeled volumes.
-        features_key: of the foundation model's features, if the scans have any.
-
-    See ``CohortAtlas`` for the others.
-    """
-    digest = hashlib.blake2b(f"{VERSION} {num_classes} {features_key} {registered}".encode(), digest_size=8)
-    for name, label in templates.items():
-        digest.update(f"{key(name)} {content_hash(label)}".encode())
-    atlas = AtlasPropagation(
-        [(scan(name), label) for name, label in templates.items()], num_classes, device, registered
-    )
-    return CohortAtlas(atlas, list(templates), scan, key, similarity, neighbors, cache, digest.hexdigest())
+VERSION = 1  # part of the cache key, to be raised whenever results change
+DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
+SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
 
 
 class CohortAtlas:
-    """Places the volumes of a cohort and carries labels between them; what it computes is kept on disk.
+    """Registers the volumes of a cohort and transfers labels between them; results are cached on disk.
 
     All arrays are on the working grids of the volumes. Safe to use from several threads.
 
     Args:
-        atlas: with the cohort's templates.
-        templates: their names, in its order.
-        scan: name → volume.
-        key: name → of the volume's content.
-        similarity: name → global feature of unit length; the neighbors are the nearest by its cosine.
-        neighbors: how many of the other volumes, templates included, a volume asks.
-        cache: where placements and registrations are kept, under ``atlas_key``.
+        access: the volumes and their features.
+        cache: where registrations are kept.
+        neighbors: number of other volumes, templates included, that a volume is registered to; those with the largest
+            cosine of the global features.
+        device: the device of the registration.
+        registration: whether to register, or to align by matches only.
+        compare_features: whether volumes are compared by their spatial features as well. Not useful for the built-in
+            ones, which are computed here on a finer grid.
     """
 
     def __init__(
         self,
-        atlas: AtlasPropagation,
-        templates: Sequence[str],
-        scan: Callable[[str], Scan],
-        key: Callable[[str], str],
-        similarity: Mapping[str, np.ndarray],
-        neighbors: int,
+        access: CohortAccess,
         cache: ArrayCache,
-        atlas_key: str,
+        neighbors: int,
+        device: torch.device | str = "cpu",
+        registration: bool = True,
+        compare_features: bool = False,
     ) -> None:
-        self.atlas = atlas
-        self._scan, self._key, self._similarity, self._cache = scan, key, similarity, cache
-        self._count, self._folder = neighbors, f"atlas-{atlas_key}"
-        self._fixed = dict(zip(templates, atlas.placed_templates, strict=True))
-        self._held: OrderedDict[str, Described] = OrderedDict()
+        self.access, self.registration = access, registration
+        self._cache, self._neighbors, self._device, self._compare_features = cache, neighbors, device, compare_features
+        self._descriptions: OrderedDict[str, VolumeDescription] = OrderedDict()
         self._lock = Lock()
 
-    def placed(self, name: str) -> Placed:
-        """Return a volume's place in the frame and what the templates say about its labels."""
-        if name in self._fixed:
-            return self._fixed[name]
-        key = f"{self._folder}/{self._key(name)}"
-        kept = _whole(self._cache.get(key), places=4, probabilities=4, gain=0)
-        if kept is not None:
-            return Placed(kept["places"], kept["probabilities"], float(kept["gain"]))
-        placed = self.atlas.place(self._described(name))
-        self._cache.put(key, places=placed.places, probabilities=placed.probabilities, gain=np.array(placed.gain))
-        return placed
+    @cached_property
+    def propagation(self) -> AtlasPropagation:
+        """The propagation from the labeled volumes, which are described on first use."""
+        templates = [
+            Template(self.access.image(name), self.access.label(name), self._features(name))
+            for name in self.access.labeled
+        ]
+        return AtlasPropagation(templates, self.access.num_classes, self._device, self.registration)
+
+    @cached_property
+    def _folder(self) -> str:
+        access = self.access
+        settings = f"{VERSION} {access.num_classes} {access.features_key} {self.registration}"
+        digest = hashlib.blake2b(settings.encode(), digest_size=8)
+        for name in access.labeled:
+            digest.update(f"{access.content_hash(name)} {content_hash(access.label(name))}".encode())
+        return f"atlas-{digest.hexdigest()}"
+
+    def _features(self, name: str) -> VolumeFeatures | None:
+        return self.access.features[name] if self._compare_features else None
+
+    def grid(self, name: str) -> list[int]:
+        """Return the working grid of a volume."""
+        return self.propagation.grid(self.access.shape(name))
+
+    def register_all(self, progress: ProgressFn) -> list[float]:
+        """Register the unlabeled volumes, shared out over processes and threads; return the relative improvements."""
+        _ = self.propagation  # described once, before threads start
+
+        def improvement(name: str) -> float:
+            return self.registered(name).relative_improvement
+
+        return share_out(improvement, self.access.unlabeled, progress, "registration", cpu_threads())
+
+    def registered(self, name: str) -> RegisteredVolume:
+        """Return a volume registered to the templates."""
+        if name in self.access.labeled:
+            return self.propagation.templates[self.access.labeled.index(name)]
+        key = f"{self._folder}/{self.access.content_hash(name)}"
+        cached = self._cache.get(key, places=4, probabilities=4, gain=0)
+        if cached is not None:
+            return RegisteredVolume(cached["places"], cached["probabilities"], float(cached["gain"]))
+        volume = self.propagation.register(self._description(name))
+        arrays = {"places": volume.frame_coords, "probabilities": volume.probabilities}
+        self._cache.put(key, **arrays, gain=np.array(volume.relative_improvement))
+        return volume
 
     def neighbors(self, name: str) -> list[str]:
-        """Return the volumes most like a volume, the nearest first."""
-        others = [other for other in self._similarity if other != name]
-        cosine = np.stack([self._similarity[other] for other in others]) @ self._similarity[name]
-        return [others[i] for i in np.argsort(-cosine, kind="stable")[: self._count]]
+        """Return the volumes whose global features are most like a volume's, the nearest first."""
+        features = self.access.features
+        others = [other for other in features if other != name]
+        cosine = np.stack([features[other].global_feature for other in others]) @ features[name].global_feature
+        return [others[i] for i in np.argsort(-cosine, kind="stable")[: self._neighbors]]
 
-    def ask_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Return the neighbors' class probabilities (C, w, h, d) float32, carried to a volume and fused.
+    def fuse_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return the neighbors' class probabilities (C, w, h, d) float32, warped to a volume and fused.
 
         Args:
             probabilities: name of a neighbor → (C, w', h', d') on its working grid.
         """
-        own = self._described(name)
-        half = [-(-size // 2) for size in own.grid]  # is enough to judge a match on
-        coarse = resize(own.registration, half)
-        carried, mismatch = [], []
+        own = self._description(name)
+        half = _half(own.grid)  # sufficient to compare on
+        reduced = resize(own.registration, half)
+        warped, mismatch = [], []
         for other in self.neighbors(name):
-            there = torch.from_numpy(self._registered(name, other))
-            moving = self._described(other).registration
-            moved = sample(moving, resize(there, half).to(moving.device))
-            mismatch.append(box_mean((coarse - moved).square().mean(0, keepdim=True)))
-            carried.append(sample(torch.from_numpy(probabilities(other)), there))
+            voxel_coords = torch.from_numpy(self._voxel_coords(name, other))
+            moving = self._description(other).registration
+            moved = sample(moving, resize(voxel_coords, half).to(moving.device))
+            mismatch.append(box_mean((reduced - moved).square().mean(0, keepdim=True)))
+            warped.append(sample(torch.from_numpy(probabilities(other)), voxel_coords))
         distance = torch.stack(mismatch)
         weights = torch.softmax(-SELECTIVITY * distance / distance.mean().clamp_min(1e-12), dim=0)
-        return sum(resize(w, own.grid).cpu() * part for w, part in zip(weights, carried, strict=True)).numpy()
+        return sum(resize(w, own.grid).cpu() * part for w, part in zip(weights, warped, strict=True)).numpy()
 
     def consensus(self, name: str) -> np.ndarray:
-        """Return the class probabilities (C, w, h, d) that the templates and the neighbors agree on.
+        """Return the mean class probabilities (C, w, h, d) from the templates and from the neighbors.
 
-        Without registration, which neighbors are asked by, only those of the templates.
+        Without registration, which warps the neighbors' labels, those from the templates.
         """
-        own = self.placed(name).probabilities
-        if not self.atlas.registered:
+        own = self.registered(name).probabilities
+        if not self.registration:
             return own
-        return (own + self.ask_neighbors(name, lambda other: self.placed(other).probabilities)) / 2
+        return (own + self.fuse_neighbors(name, lambda other: self.registered(other).probabilities)) / 2
 
-    def _registered(self, fixed: str, moving: str) -> np.ndarray:
-        """Return where the voxels of one volume lie in another, (3, w, h, d)."""
-        key = f"{self._folder}/pairs/{self._key(fixed)}-{self._key(moving)}"
-        kept = _whole(self._cache.get(key), displacement=4)
-        start = self.atlas.between(self.placed(fixed).places, self.placed(moving).places)
+    def _voxel_coords(self, fixed: str, moving: str) -> np.ndarray:
+        """Return the voxel coordinates (3, w, h, d) in one volume of another's voxels, by registration."""
+        key = f"{self._folder}/pairs/{self.access.content_hash(fixed)}-{self.access.content_hash(moving)}"
+        cached = self._cache.get(key, displacement=4)
+        fixed_volume = self.registered(fixed)
+        start = self.propagation.affine_coords(fixed_volume, self.registered(moving))
         grid = start.shape[1:]
-        if kept is None:
-            own, other = self._described(fixed), self._described(moving)
-            displacement, _ = self.atlas.register(own, self.placed(fixed).places, other, start)
-            half = [-(-size // 2) for size in grid]  # it is smooth: half the resolution keeps it
-            kept = {"displacement": resize(torch.from_numpy(displacement), half).numpy().astype(np.float16)}
-            self._cache.put(key, **kept)
-        return start + resize(torch.from_numpy(kept["displacement"].astype(np.float32)), grid).numpy()
+        if cached is None:
+            displacement, _ = self.propagation.register_pair(
+                self._description(fixed), fixed_volume.frame_coords, self._description(moving), start
+            )
+            reduced = resize(torch.from_numpy(displacement), _half(grid))  # it is smooth
+            cached = {"displacement": reduced.numpy().astype(np.float16)}
+            self._cache.put(key, **cached)
+        return start + resize(torch.from_numpy(cached["displacement"].astype(np.float32)), grid).numpy()
 
-    def _described(self, name: str) -> Described:
+    def _description(self, name: str) -> VolumeDescription:
         with self._lock:
-            if name in self._held:
-                self._held.move_to_end(name)
-                return self._held[name]
-        described = self.atlas.describe(self._scan(name))
+            if name in self._descriptions:
+                self._descriptions.move_to_end(name)
+                return self._descriptions[name]
+        description = self.propagation.describe(self.access.image(name), self._features(name))
         with self._lock:
-            self._held[name] = described
-            while len(self._held) > 1 and sum(part.nbytes for part in self._held.values()) > HELD:
-                self._held.popitem(last=False)
-        return described
+            self._descriptions[name] = description
+            while (
+                len(self._descriptions) > 1 and sum(d.nbytes for d in self._descriptions.values()) > DESCRIPTION_BYTES
+            ):
+                self._descriptions.popitem(last=False)
+        return description
 
 
-def _whole(kept: dict[str, np.ndarray] | None, **dimensions: int) -> dict[str, np.ndarray] | None:
-    """Return what a file of the cache held, None unless it is finite numbers of those names and dimensions."""
-    if kept is None:
-        return None
-    arrays = [(kept.get(name), ndim) for name, ndim in dimensions.items()]
-    good = (a is not None and a.ndim == ndim and a.dtype.kind == "f" and np.isfinite(a).all() for a, ndim in arrays)
-    return kept if all(good) else None
+def _half(grid: tuple[int, ...]) -> list[int]:
+    return [-(-size // 2) for size in grid]

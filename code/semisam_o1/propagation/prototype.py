@@ -1,4 +1,4 @@
-"""Round 0 by prototypes: every grid cell takes the class whose mean template feature it is most like."""
+"""Label propagation by prototypes: each grid cell takes the class whose mean template feature is most similar."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def propagate(spatial: np.ndarray, prototypes: np.ndarray, patch_size: Shape, sh
     Args:
         spatial: spatial feature (F, w, h, d) of the volume centered in a patch of ``patch_size``.
         prototypes: (num_classes, F), from ``class_prototypes``.
-        shape: of the volume; what lies outside the patch becomes background.
+        shape: of the volume; voxels outside the patch become background.
     """
     length = np.linalg.norm(spatial, axis=0)
     cosine = np.tensordot(prototypes, spatial / np.maximum(length, 1e-8), axes=1)

@@ -1,12 +1,12 @@
 """Deformable registration of one volume to another, from the descriptions of their voxels.
 
-Two steps, in the manner of Siebert et al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D
-Multitask Medical Image Registration", IEEE TMI 2024: a search over all displacements of a coarse grid,
-whose cost and smoothness are balanced step by step (coupled convex optimization), and a gradient descent on
-a finer grid.
+Two steps, after Siebert et al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D Multitask Medical Image
+Registration", IEEE TMI 2024:
 
-*Places* (3, w, h, d) say at which voxel index of the moving volume each voxel of the fixed one lies. Nothing
-here is random.
+1. A search over all displacements of a coarse grid, balanced with smoothness by coupled convex optimization.
+2. Gradient descent on a finer grid.
+
+Voxel coordinates (3, w, h, d) are the positions in the moving volume of the fixed volume's voxels. Nothing is random.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from semisam_o1.data.sampling.fields import indices, resize, sample
 
 DILATION = 2  # voxels between the patches that self-similarity compares
 SEARCH_CELL = 2  # voxels per cell of the coarse search, times the sampling
-SEARCH_STEPS = 4  # half cells that the search reaches to each side
-COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of smoothness to cost, rising
+SEARCH_STEPS = 4  # search range to each side in half cells
+COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # weights of smoothness beside the cost, step by step
 CONTROL_SPACING = 2  # voxels between control points of the descent
 DESCENT_STEPS = 30
 DESCENT_RATE = 0.3  # voxels
@@ -30,9 +30,9 @@ ROUGHNESS_WEIGHT = 0.1
 def self_similarity(image: Tensor) -> Tensor:
     """Return the self-similarity context (12, W, H, D), between 0 and 1, of an image (W, H, D).
 
-    Each channel compares two of the six neighbors of a voxel that are not opposite each other, by the mean squared
-    difference around them, relative to what is usual at that voxel: no contrast changes it. Heinrich et al., "Towards
-    Realtime Multimodal Fusion for Image-Guided Interventions Using Self-Similarities", MICCAI 2013.
+    Each channel is the mean squared difference around two of the six neighbors of a voxel that are not opposite each
+    other, relative to the mean over the channels. It does not depend on contrast. Heinrich et al., "Towards Realtime
+    Multimodal Fusion for Image-Guided Interventions Using Self-Similarities", MICCAI 2013.
     """
     sides = torch.eye(3, dtype=torch.int64)
     neighbors = torch.cat([sides, -sides])
@@ -40,34 +40,33 @@ def self_similarity(image: Tensor) -> Tensor:
     padded = _replicate(image[None], DILATION)[0]
 
     def shifted(offset: Tensor) -> Tensor:
-        return padded[tuple(slice(DILATION * (1 + int(o)), DILATION * (1 + int(o)) + n)
-                            for o, n in zip(offset, image.shape, strict=True))]  # fmt: skip
+        starts = [DILATION * (1 + o) for o in offset.tolist()]
+        return padded[tuple(slice(start, start + n) for start, n in zip(starts, image.shape, strict=True))]
 
     differences = box_mean(torch.stack([(shifted(p) - shifted(q)).square() for p, q in pairs]))
     differences = differences - differences.amin(0)
-    usual = differences.mean(0)
-    usual = usual.clamp(1e-3 * usual.mean(), 1e3 * usual.mean()).clamp_min(1e-12)
-    return torch.exp(-differences / usual)
+    variance = differences.mean(0)
+    variance = variance.clamp(1e-3 * variance.mean(), 1e3 * variance.mean()).clamp_min(1e-12)
+    return torch.exp(-differences / variance)
 
 
 def register(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int = 1) -> Tensor:
-    """Return the places (3, w, h, d) of the fixed volume's voxels in the moving one.
+    """Return the voxel coordinates (3, w, h, d) in the moving volume of the fixed volume's voxels.
 
     Args:
         fixed: description (F, w, h, d).
         moving: description (F, w', h', d').
-        start: places to begin at, (3, w, h, d).
-        sampling: the descent looks at every ``sampling``-th voxel of each axis (their means); the search is coarser
-            by as much.
+        start: initial voxel coordinates, (3, w, h, d).
+        sampling: factor by which both steps reduce the resolution.
     """
     shift = search(fixed, sample(moving, start), SEARCH_CELL * sampling)
-    # The search moved the already moved volume: its displacements lead to places of ``start``.
-    places = sample(start, indices(start.shape[1:], start.device) + resize(shift, start.shape[1:]))
-    return descend(fixed, moving, places, sampling)
+    # The search displaces the moving volume as resampled at ``start``: compose both.
+    voxel_coords = sample(start, indices(start.shape[1:], start.device) + resize(shift, start.shape[1:]))
+    return descend(fixed, moving, voxel_coords, sampling)
 
 
 def search(fixed: Tensor, moved: Tensor, cell: int) -> Tensor:
-    """Return the best smooth displacement in voxels, (3, w/cell, h/cell, d/cell), by trying all of a range.
+    """Return the best smooth displacement in voxels, (3, w/cell, h/cell, d/cell), by exhaustive search in a range.
 
     Args:
         fixed, moved: descriptions (F, w, h, d) on the same grid.
@@ -75,19 +74,20 @@ def search(fixed: Tensor, moved: Tensor, cell: int) -> Tensor:
     """
     grid = [max(1, round(size / cell)) for size in fixed.shape[1:]]
     cells = F.adaptive_avg_pool3d(fixed[None], grid)[0]
-    # At twice the density, so that displacements go by half cells; index 2i is the mean of cell i.
+    # At twice the density, for displacements by half cells; index 2i is the mean of cell i.
     halves = F.adaptive_avg_pool3d(box_mean(moved)[None], [2 * n for n in grid])
     halves = F.avg_pool3d(F.pad(halves, [0, 1] * 3, mode="replicate"), 2, stride=1)[0]
     padded = _replicate(halves, SEARCH_STEPS)
     steps = range(2 * SEARCH_STEPS + 1)
     offsets = torch.cartesian_prod(*[torch.arange(len(steps), device=fixed.device)] * 3)
-    # The least displacement first: it wins where all match alike.
+    # The smallest displacement first: it wins a tie.
     offsets = offsets[(offsets - SEARCH_STEPS).square().sum(1).argsort(stable=True)]
-    cost = torch.stack([
-        (cells - padded[(slice(None), *(slice(o, o + 2 * n, 2) for o, n in zip(offset, grid, strict=True)))])
-        .square().mean(0).flatten()
-        for offset in offsets.tolist()
-    ])  # fmt: skip
+
+    def cost_of(offset: list[int]) -> Tensor:
+        window = (slice(None), *(slice(o, o + 2 * n, 2) for o, n in zip(offset, grid, strict=True)))
+        return (cells - padded[window]).square().mean(0).flatten()
+
+    cost = torch.stack([cost_of(offset) for offset in offsets.tolist()])
     cost /= cost.mean().clamp_min(1e-12)
     candidates = (offsets - SEARCH_STEPS).float().T / 2  # (3, candidates), in cells
     shift = box_mean(candidates[:, cost.argmin(0)].reshape(3, *grid))
@@ -99,7 +99,7 @@ def search(fixed: Tensor, moved: Tensor, cell: int) -> Tensor:
 
 
 def descend(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int) -> Tensor:
-    """Return the places (3, w, h, d) that gradient descent reaches from ``start``; see ``register``."""
+    """Refine voxel coordinates (3, w, h, d) by gradient descent; see ``register``."""
     shape = fixed.shape[1:]
     sampled = [max(1, round(size / sampling)) for size in shape]
     target = F.adaptive_avg_pool3d(fixed[None], sampled)[0]
@@ -122,7 +122,7 @@ def descend(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int) -> Tens
 
 
 def box_mean(field: Tensor, side: int = 3) -> Tensor:
-    """Average (C, w, h, d) over the ``side``³ (an odd number) voxels around each, the border repeated."""
+    """Average (C, w, h, d) over the ``side``³ voxels around each, ``side`` odd, with the border replicated."""
     return F.avg_pool3d(_replicate(field, side // 2)[None], side, stride=1)[0]
 
 

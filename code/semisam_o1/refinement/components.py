@@ -1,4 +1,4 @@
-"""What cannot be anatomy is removed: all but the largest connected part of each class."""
+"""Post-processing of label maps: the largest connected component of each class."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from scipy import ndimage
 
 
 def largest_components(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return a label map with everything but the largest connected part of each foreground class set to background.
+    """Set all voxels outside the largest connected component of each foreground class to background.
 
-    Voxels are connected through their faces; of two parts of the same size, the first in memory stays.
+    Voxels are connected through their faces; of two components of the same size, the first in memory remains.
 
     Args:
         label: uint8 (W, H, D).
         num_classes: background included.
     """
-    kept = np.zeros_like(label)
+    result = np.zeros_like(label)
     for c in range(1, num_classes):
-        parts, count = ndimage.label(label == c)
+        components, count = ndimage.label(label == c)
         if count:
-            sizes = np.bincount(parts.ravel())[1:]
-            kept[parts == 1 + sizes.argmax()] = c
-    return kept
+            sizes = np.bincount(components.ravel())[1:]
+            result[components == 1 + sizes.argmax()] = c
+    return result

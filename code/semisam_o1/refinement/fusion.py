@@ -1,8 +1,8 @@
-"""What the model says of a volume is weighed against registered neighbors and the templates.
+"""Fusion of a network's predictions with those of registered neighbors and of the templates.
 
-Three opinions on every voxel: the model's; that of the volume's neighbors, whose predictions are carried over by
-registration; and what round 0 made of the templates' exact labels. Where the model is sure its label stands, whatever
-the others say; regions that it is unsure of go with them.
+Three sources label every voxel: the network; the volume's neighbors, whose predictions registration warps to it; and
+round 0, which propagated the templates' exact labels. A certain prediction of the network is never overruled; where it
+is uncertain, the other two decide.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def fuse(name: str, atlas: CohortAtlas, predicted: Callable[[str], np.ndarray]) 
     """Return the fused class probabilities (C, w, h, d) float32 of a volume, on its working grid.
 
     Args:
-        predicted: name → (C, w, h, d) float32, what the model says, for this volume and its neighbors.
+        predicted: name → the network's probabilities (C, w, h, d) float32, for this volume and its neighbors.
     """
     own = (1 - NEIGHBOR_WEIGHT - TEMPLATE_WEIGHT) * predicted(name)
-    return own + NEIGHBOR_WEIGHT * atlas.ask_neighbors(name, predicted) + TEMPLATE_WEIGHT * atlas.consensus(name)
+    return own + NEIGHBOR_WEIGHT * atlas.fuse_neighbors(name, predicted) + TEMPLATE_WEIGHT * atlas.consensus(name)
 
 
 def on_grid(probabilities: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
-    """Bring predicted probabilities (C, W, H, D) to the working grid, half precision."""
+    """Resample predicted probabilities (C, W, H, D) to the working grid, in half precision."""
     return resize(probabilities, grid).cpu().numpy().astype(np.float16)

@@ -1,4 +1,4 @@
-"""Volumes the model is unsure of take their labels by vote of their nearest certain neighbors."""
+"""Uncertain volumes are relabeled by a vote of their nearest certain neighbors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refine(
         uncertainty: mean entropy in nats of every *unlabeled* volume; the labeled ones are certain.
         features: global feature of unit length per volume.
         num_classes: background included.
-        k: neighbors that vote, weighted by the cosine of the global features (negative ones count 0).
+        k: neighbors that vote, weighted by the cosine of the global features, negative ones by 0.
         quantile: volumes at or above this quantile of the uncertainty are uncertain.
     """
     uncertain = set(uncertain_volumes(uncertainty, quantile))
@@ -41,12 +41,11 @@ def refine(
         return {}
     bank = np.stack([features[name] for name in certain])
     refined = {}
-    for name in labels:
-        if name in uncertain:
-            similarity = bank @ features[name]
-            nearest = np.argsort(-similarity, kind="stable")[:k]
-            voters = [labels[certain[i]] for i in nearest]
-            refined[name] = vote(labels[name], voters, np.maximum(similarity[nearest], 0), num_classes)
+    for name in (name for name in labels if name in uncertain):
+        similarity = bank @ features[name]
+        nearest = np.argsort(-similarity, kind="stable")[:k]
+        voters = [labels[certain[i]] for i in nearest]
+        refined[name] = vote(labels[name], voters, np.maximum(similarity[nearest], 0), num_classes)
     return refined
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,15 @@ class ArrayCache:
     def __init__(self, folder: Path, fallback: Path | None = None):
         self.folders = [folder] if fallback is None else [folder, fallback]
 
-    def get(self, key: str) -> dict[str, np.ndarray] | None:
-        """Return the arrays kept under ``key``, or None."""
+    def get(self, key: str, **dimensions: int) -> dict[str, np.ndarray] | None:
+        """Return the arrays kept under ``key``; None where there are none or they are damaged.
+
+        Args:
+            dimensions: the number of axes of each array; each must hold finite numbers.
+        """
         for folder in self.folders:
             with contextlib.suppress(Exception):  # whatever is wrong with a kept file, it can be made anew
-                return _read(folder / f"{key}.npz")
+                return _read(folder / f"{key}.npz", dimensions)
         return None
 
     def put(self, key: str, **arrays: np.ndarray) -> None:
@@ -50,9 +55,13 @@ class ArrayCache:
                 return
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, dimensions: Mapping[str, int]) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         # As np.savez writes them; a compressed one could unfold to any size.
         if any(record.compress_type != zipfile.ZIP_STORED for record in file.zip.infolist()):
             raise ValueError("compressed")
-        return {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files}
+    for name, ndim in dimensions.items():
+        if arrays[name].ndim != ndim or arrays[name].dtype.kind not in "fi" or not np.isfinite(arrays[name]).all():
+            raise ValueError(name)
+    return arrays
