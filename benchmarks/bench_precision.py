@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import code_path  # noqa: F401
-import make_demo
 import timing
 from semisam_o1.commands.config import TestConfig
 from semisam_o1.commands.testing import test
+from semisam_o1.demo.run import train_config, write_data
 from semisam_o1.pipeline.run import train
 
 
@@ -27,7 +27,7 @@ def dice(folder: Path, seed: int, precision: str, iterations: int) -> float:
     if not kept.is_file():
         exp = str(folder / f"{precision}_{seed}")
         started = time.monotonic()
-        train(make_demo.training(folder / "data", exp, iterations, precision=precision, seed=seed, overwrite=True))
+        train(train_config(folder / "data", exp, iterations, precision=precision, seed=seed, overwrite=True))
         summary = test(TestConfig(root_path=folder / "data", exp=exp, stride_xy=24, stride_z=16, precision=precision))
         found = {"dice": summary["overall"]["dice"]["mean"], "seconds": time.monotonic() - started}
         kept.write_text(json.dumps(found), encoding="utf-8")
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(timing.machine())
     folder = arguments.folder.resolve()
-    make_demo.write_data(folder / "data", seed=21, overwrite=False)
+    write_data(folder / "data", seed=21, overwrite=False)
     rows = {
         precision: [dice(folder, seed, precision, arguments.iterations) for seed in arguments.seeds]
         for precision in ("bf16", "fp32")

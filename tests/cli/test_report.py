@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ import test_baseline
 import train_SemiSAM_O1
 from browser import chromium
 from semisam_o1.core.errors import run_command
-from semisam_o1.report.advice import odd_sizes
-from semisam_o1.report.charts import Line, line_chart, smooth
 from tiny_cohort import train_flags, write_cohort
+
+MARKUP = '"><img src=x onerror=alert(1)>'
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def requests(driver) -> list[str]:
     """Return the addresses that the page asked for."""
     events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [e["request"]["url"] for e in asked if not e["documentURL"].startswith("chrome:")]  # the browser's first tab
+    return [e["request"]["url"] for e in asked if not e["documentURL"].startswith("chrome")]  # the browser's first tab
 
 
 def column(driver, table: str, index: int) -> list[str]:
@@ -145,17 +146,25 @@ def test_unfinished_and_missing_runs(run: Path, tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "notes.html").read_text() == "mine"
 
 
-def test_markup_in_names_is_text(run: Path, tmp_path: Path) -> None:
-    chart = line_chart("<b>&", [Line('"><script>', [0, 1], [0, 1], 1, marks=True)], "x")
-    assert "<script>" not in chart and "&lt;b&gt;&amp;" in chart
+def test_names_with_markup_are_text(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "unet_3D")
+    content = json.loads((run / "args.json").read_text())
+    content["preparation"] = {"class_names": {"1": MARKUP, "2": "$x^2$"}}
+    content["arguments"]["exp"] = MARKUP
+    (tmp_path / "unet_3D" / "args.json").write_text(json.dumps(content))
+    results = json.loads((run / "test_metrics.json").read_text())
+    (tmp_path / "unet_3D" / "test_metrics.json").write_text(json.dumps({**results, "test_list": MARKUP}))
+    assert run_command(report.main, [str(tmp_path)]) == 0
+    page = (tmp_path / "unet_3D" / "report.html").read_text(encoding="utf-8")
+    assert MARKUP not in page and "<img src" not in page
+    assert page.count("&lt;img src") > 10
+    assert "$x^2$" in page
 
 
-def test_charts_and_odd_sizes() -> None:
-    assert line_chart("none", [Line("a", [], [], 1)], "x") == ""
-    assert "NaN" not in line_chart("flat", [Line("a", [3], [0.5], 1, marks=True)], "round", whole_x=True)
-    long = line_chart("long", [Line("a", range(15000), range(15000), 1)], "x")
-    assert len(long) < 6000
-    assert smooth([1.0] * 7).tolist() == [1.0] * 7
-    assert smooth(range(100))[-1] == 98.5
-    assert odd_sizes([100, 104, 98, 101, 900, 99]) == [4]
-    assert odd_sizes([1, 900]) == []
+def test_only_the_worst_cases_are_pictured(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert run_command(report.main, ["--cases", "2", str(run), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<article") == 4
+    assert "The 2 worst of 5 are shown" in text
+    assert run_command(report.main, [str(run), "--cases", "-1"]) == 2

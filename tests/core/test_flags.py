@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from semisam_o1.core.flags import option, parse
 
@@ -11,11 +10,11 @@ from semisam_o1.core.flags import option, parse
 @dataclass(frozen=True)
 class Settings:
     source: str = option(None, "required", positional=True)
-    target: Path | None = option(None, "optional", positional=True, nargs="?")
+    target: str | None = option(None, "optional", positional=True, nargs="?")
     overwrite: bool = option(False, "takes no value", action="store_true")
     quiet: bool = option(False, "takes on or off")
 
 
 def test_positional_arguments_and_switches_without_a_value() -> None:
     assert parse(Settings, ["a"], "") == Settings("a")
-    assert parse(Settings, ["--overwrite", "a", "b", "--quiet", "on"], "") == Settings("a", Path("b"), True, True)
+    assert parse(Settings, ["--overwrite", "a", "b", "--quiet", "on"], "") == Settings("a", "b", True, True)

@@ -1,4 +1,4 @@
-"""The made-up cohort: the same every time, complete, and not to be told apart by brightness alone."""
+"""The synthetic cohort: reproducible, complete, and not to be segmented by intensity alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from scipy.ndimage import binary_dilation, label
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Dataset
-from semisam_o1.demo.phantom import holds_cohort, make_cohort, make_subject
+from semisam_o1.demo.cohort import PhantomCohort
+from semisam_o1.demo.phantom import make_subject
 
 COMMAND = Path(__file__).resolve().parents[2] / "code" / "make_demo.py"
 SMALL = (34, 30, 26)
@@ -32,7 +33,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A smaller cohort of make demo's seed: 16, 3 and 6 subjects."""
     root = tmp_path_factory.mktemp("demo")
-    make_cohort(root, seed=7, train=16)
+    PhantomCohort(7, train=16).write(root)
     return Dataset(root)
 
 
@@ -111,8 +112,8 @@ def test_templates_label_in_the_middle_is_a_start_and_no_more(demo: Dataset) -> 
 
 
 def test_a_larger_cohort_has_the_same_subjects(tmp_path: Path) -> None:
-    make_cohort(tmp_path / "one", seed=5, train=1, val=1, test=1, shape=SMALL)
-    make_cohort(tmp_path / "two", seed=5, train=2, val=1, test=1, shape=SMALL)
+    PhantomCohort(5, 1, 1, 1, SMALL).write(tmp_path / "one")
+    PhantomCohort(5, 2, 1, 1, SMALL).write(tmp_path / "two")
     one, two = Dataset(tmp_path / "one"), Dataset(tmp_path / "two")
     for name in ("train_00", "val_00", "test_00"):
         assert np.array_equal(one.load(name).image, two.load(name).image)
@@ -121,15 +122,15 @@ def test_a_larger_cohort_has_the_same_subjects(tmp_path: Path) -> None:
 
 
 def test_a_changed_folder_is_not_the_cohort(tmp_path: Path) -> None:
-    sizes = {"train": 2, "val": 1, "test": 1, "shape": SMALL}
-    make_cohort(tmp_path, seed=5, **sizes)
-    assert holds_cohort(tmp_path, seed=5, **sizes)
-    assert not holds_cohort(tmp_path, seed=6, **sizes)
-    assert not holds_cohort(tmp_path, seed=5, **{**sizes, "train": 1})
+    cohort = PhantomCohort(5, 2, 1, 1, SMALL)
+    cohort.write(tmp_path)
+    assert cohort.is_in(tmp_path)
+    assert not PhantomCohort(6, 2, 1, 1, SMALL).is_in(tmp_path)
+    assert not PhantomCohort(5, 1, 1, 1, SMALL).is_in(tmp_path)
     (tmp_path / "data" / "val_00.h5").unlink()
-    assert not holds_cohort(tmp_path, seed=5, **sizes)
+    assert not cohort.is_in(tmp_path)
     with pytest.raises(InputError, match="every list needs"):
-        make_cohort(tmp_path, seed=5, val=0)
+        PhantomCohort(5, val=0)
 
 
 def test_command_keeps_its_own_cohort_and_refuses_anything_else(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_command_keeps_its_own_cohort_and_refuses_anything_else(tmp_path: Path) 
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
     assert run(folder, "--seed", 8, "--overwrite").returncode == 0
-    assert holds_cohort(folder, seed=8)
+    assert PhantomCohort(8).is_in(folder)
 
 
 def test_command_explains_unusable_arguments(tmp_path: Path) -> None:

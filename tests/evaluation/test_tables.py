@@ -1,4 +1,4 @@
-"""Tables, tracking and figures."""
+"""Tables and tracking."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from semisam_o1.data.dataset.volumes import Geometry, Volume
-from semisam_o1.drawing.figures import draw_case, draw_curves, draw_rounds
 from semisam_o1.evaluation.tables import case_metrics, summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.training.tracking import Position, Tracker, overlay
+from semisam_o1.training.tracking import Position, Tracker
 
 
 def cases(spacing: tuple[float, float, float] | None) -> list:
@@ -67,35 +66,3 @@ def test_what_is_done_again_is_not_logged_twice(tmp_path: Path) -> None:
     assert [(row["round"], row.get("loss/total")) for row in rows] == [(0, None), (1, 1), (1, 2), (1, 3), (1, 40)]
     assert folder.log.read_text() == "done\n"
     assert len(list(folder.tensorboard.glob("events*"))) >= 1
-
-
-def test_overlay_outlines_label_and_prediction() -> None:
-    label = np.zeros((6, 8), np.uint8)
-    label[2:4, 2:6] = 1
-    pixels = overlay(np.linspace(0, 1, 48).reshape(6, 8), label, np.roll(label, 1, axis=1))
-    assert pixels.shape == (3, 240, 320)  # small slices are enlarged
-    assert pixels.min() >= 0
-    assert pixels.max() <= 1
-    blue = (pixels[2] > 0.99) & (pixels[0] == 0)
-    orange = (pixels[0] > 0.99) & (pixels[2] == 0)
-    assert blue.any()
-    assert orange.any()
-    inside = label.repeat(40, 0).repeat(40, 1) > 0
-    assert not (blue & ~inside).any()
-    assert (blue & inside).sum() < 0.1 * inside.sum()
-
-
-def test_figures_are_drawn(tmp_path: Path) -> None:
-    metrics = tmp_path / "metrics.jsonl"
-    rows = [{"step": t, "round": 1 + t // 5, "loss/total": 1 / (t + 1)} for t in range(10)]
-    rows += [{"step": t, "round": 1, "validation/dice": 0.5, "validation/dice_class1": 0.5} for t in (4, 9)]
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draw_curves(metrics, tmp_path / "curves.png")
-    image = np.random.default_rng(0).random((9, 8, 7)).astype(np.float32)
-    label = (image > 0.5).astype(np.uint8)
-    draw_rounds(
-        [("a", image, None, [label, label]), ("b", image, label, [label, label])], ["0", "1"], tmp_path / "r.png"
-    )
-    draw_case(Volume("a", image, label, Geometry()), label, label, tmp_path / "case.png")
-    for name in ("curves.png", "r.png", "case.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

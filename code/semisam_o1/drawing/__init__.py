@@ -1,1 +1,1 @@
-"""Curves and label outlines as pictures."""
+"""Curves, and slices with the outlines of their labels."""

@@ -33,6 +33,7 @@ from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.lock import RunLock
 from semisam_o1.runs.records import RoundRecord, best_round, load_labels, read_records, write_round
+from semisam_o1.runs.results import read_steps
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
@@ -212,7 +213,8 @@ class Run:
         """Write the summary and the figures, and say how to test."""
         if not distributed.is_main():
             return
-        from semisam_o1.drawing.figures import draw_curves, draw_rounds  # matplotlib takes a second to import
+        from semisam_o1.drawing.curves import draw_curves  # matplotlib takes a second to import
+        from semisam_o1.drawing.figures import draw_rounds
 
         records = read_records(self.folder)
         best = best_round(records)
@@ -220,7 +222,7 @@ class Run:
         lines.append(f"best: round {best.round}, validation Dice {best.validation_dice:.4f}: {self.folder.best_model}")
         write_text(self.folder.summary, "\n".join(lines) + "\n")
         write_json(self.folder.tracking, [record.to_json() for record in records])
-        draw_curves(self.folder.metrics, self.folder.figures / "curves.png")
+        draw_curves(read_steps(self.folder.metrics), self.folder.figures / "curves.png")
         shown = self.cohort.unlabeled[:: max(1, len(self.cohort.unlabeled) // 4)][:4]
         rounds = [load_labels(self.folder.pseudo_labels(record.round), shown) for record in records]
         diagnosis = self.config.labels_for_diagnosis

@@ -1,4 +1,4 @@
-"""What a person should look at after a run, in sentences, from the run's own figures."""
+"""Advice after a run, in sentences: how it went, and which scans to review first."""
 
 from __future__ import annotations
 
@@ -6,55 +6,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from semisam_o1.core.errors import listed
 from semisam_o1.runs.results import Case, RunResults
 
-FEW = 3
-ODD_DEVIATIONS = 4.0  # robust ones, from which on the size of a structure is called odd
+MOST_UNCERTAIN = 3  # cases named for review
+OUTLIER_DEVIATIONS = 4.0  # robust standard deviations from which on the size of a structure is an outlier
 
 
 def advise(results: RunResults, groups: Mapping[str, Sequence[Case]]) -> list[str]:
-    """Return sentences about a run: what went well or badly, and which scans to look at first."""
-    return [*_about_rounds(results), *_about_cases(results, groups.get("cohort", ())), *_next(results, groups)]
+    """Return sentences about a run.
 
-
-def _about_rounds(results: RunResults) -> list[str]:
-    records, lines = results.records, []
-    known = [(r["round"], r["pseudo_dice"]) for r in records if r.get("pseudo_dice") is not None]
-    if len(known) > 1:
-        best = max(known, key=lambda pair: pair[1])
-        if best[0] == known[-1][0]:
-            lines.append(f"The pseudo-labels were best after the last round: Dice {known[0][1]:.3f} in round 0, "
-                         f"{best[1]:.3f} now.")  # fmt: skip
-        else:
-            lines.append(
-                f"The pseudo-labels were best in round {best[0]} (Dice {best[1]:.3f}) and are {known[-1][1]:.3f} now; "
-                "fewer rounds, or more iterations in each, may do better."
-            )
-    trained = [r for r in records if "best_iteration" in r]
-    late = [r["round"] for r in trained if r["best_iteration"] == results.arguments["max_iterations"]]
-    if trained and len(late) == len(trained):
-        lines.append("Validation Dice was still rising at the end of every round: more --max_iterations should help.")
-    return lines
-
-
-def _about_cases(results: RunResults, cases: Sequence[Case]) -> list[str]:
-    lines = []
-    for c in range(1, results.num_classes):
-        empty = [case.name for case in cases if not case.voxels[c - 1]]
-        if empty:
-            lines.append(f"No {results.class_name(c)} was found in {_names(empty)}.")
-        odd = odd_sizes([case.voxels[c - 1] for case in cases])
-        names = [cases[i].name for i in odd if cases[i].voxels[c - 1]]
-        if names:
-            lines.append(f"The size of {results.class_name(c)} is out of the ordinary in {_names(names)}.")
-    unsure = sorted((case for case in cases if case.uncertainty is not None), key=lambda case: -case.uncertainty)
-    if unsure:
-        lines.append(f"Least sure of {_names([case.name for case in unsure[:FEW]], FEW)}: look at these first.")
-    return lines
-
-
-def _next(results: RunResults, groups: Mapping[str, Sequence[Case]]) -> list[str]:
-    lines = []
+    Args:
+        groups: cases by group, 'cohort' and 'test'; a group without cases may be missing.
+    """
+    lines = [*_about_rounds(results), *_about_cases(results, groups.get("cohort", ()))]
     if "test" not in groups:
         lines.append(
             "No test scan has been predicted yet: test_baseline.py, then report.py once more, adds them to this page."
@@ -64,17 +29,50 @@ def _next(results: RunResults, groups: Mapping[str, Sequence[Case]]) -> list[str
     return lines
 
 
-def odd_sizes(sizes: Sequence[float]) -> list[int]:
+def size_outliers(sizes: Sequence[float]) -> list[int]:
     """Return the indices of sizes far from the others, by the median absolute deviation of their logarithms."""
     if len(sizes) < 5:
         return []
     logs = np.log(np.maximum(np.asarray(sizes, float), 1.0))
-    center = np.median(logs)
-    deviation = max(1.4826 * float(np.median(np.abs(logs - center))), 0.05)
-    far = np.flatnonzero(np.abs(logs - center) > ODD_DEVIATIONS * deviation)
-    return sorted(far.tolist(), key=lambda i: -abs(logs[i] - center))
+    distances = np.abs(logs - np.median(logs))
+    deviation = max(1.4826 * float(np.median(distances)), 0.05)
+    found = np.flatnonzero(distances > OUTLIER_DEVIATIONS * deviation)
+    return sorted(found.tolist(), key=lambda i: -distances[i])
 
 
-def _names(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _about_rounds(results: RunResults) -> list[str]:
+    lines = []
+    scored = [record for record in results.records if record.pseudo_dice is not None]
+    if len(scored) > 1:
+        first, last, best = scored[0], scored[-1], max(scored, key=lambda record: record.pseudo_dice)
+        if best is last:
+            lines.append(
+                f"The pseudo-labels were best after the last round: Dice {first.pseudo_dice:.3f} in round 0, "
+                f"{last.pseudo_dice:.3f} now."
+            )
+        else:
+            lines.append(
+                f"The pseudo-labels were best in round {best.round} (Dice {best.pseudo_dice:.3f}) and are "
+                f"{last.pseudo_dice:.3f} now; fewer rounds, or more iterations in each, may do better."
+            )
+    trained = [record.best_iteration for record in results.records if record.trained]
+    if trained and set(trained) == {results.arguments["max_iterations"]}:
+        lines.append("Validation Dice was still rising at the end of every round: more --max_iterations should help.")
+    return lines
+
+
+def _about_cases(results: RunResults, cases: Sequence[Case]) -> list[str]:
+    lines = []
+    for c in range(1, results.num_classes):
+        name, sizes = results.class_name(c), [case.voxels[c - 1] for case in cases]
+        empty = [case.name for case, size in zip(cases, sizes, strict=True) if not size]
+        if empty:
+            lines.append(f"No {name} was found in {listed(empty, 5)}.")
+        unusual = [cases[i].name for i in size_outliers(sizes) if sizes[i]]
+        if unusual:
+            lines.append(f"The size of {name} is out of the ordinary in {listed(unusual, 5)}.")
+    uncertain = sorted((case for case in cases if case.uncertainty is not None), key=lambda case: -case.uncertainty)
+    if uncertain:
+        names = listed((case.name for case in uncertain[:MOST_UNCERTAIN]), MOST_UNCERTAIN)
+        lines.append(f"Highest uncertainty: {names}. Review these first.")
+    return lines

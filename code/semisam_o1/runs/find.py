@@ -59,6 +59,22 @@ def find_trained(
     raise InputError(_nothing_found(exp, names, ckpt, literal[0], [*literal, *runs]))
 
 
+def find_run_folder(run: str | Path, backbone: str | None = None) -> Path:
+    """Return the folder with an args.json that a path or the name of an experiment refers to.
+
+    Raises:
+        InputError: listing the runs, if there is none or more than one.
+    """
+    for path in (Path(run).expanduser().resolve(), layout.MODEL_ROOT / run):
+        inside = [path, *sorted(path.glob("*"))] if path.is_dir() else []
+        found = [folder for folder in inside if (folder / "args.json").is_file()]
+        if len(found) > 1:
+            raise InputError(f"{path} holds several runs; name one of {', '.join(map(str, found))}")
+        if found:
+            return found[0]
+    return find_trained(str(run), backbone=backbone).folder
+
+
 def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
     if not checkpoint.is_file():
         raise InputError(f"--ckpt {checkpoint} is missing")

@@ -41,9 +41,6 @@ class Position:
     step: int
 
 
-OVERLAY_SIDE = 320  # pixels, of the longer side of a slice overlay, at the least
-
-
 class Tracker:
     """Writes into a run folder.
 
@@ -130,39 +127,6 @@ class Board:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return a slice as RGB (3, rows, columns): label outlined in blue, prediction in orange, both in white.
-
-    Small slices are enlarged first, so that an outline does not cover what it surrounds.
-
-    Args:
-        image, label, prediction: (rows, columns).
-    """
-    factor = -(-OVERLAY_SIDE // max(image.shape))
-    image, label, prediction = (a.repeat(factor, 0).repeat(factor, 1) for a in (image, label, prediction))
-    low, high = np.percentile(image, (1, 99))
-    gray = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    pixels = np.stack([gray] * 3).astype(np.float32)
-    outlines = ((_outline(label), (0.0, 0.6, 1.0)), (_outline(prediction), (1.0, 0.6, 0.0)))
-    pixels[:, outlines[0][0] | outlines[1][0]] = 0
-    for outline, color in outlines:
-        pixels[:, outline] = np.minimum(pixels[:, outline] + np.array(color)[:, None], 1)
-    return pixels
-
-
-def _outline(label: np.ndarray) -> np.ndarray:
-    """Return the foreground pixels with a neighbor of another class to the right or below, or the reverse."""
-    edge = np.zeros(label.shape, bool)
-    for axis in (0, 1):
-        changes = np.diff(label, axis=axis) != 0
-        first = [slice(None)] * 2
-        second = [slice(None)] * 2
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(first)] |= changes
-        edge[tuple(second)] |= changes
-    return edge & (label > 0)
 
 
 def _drop_lines(path: Path, since: Position) -> None:

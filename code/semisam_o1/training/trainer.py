@@ -18,12 +18,13 @@ from semisam_o1.core.errors import RunError
 from semisam_o1.core.progress import duration, progress
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.drawing.outlines import overlay
 from semisam_o1.methods import LossTerm, Method
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training import checkpoint
 from semisam_o1.training.prefetch import on_device
 from semisam_o1.training.stopping import StopRequest
-from semisam_o1.training.tracking import Tracker, overlay
+from semisam_o1.training.tracking import Tracker
 
 ESTIMATE_AFTER = 50  # iterations, of which the first tenth warm up
 LOG_INTERVAL = 20  # iterations whose losses leave the device together

@@ -1,0 +1,97 @@
+"""The demo: write synthetic scans, train, test, compare with round 0, and write the report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semisam_o1 import PROJECT_ROOT
+from semisam_o1.commands.config import TestConfig
+from semisam_o1.commands.testing import test
+from semisam_o1.core.errors import InputError
+from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
+from semisam_o1.demo.cohort import PhantomCohort
+from semisam_o1.demo.comparison import compare_with_round0
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.run import train
+from semisam_o1.report.page import ReportConfig, report
+from semisam_o1.runs.results import read_run
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of make_demo.py."""
+
+    destination: Path = option(
+        PROJECT_ROOT / "data" / "demo", "dataset folder to write", positional=True, nargs="?", metavar="DST"
+    )
+    exp: str = option("demo", "name of the run, a folder below model/")
+    seed: int = option(21, "random seed of the subjects", within=AT_LEAST_0)
+    rounds: int = option(2, "rounds of training", metavar="N")
+    iterations: int = option(320, "iterations per round", metavar="N")
+    data_only: bool = option(False, "write the scans and stop", action="store_true")
+    overwrite: bool = option(False, "replace other scans in DST, and an earlier run", action="store_true")
+    debug: bool = option(False, "show tracebacks", action="store_true")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def run_demo(config: DemoConfig) -> None:
+    """Run the whole pipeline on synthetic scans.
+
+    Raises:
+        InputError: if the folder holds something else, or an argument cannot be used.
+    """
+    started = time.monotonic()
+    root = config.destination
+    write_data(root, config.seed, config.overwrite)
+    if config.data_only:
+        return
+    train(train_config(root, config.exp, config.iterations, num_rounds=config.rounds, overwrite=config.overwrite))
+    test(TestConfig(root_path=root, exp=config.exp, backbone="mt", stride_xy=24, stride_z=16))
+    print(compare_with_round0(read_run(config.exp, "mt")))
+    report(ReportConfig(config.exp, "mt"))
+    print(f"the whole demo took {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def write_data(root: Path, seed: int, overwrite: bool) -> None:
+    """Write the demo's dataset; a folder that already holds it is left as it is.
+
+    Raises:
+        InputError: if the folder holds something else, unless ``overwrite``.
+    """
+    cohort = PhantomCohort(seed)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file; name a folder for the demo's dataset")
+    if cohort.is_in(root):
+        print(f"{root}: kept, it already holds the demo's scans of seed {seed}")
+        return
+    if root.is_dir() and any(root.iterdir()) and not overwrite:
+        raise InputError(
+            f"{root} is not empty and does not hold the demo's scans of seed {seed}; name another folder, or "
+            "--overwrite replaces the lists and the scans of the same names"
+        )
+    cohort.write(root)
+    print(f"{root}: the demo's scans of seed {seed} written")
+
+
+def train_config(root: Path, exp: str, iterations: int, **changes: Any) -> TrainConfig:
+    """Return the settings of the demo's training; ``changes`` replace fields."""
+    settings = {
+        "backbone": "mt",
+        "num_classes": 3,
+        "propagation": "atlas",
+        "features": "builtin",
+        "registration": False,  # the subjects differ by smooth warps only: registration would leave nothing to learn
+        "patch_size": (48, 48, 32),
+        "num_rounds": 2,
+        "base_lr": 0.03,
+        "orientations": "none",  # all subjects have the same orientation
+        "val_interval": 40,
+        "val_stride": 24,
+        "log_images": 50,
+    }
+    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **(settings | changes))

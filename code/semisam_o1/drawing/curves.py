@@ -1,0 +1,170 @@
+"""Line charts of a run: PNG for its folder, SVG for the report."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from semisam_o1.drawing.style import INK, RULE, SOFT, TEXT, class_color, png_figure
+
+MAX_POINTS = 240  # of a curve; more are averaged
+MAX_MARKS = 80  # points of a curve up to which each one is marked
+SVG_SIZE = (480, 270)  # units of the view box
+PAGE_COLORS = {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)"}  # the page's own, light or dark
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart.
+
+    Attributes:
+        name: text in the legend.
+        x, y: coordinates of the points.
+        faint: drawn thin and left out of the legend, as raw values behind their running mean are.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over a common axis.
+
+    Attributes:
+        y_range: lowest and highest value shown; None fits the curves.
+        integer_x: whether the x-axis counts something, such as rounds.
+    """
+
+    title: str
+    curves: Sequence[Curve]
+    x_label: str = "iteration, over all rounds"
+    y_range: tuple[float, float] | None = None
+    integer_x: bool = False
+
+    @property
+    def legend(self) -> list[Curve]:
+        return [curve for curve in self.curves if not curve.faint]
+
+
+def loss_chart(steps: Sequence[Mapping[str, Any]]) -> Chart:
+    """Return the training loss of every round, and its running mean over a fiftieth of the round.
+
+    Args:
+        steps: the objects of metrics.jsonl.
+    """
+    rounds: dict[int, list[tuple[int, float]]] = {}
+    for row in steps:
+        if "loss/total" in row:
+            rounds.setdefault(row["round"], []).append((row["step"], row["loss/total"]))
+    curves = []
+    for number, points in rounds.items():
+        x, y = np.array(points, float).T
+        name, color = f"round {number}", class_color(number)
+        mean = running_mean(y)
+        curves += [Curve(name, x, y, color, faint=True), Curve(name, x[-len(mean) :], mean, color)]
+    return Chart("Training loss, and its running mean", curves)
+
+
+def validation_chart(steps: Sequence[Mapping[str, Any]], class_name: Callable[[int], str] = "class {}".format) -> Chart:
+    """Return the validation Dice of every class, and their mean if there are several."""
+    scores = [row for row in steps if "validation/dice" in row]
+    x = [row["step"] for row in scores]
+    curves = []
+    for c in range(1, sum(key.startswith("validation/dice_class") for key in scores[0]) + 1 if scores else 1):
+        curves.append(Curve(class_name(c), x, [row[f"validation/dice_class{c}"] for row in scores], class_color(c)))
+    if len(curves) > 1:
+        curves.append(Curve("mean", x, [row["validation/dice"] for row in scores], INK))
+    return Chart("Validation Dice", curves, y_range=(0, 1))
+
+
+def draw_curves(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the training loss and the validation Dice of a run as PNG; raises WriteError as ``png_figure`` does."""
+    with png_figure(path, 9, 7.5) as figure:
+        for axis, chart in zip(
+            figure.subplots(2, 1, sharex=True), (loss_chart(steps), validation_chart(steps)), strict=True
+        ):
+            _draw(axis, chart)
+            axis.set_title(chart.title, loc="left")
+            lines = [line for line in axis.lines if not line.get_label().startswith("_")]
+            axis.legend(handles=lines, loc="best", frameon=False)
+
+
+def chart_svg(chart: Chart) -> str:
+    """Return a chart as SVG for a page: without its title and legend, in the page's colors, with values as tooltips."""
+    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.size": 13}
+    buffer = io.StringIO()
+    with matplotlib.rc_context(TEXT | settings):
+        figure = Figure([side / 72 for side in SVG_SIZE], layout="constrained")
+        _draw(figure.subplots(), chart)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text[text.index("<svg") :]).replace("xlink:href", "href")
+    root = ElementTree.fromstring(text)
+    root.attrib = {"viewBox": root.get("viewBox"), "role": "img", "aria-label": chart.title}
+    root[:] = [child for child in root if child.tag != "defs"]  # a style sheet, which would hold for the whole page
+    for i, curve in enumerate(chart.curves):
+        for mark, x, y in zip(root.iterfind(f".//g[@id='curve_{i}']//use"), curve.x, curve.y, strict=False):
+            ElementTree.SubElement(mark, "title").text = f"{curve.name}, {chart.x_label} {x:g}: {y:.4f}"
+    for element in root.iter():
+        for key in ("d", "x", "y"):
+            if key in element.attrib:
+                element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", element.get(key)))
+        for key in ("clip-path", "transform"):  # references to the definitions above, and rotations by 0
+            element.attrib.pop(key, None)
+        if re.fullmatch(r"[\w.]+_\d+", element.get("id", "")):  # unused, and the same in every chart
+            del element.attrib["id"]
+        element.text, element.tail = (element.text or "").strip(), None
+    text = ElementTree.tostring(root, encoding="unicode")
+    return re.sub("|".join(PAGE_COLORS), lambda match: page_color(match[0]), text)
+
+
+def page_color(color: str) -> str:
+    """Return a color of a curve as CSS; ink is that of the page, light or dark."""
+    return PAGE_COLORS.get(color, color)
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Return the means over a fiftieth of the values, one for each position of this window."""
+    window = max(1, len(values) // 50)
+    return np.convolve(values, np.full(window, 1 / window), mode="valid")
+
+
+def _draw(axis: Axes, chart: Chart) -> None:
+    for i, curve in enumerate(chart.curves):
+        x, y = _thinned(np.asarray(curve.x, float)), _thinned(np.asarray(curve.y, float))
+        style = {"linewidth": 1, "alpha": 0.3, "label": "_"} if curve.faint else {"linewidth": 2.2, "label": curve.name}
+        marker = "o" if len(x) <= MAX_MARKS and not curve.faint else ""
+        axis.plot(x, y, color=curve.color, marker=marker, clip_on=False, gid=f"curve_{i}", **style)
+    axis.grid(axis="y", color=RULE)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0, labelcolor=SOFT)
+    axis.set_xlabel(chart.x_label, loc="right", color=SOFT)
+    axis.locator_params(axis="x", integer=chart.integer_x, nbins=7)
+    axis.locator_params(axis="y", nbins=6)
+    if chart.integer_x:
+        axis.margins(x=0.08)
+    if chart.y_range:
+        axis.set_ylim(chart.y_range)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """Return the means of up to 240 stretches of equal length."""
+    if len(values) <= MAX_POINTS:
+        return values
+    edges = np.linspace(0, len(values), MAX_POINTS + 1).astype(int)
+    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
