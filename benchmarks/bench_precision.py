@@ -15,8 +15,7 @@ from pathlib import Path
 
 import code_path  # noqa: F401
 import timing
-from semisam_o1.commands.config import TestConfig
-from semisam_o1.commands.testing import test
+from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.demo.run import train_config, write_data
 from semisam_o1.pipeline.run import train
 

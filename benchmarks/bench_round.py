@@ -25,8 +25,7 @@ from medpy.metric import binary
 import plain
 import scans
 import timing
-from semisam_o1.commands.config import TestConfig
-from semisam_o1.commands.testing import test
+from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.run import train
 from semisam_o1.runs.records import load_labels

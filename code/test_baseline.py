@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semisam_o1.commands.config import TestConfig
-from semisam_o1.commands.testing import test
+from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.core import distributed
 from semisam_o1.core.errors import Hints, run_command
 from semisam_o1.core.flags import parse
@@ -19,7 +18,7 @@ HINTS = Hints(
 
 def main(argv: Sequence[str] | None = None) -> None:
     test(parse(TestConfig, argv, __doc__))
-    distributed.stop()  # not after an error: it would wait for a process that has died
+    distributed.stop()  # after an error it would wait for a process that has died
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import prepare_data
 import test_baseline
 import train_SemiSAM_O1
 from directions import turned
-from semisam_o1.commands import prediction, testing
+from semisam_o1.commands import trained
 from semisam_o1.core.errors import run_command
 from tiny_cohort import train_flags
 
@@ -72,6 +72,9 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the model segment by a threshold, so that a prediction is as good as the way there and back."""
 
     class Threshold:
+        device = torch.device("cpu")
+        precision = "fp32"
+
         def __init__(self, *_: object):
             pass
 
@@ -79,8 +82,7 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
             foreground = torch.sigmoid(8 * (volume - volume.min() - (volume.max() - volume.min()) / 2))
             return torch.stack([1 - foreground, foreground])
 
-    monkeypatch.setattr(prediction, "Predictor", Threshold)
-    monkeypatch.setattr(testing, "Predictor", Threshold)
+    monkeypatch.setattr(trained, "Predictor", Threshold)
 
 
 def center(label: sitk.Image) -> np.ndarray:
@@ -95,10 +97,13 @@ def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
     )
 
 
-def test_predictions_lie_on_each_scans_own_grid(cohort: Path, tmp_path: Path, threshold: None) -> None:
+def test_predictions_lie_on_each_scans_own_grid(
+    cohort: Path, tmp_path: Path, threshold: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     flags = ["--exp", str(cohort / "run"), "--scans", str(cohort / "images"), "--out", str(out), "--device", "cpu"]
     assert run_command(predict.main, [*flags, "--probabilities", "--uncertainty"]) == 0
+    assert "unet_3D_best_model.pth (round 1 of 1, best validation Dice 0." in capsys.readouterr().out
     for name in DIRECTIONS:
         written = name.replace(".mhd", ".mha")
         label = sitk.ReadImage(str(out / written))
@@ -127,13 +132,13 @@ def test_labels_of_the_cohort_lie_on_each_scans_own_grid(
 ) -> None:
     out = tmp_path / "labels"
     assert run_command(predict.main, ["--exp", str(cohort / "run"), "--cohort", "--out", str(out)]) == 0
-    unlabeled = (cohort / "data" / "train.txt").read_text().split()[1:]
-    assert len(unlabeled) == len(list(out.iterdir())) == 2
+    trained_on = (cohort / "data" / "train.txt").read_text().split()
+    assert len(trained_on) == len(list(out.iterdir())) == 3
     for name in DIRECTIONS:
-        if name.split(".")[0] in unlabeled:
+        if name.split(".")[0] in trained_on:
             label = sitk.ReadImage(str(out / name.replace(".mhd", ".mha")))
             assert same_grid(label, sitk.ReadImage(str(cohort / "images" / name)))
-    assert "the labels of 2 scans" in capsys.readouterr().out
+    assert "the labels of 3 scans, 1 of them your own" in capsys.readouterr().out
 
 
 def test_checkpoint_alone_with_the_preparation_of_its_data(cohort: Path, tmp_path: Path, threshold: None) -> None:

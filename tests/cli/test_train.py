@@ -171,7 +171,7 @@ def test_binary_label_and_saved_predictions(dataset: Path, tmp_path: Path, capsy
     folder = tmp_path / "run_MT_1label_1" / "unet_3D"
     before = (folder / "test_metrics.json").read_text()
     assert run_command(test_baseline.main, [str(flag) for flag in flags]) == 2, "predictions would be overwritten"
-    assert "test0_pred.nii.gz exists already; name another folder, or --overwrite" in capsys.readouterr().err
+    assert "already holds test0_pred.nii.gz" in capsys.readouterr().err
     assert run_command(test_baseline.main, [*map(str, flags), "--overwrite"]) == 0
     assert not list(folder.glob("test_*_1.*")), "the same results are not kept twice"
     assert run_command(test_baseline.main, [str(flag) for flag in [*flags[:4], "--stride_z", 3]]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 
 from directions import DIRECTIONS
 from semisam_o1.commands.export import write_image
+from semisam_o1.core.atomic_io import WriteError
 from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preparation.formats import read_image
 
@@ -59,5 +61,21 @@ def test_failure_keeps_the_old_file_and_leaves_no_part(tmp_path: Path) -> None:
         write_image(path, np.zeros((3, 4)), Geometry())
     with pytest.raises((RuntimeError, TypeError)):
         write_image(path, ARRAY.astype(np.complex128).astype(object), Geometry())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.nii.gz"
+    write_image(path, ARRAY.astype(np.uint8), Geometry())
+    before = path.read_bytes()
+
+    def fail(image: sitk.Image, name: str, useCompression: bool) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sitk, "WriteImage", fail)
+    with pytest.raises(WriteError, match=r"a\.nii\.gz cannot be written: the disk is full"):
+        write_image(path, ARRAY.astype(np.uint8), Geometry())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semisam_o1.commands.config import TestConfig
-from semisam_o1.commands.testing import VolumeTester
+from semisam_o1.commands.testing import TestConfig, VolumeTester
+from semisam_o1.commands.trained import LoadedModel
 from tiny_cohort import write_cohort
 
 
@@ -22,7 +22,7 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
     config = TestConfig(root_path=root, exp="run", num_classes=3).resolve({})
     names = [f"train{i}" for i in range(6)]
     alone, together = (
-        list(VolumeTester(config, config.dataset, None, by_brightness, threads)(names)) for threads in (0, 3)
+        list(VolumeTester(LoadedModel(None, config, by_brightness), None, threads)(names)) for threads in (0, 3)
     )
     assert [tested.name for tested in together] == names
     for one, other in zip(alone, together, strict=True):

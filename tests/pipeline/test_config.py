@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from semisam_o1 import PROJECT_ROOT
-from semisam_o1.commands.config import TestConfig
+from semisam_o1.commands.testing import TestConfig
 from semisam_o1.core.device import resolve_device, resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import parse

@@ -1,1 +1,1 @@
-"""What the commands besides training call."""
+"""Functions behind the commands for datasets and trained models, each with its configuration."""

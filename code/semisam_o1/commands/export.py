@@ -1,29 +1,39 @@
-"""Image files that lie exactly over the scan they came from."""
+"""Image files on the original grid of a scan, and the labels of a run's cohort exported as such files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from semisam_o1.data.dataset.volumes import Geometry
+from semisam_o1.commands.trained import find_best_round
+from semisam_o1.core.atomic_io import replacing
+from semisam_o1.core.errors import InputError, listed
+from semisam_o1.core.progress import progress
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume
 from semisam_o1.data.preparation.formats import SUFFIXES, stem
+from semisam_o1.data.preparation.grid import resample, resample_label
+from semisam_o1.runs.find import TrainedModel
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import open_round
 
-# Formats that keep voxels in a second file are written as their one-file form.
-ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
+# Formats with a separate data file are written in their single-file form.
+SINGLE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
 def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
-    """Write one volume as NIfTI, NRRD or MetaImage, whole or not at all.
+    """Write one volume as NIfTI, NRRD or MetaImage, completely or not at all.
 
     Args:
-        path: its ending names the format; its folder is made where it is missing.
+        path: its suffix selects the format; a missing folder is created.
         array: (W, H, D), axes x, y, z; the type is kept (uint8 for labels, float32 for images).
         geometry: spacing (mm), origin (mm) and direction of the scan.
 
     Raises:
         ValueError: if the array is not 3-D.
+        WriteError: if the file cannot be written.
     """
     if array.ndim != 3:
         raise ValueError(f"an image file needs an array (W, H, D), not one of shape {array.shape}")
@@ -31,22 +41,86 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial_{path.name}")  # the format is chosen by the ending, so that one stays
-    try:
+    with replacing(path, keep_suffix=True) as partial:
         sitk.WriteImage(image, str(partial), useCompression=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def ending_like(source: str | Path | None) -> str:
-    """Return the ending of the format that ``source`` is in: NIfTI for DICOM and where it is not known."""
-    name = "" if source is None else str(source).lower()
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), ".nii.gz")
-    return ONE_FILE.get(suffix, suffix)
 
 
 def export_path(folder: Path, name: str, source: str | Path | None, kind: str = "") -> Path:
-    """Return where the file of a scan goes; ``kind`` tells several files of one scan apart."""
-    return folder / f"{stem(Path(name)) or name}{kind and '_'}{kind}{ending_like(source)}"
+    """Return the file for a scan, in the format of its source (NIfTI for DICOM and where the source is not known).
+
+    Args:
+        kind: distinguishes several files of one scan.
+    """
+    suffix = next((suffix for suffix in SUFFIXES if str(source or "").lower().endswith(suffix)), ".nii.gz")
+    return folder / f"{stem(Path(name)) or name}{kind and '_'}{kind}{SINGLE_FILE.get(suffix, suffix)}"
+
+
+def check_outputs(paths: Sequence[Path], flag: str, overwrite: bool) -> None:
+    """Check that files can be written to the folder that a flag names.
+
+    Raises:
+        InputError: if the folder is a file, or, without ``overwrite``, if any of the files exists.
+    """
+    folder = paths[0].parent
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{flag} {folder} is a file; name a folder")
+    existing = [path.name for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise InputError(f"{folder} already holds {listed(existing)}; name another {flag}, or --overwrite")
+
+
+def to_original_grid(probabilities: np.ndarray, volume: Volume) -> np.ndarray:
+    """Resample class probabilities (C, w, h, d) of a prepared volume to the grid of the scan's file, (C, W, H, D).
+
+    Voxels outside of the prepared volume are background with probability 1.
+    """
+    original = volume.original or volume.grid
+    result = resample(probabilities.astype(np.float32, copy=False), volume.grid, original, outside=-1)
+    outside = result[0] < 0
+    result[:, outside] = 0
+    result[0, outside] = 1
+    return result
+
+
+def export_cohort(run: TrainedModel, root: Path | None, folder: Path, overwrite: bool = False) -> list[Path]:
+    """Write the labels of all scans of train.txt after the run's best round, the user's own labels among them.
+
+    Args:
+        run: the training run; its checkpoint is not needed.
+        root: dataset folder, None for the one that the run was trained on.
+        folder: folder for the label maps.
+
+    Raises:
+        InputError: if labels and scans cannot be read or do not belong together; no file was written then.
+    """
+    arguments = run.arguments
+    if not arguments:
+        raise InputError(f"{run.folder} holds no args.json, so the run's scans are not known; use --scans")
+    dataset = Dataset(Path(root or arguments["root_path"]), arguments["image_key"], arguments["binary_label"])
+    run_folder = RunFolder(run.folder, run.model)
+    best = find_best_round(run_folder)
+    if best is None:
+        raise InputError(f"{run_folder.labels} holds no finished round; train first")
+    record, description = best
+    names = dataset.names("train.txt")
+    with open_round(run_folder.pseudo_labels(record.round)) as labels:
+        missing = [name for name in names if name not in labels.names]
+        if missing:
+            raise InputError(
+                f"{labels.path} holds no label of {listed(missing)}; {dataset.root / 'train.txt'} changed since the "
+                "run. Restore it, or train again"
+            )
+        headers = [dataset.header(name) for name in progress(names, "reading")]
+        paths = [export_path(folder, header.name, header.source) for header in headers]
+        check_outputs(paths, "--out", overwrite)
+        for header, path in zip(progress(headers, "exporting"), paths, strict=True):
+            label, original = labels.label(header.name), header.original or header.grid
+            if label.shape != header.grid.size:
+                raise InputError(
+                    f"{labels.path}: the label of {header.name} has shape {label.shape}, its volume "
+                    f"{header.grid.size}; the scans were prepared again since the run, so train again"
+                )
+            write_image(path, resample_label(label, header.grid, original), original.geometry)
+    own = arguments["labeled_num"]
+    print(f"{labels.path}: {description}; the labels of {len(paths)} scans, {own} of them your own")
+    return paths

@@ -1,86 +1,122 @@
-"""Advice on labeling: the scan that stands best for a cohort, and the one to label after a run."""
+"""Suggestions for labeling: the scan that represents a cohort best, and the next scan to label after a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import h5py
 import torch
 
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.device import resolve_device
+from semisam_o1.core.errors import DatasetError, InputError, raise_faults
+from semisam_o1.core.flags import AT_LEAST_1, assign, check_ranges, option
 from semisam_o1.core.progress import progress
+from semisam_o1.core.text_table import text_table
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, inspect
 from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, extract_features
+from semisam_o1.pipeline.config import find_checkpoint
 from semisam_o1.propagation.representativeness import Candidate, Distances, distances_between, rank
+from semisam_o1.runs.records import open_round
 from semisam_o1.runs.results import RunResults, read_run
 
 
-def suggest_template(
-    root: Path, list_name: str, image_key: str, features: str, checkpoint: Path, device: str, top: int
-) -> str:
-    """Return a table of the scans that stand best for the cohort of a list. No label is read.
+@dataclass(frozen=True, kw_only=True)
+class SuggestConfig:
+    """Arguments of ``suggest_template.py``."""
+
+    root: Path | None = option(
+        None, "dataset folder; no label is needed", positional=True, nargs="?", type=Path, metavar="ROOT"
+    )
+    run: str | None = option(None, "a trained run (folder or experiment): what to label next", metavar="RUN")
+    list: str = option("train.txt", "the scans to choose from", metavar="FILE")
+    features: str | None = option(
+        None, "feature set (default: sam if its checkpoint exists, else builtin)", choices=FEATURE_SETS
+    )
+    sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint")
+    image_key: str = option("image", "HDF5 dataset that holds the image")
+    device: str = option("auto", "auto: cuda where available, else cpu", choices=("auto", "cuda", "cpu"))
+    top: int = option(10, "number of scans shown", within=AT_LEAST_1, metavar="N")
+    debug: bool = option(False, "show tracebacks", action="store_true")
+
+    def __post_init__(self) -> None:
+        assign(self, sam_ckpt=find_checkpoint(self.sam_ckpt))
+        neither_or_both = (self.root is None) == (self.run is None)
+        check_ranges(
+            self, ["give either ROOT, a dataset folder, or --run, a run that is finished"] if neither_or_both else []
+        )
+
+
+class NextScans(NamedTuple):
+    """The unlabeled scans of a run, ranked by how well they represent the uncertain ones, and their mean entropies."""
+
+    ranking: list[Candidate]
+    uncertainty: dict[str, float]
+
+
+def suggest(config: SuggestConfig) -> None:
+    """Print which scan of a dataset, or which unlabeled scan of a run, is worth labeling.
+
+    Raises:
+        InputError: if the dataset or the run cannot be used.
+    """
+    device = resolve_device(config.device)
+    if config.run is not None:
+        results = read_run(config.run)
+        features = config.features or results.arguments["features"]
+        lines = describe_next(results, rank_next(results, features, config.sam_ckpt, device), config.top)
+    else:
+        features = config.features or ("sam" if config.sam_ckpt.is_file() else "builtin")
+        dataset = Dataset(config.root.expanduser().resolve(), config.image_key)
+        ranking = rank_templates(dataset, config.list, features, config.sam_ckpt, device)
+        heading = f"{len(ranking)} scans of {dataset.root / config.list}, {features} features"
+        lines = [heading, *describe_templates(dataset, ranking, config.top)]
+    print("\n".join(lines))
+
+
+def rank_templates(dataset: Dataset, list_name: str, features: str, checkpoint: Path, device: str) -> list[Candidate]:
+    """Return the scans of a list by how well they represent the others. No label is read.
 
     Raises:
         InputError: if the list or a scan cannot be used.
     """
-    dataset = Dataset(root.expanduser().resolve(), image_key)
     names = dataset.names(list_name)
     if len(names) < 3:
         raise InputError(
-            f"{dataset.root / list_name} names {len(names)} scans; from three on, one can stand better for the others "
+            f"{dataset.root / list_name} names {len(names)} scans; from three on, one can represent the others better "
             "than another. Label the clearer one"
         )
-    ranking = rank(cohort_distances(dataset, names, features, checkpoint, device))
-    lines = [
-        f"{len(names)} scans of {dataset.root / list_name}, {features} features",
+    return rank(cohort_distances(dataset, names, features, checkpoint, device))
+
+
+def describe_templates(dataset: Dataset, ranking: Sequence[Candidate], top: int) -> list[str]:
+    """Return the lines that name the suggested template and how to use it."""
+    return [
         *_table(ranking, top),
         f"suggested template: {ranking[0].name}",
         f"label it, then: python code/prepare_data.py nifti --images … --labels … --template {ranking[0].name} "
         f"--overwrite {dataset.root}",
     ]
-    return "\n".join(lines)
 
 
-def suggest_next(run: str, features: str | None, checkpoint: Path, device: str, top: int) -> str:
-    """Return a table of the scans of a run that are worth labeling next: those that stand best for uncertain ones.
+def rank_next(results: RunResults, features: str, checkpoint: Path, device: str) -> NextScans:
+    """Rank the unlabeled scans of a run as the next one to label.
 
-    Raises:
-        InputError: if the run has not been trained for a round yet, or its list of scans has changed.
-    """
-    results = read_run(run)
-    ranking, uncertainty = rank_next(results, features or results.arguments["features"], checkpoint, device)
-    lines = [
-        f"{len(ranking)} unlabeled scans after round {len(results.records) - 1} of {results.folder.path}; the others "
-        "count by their uncertainty",
-        *_table(ranking, top, uncertainty),
-        f"label next: {ranking[0].name}",
-        f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
-        f"{results.arguments['labeled_num'] + 1}",
-    ]
-    return "\n".join(lines)
-
-
-def rank_next(
-    results: RunResults, features: str, checkpoint: Path, device: str
-) -> tuple[list[Candidate], dict[str, float]]:
-    """Return the unlabeled scans of a run by how well they stand for each other, and their uncertainties.
-
-    They count by their uncertainty. A scan's own does not speak for it: odd and noisy scans are uncertain, and make
-    poor templates.
+    A scan's distances to the others are weighted with the uncertainty of those. Its own uncertainty does not count: odd
+    and noisy scans are uncertain, and make poor templates.
 
     Raises:
         InputError: if the run has not been trained for a round yet, or its list of scans has changed.
     """
     if len(results.records) < 2:
         raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
-    names = results.dataset.names("train.txt")
-    unlabeled = names[results.arguments["labeled_num"] :]
-    with h5py.File(results.folder.pseudo_labels(len(results.records) - 1)) as file:
-        known = {name: item.attrs.get("uncertainty") for name, item in file.items()}  # labeled scans have none
-    uncertainty = {name: float(value) for name, value in known.items() if value is not None}
+    unlabeled = results.dataset.names("train.txt")[results.arguments["labeled_num"] :]
+    with open_round(results.folder.pseudo_labels(len(results.records) - 1)) as labels:
+        values = {name: labels.uncertainty(name) for name in labels.names}  # None for labeled scans
+    uncertainty = {name: value for name, value in values.items() if value is not None}
     if set(unlabeled) != set(uncertainty):
         raise InputError(
             f"{results.dataset.root / 'train.txt'} is not what {results.folder.path} was trained on; put it back, or "
@@ -88,27 +124,37 @@ def rank_next(
         )
     if len(unlabeled) < 2:
         raise InputError(f"{results.folder.path} has one unlabeled scan only; there is nothing to choose from")
-    ranking = rank(cohort_distances(results.dataset, unlabeled, features, checkpoint, device), uncertainty)
-    return ranking, uncertainty
+    distances = cohort_distances(results.dataset, unlabeled, features, checkpoint, device)
+    return NextScans(rank(distances, uncertainty), uncertainty)
+
+
+def describe_next(results: RunResults, scans: NextScans, top: int) -> list[str]:
+    """Return the lines that name the next scan to label and what to do with it."""
+    return [
+        f"{len(scans.ranking)} unlabeled scans after round {len(results.records) - 1} of {results.folder.path}; the "
+        "others count by their uncertainty",
+        *_table(scans.ranking, top, scans.uncertainty),
+        f"label next: {scans.ranking[0].name}",
+        f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
+        f"{results.arguments['labeled_num'] + 1}",
+    ]
 
 
 def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:
-    """Return how far the scans are from each other.
+    """Return the pairwise distances of scans after registration.
 
     Args:
-        features: compared beside what registration goes by; computed, or found where training keeps them.
+        features: feature set to compare beside the registration's own; read from the cache of training or computed.
 
     Raises:
-        InputError: with every scan that cannot be used.
+        DatasetError: listing every scan that cannot be used.
     """
     feature_set = FEATURE_SETS[features](checkpoint, torch.device(device))
     need = Need(num_classes=2, label=False, read_label=False)
     reports = [inspect(dataset, name, need) for name in progress(names, "checking")]
-    faults = [fault for report in reports for fault in report.faults]
-    if faults:
-        raise InputError("\n  ".join([f"{len(faults)} faults in the dataset:", *faults]) if faults[1:] else faults[0])
+    raise_faults([fault for report in reports for fault in report.faults], "faults in the dataset", DatasetError)
     found: dict[str, VolumeFeatures] | None = None
-    if features != "builtin":  # those, registration goes by anyway
+    if features != "builtin":  # registration compares those anyway
         hashes = {report.info.name: report.info.hash for report in reports}
         cache = ArrayCache(dataset.root / "features")
         found, _ = extract_features(lambda name: dataset.load(name).image, hashes, feature_set, cache, progress)
@@ -118,15 +164,12 @@ def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, chec
 
 def _table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> list[str]:
     """Return a heading, the first candidates and the last one; with ``uncertainty``, a column of it."""
-    shown = list(enumerate(candidates, start=1))
-    if len(shown) > top + 1:
-        shown = [*shown[:top], shown[-1]]
-    width = max(len(candidate.name) for _, candidate in shown)
-    own = "" if uncertainty is None else "  uncertainty"
-    lines = [
-        f"  place  {'scan':<{width}}{own}  mean distance to the others (nearest – farthest); the average scan has 1"
-    ]
-    for place, c in shown:
-        own = "" if uncertainty is None else f"  {uncertainty[c.name]:11.4f}"
-        lines.append(f"  {place:5d}  {c.name:<{width}}{own}  {c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})")
-    return lines
+    ranked = list(enumerate(candidates, start=1))
+    if len(ranked) > top + 1:
+        ranked = [*ranked[:top], ranked[-1]]
+    heading = "mean distance to the others (nearest – farthest); the average scan has 1"
+    rows = [["place", "scan", *(["uncertainty"] if uncertainty else []), heading]]
+    for place, c in ranked:
+        own = [f"{uncertainty[c.name]:.4f}"] if uncertainty else []
+        rows.append([str(place), c.name, *own, f"{c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})"])
+    return ["  " + line for line in text_table(rows, "><><" if uncertainty else "><<")]

@@ -6,151 +6,131 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
-import h5py
 import numpy as np
-import torch
 
-from semisam_o1.commands.config import TestConfig
-from semisam_o1.commands.export import write_image
-from semisam_o1.commands.prediction import on_original_grid
+from semisam_o1.commands.export import check_outputs, to_original_grid, write_image
+from semisam_o1.commands.trained import LoadedModel, TrainedConfig, load_model
 from semisam_o1.core import distributed
-from semisam_o1.core.atomic_io import replacing, write_json
-from semisam_o1.core.device import resolve_device, resolve_precision
+from semisam_o1.core.atomic_io import write_json
+from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.memory import configure_allocator
+from semisam_o1.core.flags import assign, option
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preflight.check import check_testing
-from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.evaluation.tables import CaseMetrics, as_json, case_metrics, summarize, table, write_csv
-from semisam_o1.networks import build_network
-from semisam_o1.refinement.components import largest_components
-from semisam_o1.runs.find import find_trained
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.training.checkpoint import load_weights
+from semisam_o1.runs.records import write_test_predictions
 
 
-def test(config: TestConfig) -> dict:
+@dataclass(frozen=True, kw_only=True)
+class TestConfig(TrainedConfig):
+    """Flags of ``test_baseline.py``."""
+
+    __test__ = False  # pytest would collect a class of this name
+
+    root_path: Path = option(None, "the dataset folder", required=True)
+    exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
+    test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
+    truth: Path | None = option(
+        None,
+        "dataset folder with the same scans on their original grid: predictions are resampled to it and compared with "
+        "its labels",
+        metavar="DIR",
+    )
+    save_pred: Path | None = option(None, "folder for predictions, images and labels as NIfTI", metavar="DIR")
+    overwrite: bool = option(False, "replace files in the folder of --save_pred")
+
+    def __post_init__(self) -> None:
+        assign(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
+        super().__post_init__()
+
+    @property
+    def dataset(self) -> Dataset:
+        return Dataset(self.root_path, self.image_key or "image", bool(self.binary_label))
+
+
+def test(config: TestConfig) -> dict[str, Any]:
     """Test one checkpoint and return the summary that was printed and written.
 
     Raises:
         InputError: if the checkpoint or the data cannot be used.
     """
-    trained = find_trained(config.exp, config.model, config.ckpt, config.backbone, config.labeled_num)
-    config = config.resolve({**trained.arguments, "model": trained.model})
-    dataset = config.dataset
-    device = distributed.start(resolve_device(config.device))
-    configure_allocator(device.type)
-    precision = resolve_precision(config.precision, device.type)
-    if config.save_pred is not None and config.save_pred.exists() and not config.save_pred.is_dir():
-        raise InputError(f"--save_pred {config.save_pred} is a file; name a folder")
-    network = build_network(config.model, config.num_classes)
-    load_weights(network, trained.checkpoint)
-    if config.save_pred is not None and not config.overwrite:
-        _refuse_existing(dataset.names(config.test_list), config.save_pred)
-    names = check_testing(dataset, config.test_list, config.num_classes)
-    truth = None if config.truth is None else _same_scans(config, names)
-    _say(
-        f"testing {trained.checkpoint} on {len(names)} volumes of {dataset.root / config.test_list}: "
-        f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
-        f"{precision} on {device.type}"
-    )
-    predictor = Predictor(
-        network.to(device),
-        config.patch_size,
-        (config.stride_xy, config.stride_xy, config.stride_z),
-        precision,
-    )
-    cases: list[CaseMetrics] = []
-    kept = RunFolder(trained.folder, config.model).test_predictions
-    metrics = trained.folder / "test_metrics.json"
-    context = {
-        "checkpoint": str(trained.checkpoint), "root_path": str(dataset.root), "test_list": config.test_list,
-        "patch_size": list(config.patch_size), "stride": [config.stride_xy, config.stride_xy, config.stride_z],
-        "truth": None if truth is None else str(truth.root), "largest_component": config.largest_component,
-        "precision": precision, "device": device.type,
-    }  # fmt: skip
-    threads = distributed.from_main(distributed.cpu_threads() if device.type == "cuda" else 0)
-    tested = progress(VolumeTester(config, dataset, truth, predictor, threads)(names), "testing", len(names))
-    if not distributed.is_main():
-        return summarize([case for volume in tested for case in volume.cases])
-    with replacing(kept) as partial:
-        with h5py.File(partial, "w") as file:  # for the report
-            for volume in tested:
-                file.create_dataset(volume.name, data=volume.prediction, compression="gzip", compression_opts=1)
-                cases += volume.cases
-                if config.save_pred is not None:
-                    save_prediction(config.save_pred, (truth or dataset).load(volume.name), volume.compared)
-        summary = summarize(cases)
-        print(table(summary))
-        content = as_json(cases, summary, context)
-        _keep_earlier(metrics, content, [metrics, metrics.with_suffix(".csv"), kept])
-    write_csv(metrics.with_suffix(".csv"), cases)
-    write_json(metrics, content)
-    print(f"written: {metrics.with_suffix('.csv')} and {metrics.name}")
+    model = load_model(config, distributed.start(resolve_device(config.device)))
+    config, dataset = model.config, model.config.dataset
     if config.save_pred is not None:
-        print(f"predictions, images and labels: {config.save_pred}")
-    return summary
+        names = dataset.names(config.test_list)
+        paths = [path for name in names for path in _image_paths(config.save_pred, name).values()]
+        check_outputs(paths, "--save_pred", config.overwrite)
+    names = check_testing(dataset, config.test_list, config.num_classes)
+    truth = None if config.truth is None else _truth_dataset(config, names)
+    if distributed.is_main():
+        where = f"{len(names)} volumes of {dataset.root / config.test_list}"
+        print(f"testing {model.trained.checkpoint} on {where}: {model}")
+    threads = distributed.from_main(distributed.cpu_threads() if model.predictor.device.type == "cuda" else 0)
+    results = progress(VolumeTester(model, truth, threads)(names), "testing", len(names))
+    if distributed.is_main():
+        return _write_results(model, truth, results)
+    return summarize([case for result in results for case in result.cases])
 
 
-class Tested(NamedTuple):
-    """One volume: its label map on the grid that the network saw, on the grid of the truth, and how it compares."""
+@dataclass(frozen=True)
+class TestResult:
+    """Prediction and metrics of one volume.
+
+    Attributes:
+        prediction: label map on the grid of the network's input.
+        evaluated: label map on the grid of the ground truth.
+        cases: metrics per foreground class.
+    """
+
+    __test__ = False
 
     name: str
     prediction: np.ndarray
-    compared: np.ndarray
+    evaluated: np.ndarray
     cases: list[CaseMetrics]
 
 
 class VolumeTester:
-    """Predicts volumes and compares them, shared out over the ranks.
+    """Predicts and evaluates volumes, distributed over the ranks.
 
-    With threads, surfaces of some volumes are measured while the next ones are predicted: for a GPU. On a CPU,
-    prediction itself keeps the cores busy.
+    Args:
+        truth: dataset of the ground truth on the original grids; None for the labels of the tested dataset.
+        threads: number of threads per rank. With a GPU, several let the metrics of some volumes be computed while the
+            next ones are predicted; on a CPU (0), prediction keeps all cores busy.
     """
 
-    def __init__(self, config: TestConfig, dataset: Dataset, truth: Dataset | None, predictor: Predictor, threads: int):
-        self.config, self.dataset, self.truth, self.predictor = config, dataset, truth, predictor
-        self.threads = threads
+    def __init__(self, model: LoadedModel[TestConfig], truth: Dataset | None, threads: int):
+        self.model, self.truth, self.threads = model, truth, threads
         self._predicting = Lock()
 
-    def __call__(self, names: Sequence[str]) -> Iterator[Tested]:
-        """Yield the volumes in order, on every rank."""
-        some = distributed.world_size() * max(1, 4 * self.threads)
-        for first in range(0, len(names), some):
-            yield from distributed.share_out(self.volume, names[first : first + some], threads=self.threads)
+    def __call__(self, names: Sequence[str]) -> Iterator[TestResult]:
+        """Yield the results in order, on every rank."""
+        chunk = distributed.world_size() * max(1, 4 * self.threads)
+        for first in range(0, len(names), chunk):
+            yield from distributed.share_out(self.test_volume, names[first : first + chunk], threads=self.threads)
 
-    def volume(self, name: str) -> Tested:
-        config, volume = self.config, self.dataset.load(name)
+    def test_volume(self, name: str) -> TestResult:
+        volume = self.model.config.dataset.load(name)
         with self._predicting:
-            probabilities = self.predictor(torch.from_numpy(volume.image)).cpu().numpy()
-        prediction = compared = _label(probabilities, config)
+            probabilities = self.model.probabilities(volume.image)
+        prediction = evaluated = self.model.label_map(probabilities)
         if self.truth is not None:
-            compared = _label(on_original_grid(probabilities, volume), config)
-            volume = _on_that_grid(self.truth.load(name), compared, self.truth)
-        return Tested(name, prediction, compared, case_metrics(volume, compared, config.num_classes))
+            evaluated = self.model.label_map(to_original_grid(probabilities, volume))
+            volume = _truth_volume(self.truth, name, evaluated.shape)
+        return TestResult(name, prediction, evaluated, case_metrics(volume, evaluated, self.model.config.num_classes))
 
 
-def _say(text: str) -> None:
-    if distributed.is_main():
-        print(text)
-
-
-def _label(probabilities: np.ndarray, config: TestConfig) -> np.ndarray:
-    """Return the label map uint8 (W, H, D) of class probabilities (C, W, H, D)."""
-    label = probabilities.argmax(axis=0).astype(np.uint8)
-    return largest_components(label, config.num_classes) if config.largest_component else label
-
-
-def _same_scans(config: TestConfig, names: Sequence[str]) -> Dataset:
-    """Return the dataset that --truth names, checked to hold the labels of the scans to be tested."""
+def _truth_dataset(config: TestConfig, names: Sequence[str]) -> Dataset:
+    """Return the dataset of ``--truth``; raises InputError if it does not list the scans to be tested."""
     truth = dataclasses.replace(config.dataset, root=config.truth.expanduser().resolve())
-    there = check_testing(truth, config.test_list, config.num_classes)
-    if sorted(there) != sorted(names):
+    if sorted(check_testing(truth, config.test_list, config.num_classes)) != sorted(names):
         raise InputError(
             f"{truth.root / config.test_list} and {config.dataset.root / config.test_list} name different scans; "
             "--truth takes the same scans, prepared on their original grid"
@@ -158,48 +138,78 @@ def _same_scans(config: TestConfig, names: Sequence[str]) -> Dataset:
     return truth
 
 
-def _on_that_grid(volume: Volume, prediction: np.ndarray, truth: Dataset) -> Volume:
-    if volume.label.shape != prediction.shape:
+def _truth_volume(truth: Dataset, name: str, shape: tuple[int, ...]) -> Volume:
+    volume = truth.load(name)
+    if volume.label.shape != shape:
         raise InputError(
-            f"{truth.path(volume.name)} has {volume.label.shape} voxels, the scan that {volume.name} was prepared from "
-            f"{prediction.shape}; prepare --truth without --spacing, --crop and --orientation"
+            f"{truth.path(name)} has {volume.label.shape} voxels, the scan that {name} was prepared from {shape}; "
+            "prepare --truth without --spacing, --crop and --orientation"
         )
     return volume
 
 
-def save_prediction(folder: Path, volume: Volume, prediction: np.ndarray) -> None:
-    """Write prediction, image and label as NIfTI with the geometry that the volume knows."""
-    for suffix, array in (("pred", prediction), ("img", volume.image), ("lab", volume.label)):
-        write_image(_prediction_path(folder, volume.name, suffix), array, volume.geometry)
+def _write_results(
+    model: LoadedModel[TestConfig], truth: Dataset | None, results: Iterator[TestResult]
+) -> dict[str, Any]:
+    """Write predictions and metrics as they come in, print the table, and return the summary."""
+    config, folder = model.config, RunFolder(model.trained.folder, model.config.model)
+    cases: list[CaseMetrics] = []
+    with write_test_predictions(folder.test_predictions) as add:  # for the report
+        for result in results:
+            add(result.name, result.prediction)
+            cases += result.cases
+            if config.save_pred is not None:
+                volume = (truth or config.dataset).load(result.name)
+                arrays = (result.evaluated, volume.image, volume.label)
+                for path, array in zip(_image_paths(config.save_pred, result.name).values(), arrays, strict=True):
+                    write_image(path, array, volume.geometry)
+        summary = summarize(cases)
+        print(table(summary))
+        content = as_json(cases, summary, _test_settings(model, truth))
+        _keep_earlier_results(folder, content)
+    write_csv(folder.test_table, cases)
+    write_json(folder.test_metrics, content)
+    print(f"written: {folder.test_table} and {folder.test_metrics.name}")
+    if config.save_pred is not None:
+        print(f"predictions, images and labels: {config.save_pred}")
+    return summary
 
 
-def _prediction_path(folder: Path, name: str, suffix: str) -> Path:
-    return folder / f"{name}_{suffix}.nii.gz"
+def _test_settings(model: LoadedModel[TestConfig], truth: Dataset | None) -> dict[str, Any]:
+    config = model.config
+    return {
+        "checkpoint": str(model.trained.checkpoint),
+        "root_path": str(config.root_path),
+        "test_list": config.test_list,
+        "patch_size": list(config.patch_size),
+        "stride": [config.stride_xy, config.stride_xy, config.stride_z],
+        "truth": None if truth is None else str(truth.root),
+        "largest_component": config.largest_component,
+        "precision": model.predictor.precision,
+        "device": model.predictor.device.type,
+    }
 
 
-def _refuse_existing(names: Sequence[str], folder: Path) -> None:
-    for name in names:
-        for suffix in ("pred", "img", "lab"):
-            path = _prediction_path(folder, name, suffix)
-            if path.exists():
-                raise InputError(f"--save_pred: {path} exists already; name another folder, or --overwrite")
+def _image_paths(folder: Path, name: str) -> dict[str, Path]:
+    """Return the files of one volume with ``--save_pred``: prediction, image and label."""
+    return {kind: folder / f"{name}_{kind}.nii.gz" for kind in ("pred", "img", "lab")}
 
 
-def _keep_earlier(metrics: Path, content: dict[str, Any], files: Sequence[Path]) -> None:
-    """Set the results of another test of the same run aside, under the first free number."""
+def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> None:
+    """Rename the files of an earlier test with other results: test_metrics_1.json and so on."""
     try:
-        if json.loads(metrics.read_text(encoding="utf-8")) == json.loads(json.dumps(content)):
+        if json.loads(folder.test_metrics.read_text(encoding="utf-8")) == json.loads(json.dumps(content)):
             return
     except FileNotFoundError:
         return
-    except ValueError:  # damaged, but somebody's
+    except ValueError:  # a damaged file is kept, too
         pass
-    number = next(n for n in itertools.count(1) if not _numbered(metrics, n).exists())
-    for path in files:
+
+    def numbered(path: Path, number: int) -> Path:
+        return path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+    free = next(number for number in itertools.count(1) if not numbered(folder.test_metrics, number).exists())
+    for path in (folder.test_metrics, folder.test_table, folder.test_predictions):
         if path.exists():
-            path.replace(_numbered(path, number))
-    print(f"the results of the test before differ and are kept as {_numbered(metrics, number)}")
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}_{number}{path.suffix}")
+            path.replace(numbered(path, free))
+    print(f"the earlier test has other results, kept as {numbered(folder.test_metrics, free)}")

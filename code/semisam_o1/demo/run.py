@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
-from semisam_o1.commands.config import TestConfig
-from semisam_o1.commands.testing import test
+from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
 from semisam_o1.demo.cohort import PhantomCohort

@@ -1,0 +1,151 @@
+"""A trained model as testing and prediction use it: found, configured as it was trained, and loaded on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import numpy as np
+import torch
+
+from semisam_o1.core.device import resolve_precision
+from semisam_o1.core.errors import InputError
+from semisam_o1.core.flags import AT_LEAST_1, Config, Range, check_ranges, option, patch_faults
+from semisam_o1.core.memory import configure_allocator
+from semisam_o1.evaluation.predictor import Predictor
+from semisam_o1.methods import METHODS
+from semisam_o1.networks import NETWORKS, build_network
+from semisam_o1.refinement.components import largest_components
+from semisam_o1.runs.find import TrainedModel, find_trained
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import RoundRecord, best_round, read_records
+from semisam_o1.training.checkpoint import load_weights
+
+# Values of flags that neither the user nor the training run states.
+DEFAULTS = {
+    "model": "unet_3D",
+    "num_classes": 2,
+    "patch_size": (128, 128, 128),
+    "image_key": "image",
+    "binary_label": False,
+    "largest_component": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedConfig:
+    """Flags of every command that uses a trained model; None stands for the value in training."""
+
+    exp: str | None = option(None, "a folder below model/, or the experiment name that training was given")
+    backbone: str | None = option(
+        None, "which run of the experiment, where several backbones were trained", choices=tuple(METHODS)
+    )
+    model: str | None = option(None, "network (default: as trained, else unet_3D)", choices=tuple(NETWORKS))
+    num_classes: int | None = option(
+        None, "classes, background included (default: as trained, else 2)", within=Range(2, 255)
+    )
+    patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)")
+    stride_xy: int = option(
+        64, "voxels between windows in the first two axes, at most the patch size", within=AT_LEAST_1
+    )
+    stride_z: int = option(64, "voxels between windows in the third axis, at most the patch size", within=AT_LEAST_1)
+    ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
+    labeled_num: int | None = option(None, "selects model/{exp}_{labeled_num} or that run of the experiment")
+    image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
+    binary_label: bool | None = option(None, "merge all labels above 0 into class 1 (default: as trained, else off)")
+    largest_component: bool | None = option(
+        None, "keep only the largest connected component of each class (default: as trained, else off)"
+    )
+    device: str = option("auto", "auto: cuda where available, else cpu", choices=("auto", "cuda", "cpu"))
+    precision: str = option(
+        "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
+    )
+    debug: bool = option(False, "show tracebacks")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self._faults())
+
+    def _faults(self) -> list[str]:
+        """Return the contradictions between flags, a sentence each."""
+        return [] if self.patch_size is None else patch_faults(self.patch_size)
+
+    def resolve(self: Config, trained: Mapping[str, Any]) -> Config:
+        """Complete the open values from the arguments of the training run (may be empty), else with the defaults.
+
+        Raises:
+            InputError: if a resulting value cannot be used.
+        """
+        values = {name: trained.get(name, default) for name, default in DEFAULTS.items()}
+        values |= {name: getattr(self, name) for name in DEFAULTS if getattr(self, name) is not None}
+        try:
+            values["patch_size"] = tuple(map(int, values["patch_size"]))
+            values["num_classes"] = int(values["num_classes"])
+        except (TypeError, ValueError):
+            raise InputError(
+                "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
+            ) from None
+        config = dataclasses.replace(self, **values)
+        *sides_xy, side_z = config.patch_size
+        stride_xy, stride_z = min(config.stride_xy, *sides_xy), min(config.stride_z, side_z)
+        return dataclasses.replace(config, stride_xy=stride_xy, stride_z=stride_z)
+
+
+@dataclass(frozen=True)
+class LoadedModel(Generic[Config]):
+    """A trained network, ready to predict.
+
+    Attributes:
+        trained: checkpoint, run folder and arguments of the training.
+        config: settings of the command, completed from those arguments.
+        predictor: maps a volume (W, H, D) to class probabilities (C, W, H, D).
+    """
+
+    trained: TrainedModel
+    config: Config
+    predictor: Predictor
+
+    def __str__(self) -> str:
+        """Return the settings of inference as the commands print them."""
+        config, predictor = self.config, self.predictor
+        return (
+            f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
+            f"{predictor.precision} on {predictor.device.type}"
+        )
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Return the class probabilities (C, W, H, D) float32 of an image (W, H, D)."""
+        return self.predictor(torch.from_numpy(image)).cpu().numpy()
+
+    def label_map(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the label map (W, H, D) uint8 of class probabilities (C, W, H, D)."""
+        label = probabilities.argmax(axis=0).astype(np.uint8)
+        return largest_components(label, self.config.num_classes) if self.config.largest_component else label
+
+
+def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
+    """Find the checkpoint that the flags name and load it.
+
+    Raises:
+        InputError: if there is no such checkpoint, or it does not fit the network.
+    """
+    configure_allocator(device.type)
+    trained = find_trained(config.exp or "", config.model, config.ckpt, config.backbone, config.labeled_num)
+    config = config.resolve({**trained.arguments, "model": trained.model})
+    network = build_network(config.model, config.num_classes)
+    load_weights(network, trained.checkpoint)
+    stride = (config.stride_xy, config.stride_xy, config.stride_z)
+    precision = resolve_precision(config.precision, device.type)
+    return LoadedModel(trained, config, Predictor(network.to(device), config.patch_size, stride, precision))
+
+
+def find_best_round(folder: RunFolder) -> tuple[RoundRecord, str] | None:
+    """Return the round whose network is the run's best model and a description; None before round 0 is finished."""
+    records = read_records(folder)
+    if not records:
+        return None
+    best = best_round(records)
+    if not best.trained:
+        return best, "round 0, no round of training is finished yet"
+    return best, f"round {best.round} of {records[-1].round}, best validation Dice {best.validation_dice:.3f}"
