@@ -54,7 +54,7 @@ BROKEN_DATASETS = {
     ),
     "label beyond num_classes": (
         lambda root: relabel(root / "data" / "val0.h5", lambda label: label * 2),
-        "val0.h5: the label holds the value 4, --num_classes 3 allows 0 to 2",
+        "val0.h5: the label holds the value 4, 3 classes allow 0 to 2",
     ),
     "label of another shape": (
         lambda root: relabel(root / "data" / "train1.h5", lambda label: label[1:]),
@@ -75,9 +75,10 @@ def test_broken_dataset(case: str, tmp_path: Path, capsys: pytest.CaptureFixture
     spoil, message = BROKEN_DATASETS[case]
     root = write_cohort(tmp_path / "data")
     spoil(root)
-    assert run_command(train_SemiSAM_O1.main, train_flags(root, tmp_path / "run")) == 2
+    assert run_command(train_SemiSAM_O1.main, train_flags(root, tmp_path / "run"), train_SemiSAM_O1.HINTS) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert error.endswith(f"\n{train_SemiSAM_O1.HINTS.dataset}\n"), "the flags that say how a dataset is read"
     assert "Traceback" not in error
     assert not list(tmp_path.glob("run*")), "nothing may be written before the input is known to be good"
     assert not (root / "features").exists()

@@ -111,7 +111,7 @@ DATASETS: dict[str, tuple[str, Spoil, str]] = {
     "negative label": (VOLUME, put("label", -1), "whole numbers"),
     "label of NaN": (VOLUME, put("label", np.nan), "whole numbers"),
     "label beyond a byte": (VOLUME, put("label", 256), "whole numbers"),
-    "label beyond the classes": (VOLUME, put("label", 3), "--num_classes 3 allows 0 to 2"),
+    "label beyond the classes": (VOLUME, put("label", 3), "3 classes allow 0 to 2"),
     "template without label": (TEMPLATE, edit(lambda f: f.pop("label")), "needs a label"),
     "template without foreground": (TEMPLATE, rewrite("label", np.zeros_like), "no foreground at all"),
     "template without a class": (TEMPLATE, rewrite("label", lambda a: a.clip(0, 1)), "nothing of class 2"),

@@ -72,7 +72,7 @@ def one_sentence(message: str, path: Path) -> None:
 
 
 def test_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "PATIENCE", 30.0)
+    monkeypatch.setattr(readers, "READ_TIMEOUT", 30.0)
     originals = volume_files(tmp_path)
     dataset = Dataset(tmp_path)
     (tmp_path / "data").mkdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +37,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "orientation": (
         lambda root: set_attribute(root, "val0", "direction", (-1.0, 0, 0, 0, 1, 0, 0, 0, 1)),
-        "1 volume lie in another orientation than the template train0: val0",
+        "1 volume in another orientation than the template train0: val0",
     ),
     "the template among the unlabeled": (
         lambda root: shutil.copy(root / "data" / "train0.h5", root / "data" / "train3.h5"),
@@ -65,7 +67,7 @@ def test_check_only_says_what_would_be_trained_and_writes_nothing(
     assert run_command(train_SemiSAM_O1.main, [*train_flags(root, tmp_path / "run"), "--check_only"]) == 0
     out = capsys.readouterr().out
     assert "1 labeled (train0), 5 unlabeled, 1 validation volumes of 26–31 × 20 × 17 voxels" in out
-    assert "warning: 1 volume lie in another orientation" in out
+    assert "warning: 1 volume in another orientation" in out
     assert f"run folder (new): {tmp_path / 'run_MT_1label_1' / 'unet_3D'}" in out
     assert out.endswith("checked; nothing was computed or written\n")
     assert sorted(tmp_path.rglob("*")) == before
@@ -83,19 +85,19 @@ def test_check_only_lists_faults_with_exit_code_2(
     assert "val0.h5" in error
 
 
-FATAL = readers.START.replace(
+FATAL = readers.CHILD.replace(
     "serve()",
-    "import os, time, semisam_o1.data.preflight.readers as r; look = r.inspect; "
+    "import os, time, semisam_o1.data.preflight.readers as r; inspect = r.inspect; "
     "r.inspect = lambda d, n, need: os.abort() if n == 'train1' else time.sleep(99) if n == 'train2' "
-    "else print('noise') or look(d, n, need); serve()",
+    "else print('noise') or inspect(d, n, need); serve()",
 )
 
 
 def test_a_file_that_crashes_or_hangs_its_reader_is_a_fault_of_that_file(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "START", FATAL)
-    monkeypatch.setattr(readers, "PATIENCE", 3.0)
+    monkeypatch.setattr(readers, "CHILD", FATAL)
+    monkeypatch.setattr(readers, "READ_TIMEOUT", 3.0)
     names = [f"train{i}" for i in range(6)]
     needs = [(name, Need(3, True, True)) for name in names]
     reports = dict(zip(names, readers.inspect_all(Dataset(root), needs, 2), strict=True))
@@ -108,10 +110,16 @@ def test_a_file_that_crashes_or_hangs_its_reader_is_a_fault_of_that_file(
 
 def test_readers_end_when_nobody_listens(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    start = readers.Reader._start
-    monkeypatch.setattr(readers.Reader, "_start", lambda self: started.append(start(self)) or started[-1])
+    start = readers.start_child
+    monkeypatch.setattr(readers, "start_child", lambda: started.append(start()) or started[-1])
     reports = readers.inspect_all(Dataset(root), [(f"train{i}", Need(3, True, True)) for i in range(6)], 2)
     next(reports)
     reports.close()
     assert len(started) == 2
     assert all(process.poll() is not None for process in started)
+
+
+def test_child_processes_start_without_pytorch() -> None:
+    script = "import sys, semisam_o1.data.preflight.readers; print('torch' in sys.modules)"
+    code = Path(train_SemiSAM_O1.__file__).parent
+    assert subprocess.run([sys.executable, "-c", script], cwd=code, capture_output=True, text=True).stdout == "False\n"

@@ -1,1 +1,1 @@
-"""A dataset on disk: volumes, lists, geometry, cached arrays."""
+"""A dataset on disk: volumes, lists, geometry, array cache."""

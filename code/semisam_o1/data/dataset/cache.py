@@ -1,4 +1,4 @@
-"""Arrays kept on disk by key: computed once, found again by every later run."""
+"""Cache of arrays on disk, shared by all runs on a dataset."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from semisam_o1.core.atomic_io import WriteError, write_bytes
 
 
 class ArrayCache:
-    """One .npz file per key, written whole or not at all; a damaged one counts as absent.
+    """One .npz file per key, written completely or not at all; a damaged file counts as missing.
 
     Args:
-        folder: where the files lie.
-        fallback: used instead where ``folder`` cannot be written, as on a read-only dataset.
+        folder: folder of the files.
+        fallback: folder to use if ``folder`` cannot be written, as in a read-only dataset.
     """
 
     def __init__(self, folder: Path, fallback: Path | None = None):
         self.folders = [folder] if fallback is None else [folder, fallback]
 
     def get(self, key: str, **dimensions: int) -> dict[str, np.ndarray] | None:
-        """Return the arrays kept under ``key``; None where there are none or they are damaged.
+        """Return the arrays stored under ``key``, None if they are missing or damaged.
 
         Args:
-            dimensions: the number of axes of each array; each must hold finite numbers.
+            dimensions: number of axes of each array, whose values must be finite.
         """
         for folder in self.folders:
-            with contextlib.suppress(Exception):  # whatever is wrong with a kept file, it can be made anew
+            with contextlib.suppress(Exception):  # whatever is wrong with a file, it can be computed again
                 return _read(folder / f"{key}.npz", dimensions)
         return None
 
     def put(self, key: str, **arrays: np.ndarray) -> None:
-        """Keep arrays under ``key``.
+        """Store arrays under ``key``.
 
         Raises:
             WriteError: if no folder can be written.
@@ -57,7 +57,7 @@ class ArrayCache:
 
 def _read(path: Path, dimensions: Mapping[str, int]) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
-        # As np.savez writes them; a compressed one could unfold to any size.
+        # np.savez stores them uncompressed; a compressed record could decode to any size.
         if any(record.compress_type != zipfile.ZIP_STORED for record in file.zip.infolist()):
             raise ValueError("compressed")
         arrays = {name: file[name] for name in file.files}

@@ -1,6 +1,6 @@
-"""HDF5 files from anywhere: what leads out of the file is not followed, and no header is believed before it is checked.
+"""HDF5 files from untrusted sources: links out of the file are not followed, and sizes are checked before reading.
 
-Free of PyTorch, so that the processes that read volumes start at once.
+Imports no PyTorch, so that the processes that read volumes start quickly.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 
 from semisam_o1.core.atomic_io import write_bytes
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, first_line
 from semisam_o1.core.memory import available_memory
 
-LARGE = 2**30  # bytes from which on a dataset must have been stored at a believable size
-MAX_RATIO = 1100  # of compression; deflate cannot do better than 1032
+MAX_UNCHECKED_BYTES = 2**30  # decoded size above which the compression ratio must be plausible
+MAX_COMPRESSION_RATIO = 1100  # deflate reaches at most 1032
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
 
     Raises:
-        InputError: if it cannot be read, or what the body reads of it cannot.
+        InputError: if the file, or an object that the body reads, cannot be read.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -34,8 +34,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except InputError:
         raise
     except Exception as error:  # a damaged file makes h5py raise nearly any kind
-        reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} cannot be read as HDF5 ({reason}); write it again") from None
+        raise InputError(f"{path} cannot be read as HDF5 ({first_line(error)}); write it again") from None
 
 
 def find_array(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
@@ -47,7 +46,7 @@ def find_array(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     dataset = find(file, key, path)
     if dataset is None:
         keys = ", ".join(sorted(map(str, file))) or "nothing"
-        raise InputError(f"{path} holds no '{key}' (it holds {keys}); --image_key names the image")
+        raise InputError(f"{path} holds no '{key}' (it holds {keys}); name the dataset that holds the image")
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3:
         shape = getattr(dataset, "shape", "a group")
         raise InputError(f"{path}: '{key}' must be one 3-D array (x, y, z), it is {shape}")
@@ -68,26 +67,25 @@ def read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     """
     dataset = find_array(file, key, path)
     voxels = math.prod(dataset.shape)
-    # Decoded, as float32, and one more array to check it with.
-    needed, there = voxels * (dataset.dtype.itemsize + 8), available_memory()
-    if needed > there:
+    # The array as stored, as float32, and one more float32 array for the checks.
+    needed, available = voxels * (dataset.dtype.itemsize + 8), available_memory()
+    claim = f"{path}: '{key}' claims {dataset.shape} voxels"
+    if needed > available:
         raise InputError(
-            f"{path}: '{key}' claims {dataset.shape} voxels, which take {needed / 2**30:.1f} GiB of memory where "
-            f"{there / 2**30:.1f} are available; check the file, or resample the scan"
+            f"{claim}, which take {needed / 2**30:.1f} GiB of memory where {available / 2**30:.1f} are available; "
+            "check the file, or resample the scan"
         )
     stored = dataset.id.get_storage_size()
-    if voxels * dataset.dtype.itemsize > max(LARGE, stored * MAX_RATIO):
-        raise InputError(
-            f"{path}: '{key}' claims {dataset.shape} voxels and stores {stored} bytes for them; write the file again"
-        )
+    if voxels * dataset.dtype.itemsize > max(MAX_UNCHECKED_BYTES, stored * MAX_COMPRESSION_RATIO):
+        raise InputError(f"{claim} and stores {stored} bytes for them; write the file again")
     return dataset[()]
 
 
 def find(file: h5py.File, key: str, path: Path) -> h5py.Dataset | h5py.Group | None:
-    """Return what lies under ``key`` (None: nothing), following no link of any kind.
+    """Return the object at ``key``, None if there is none. Links of any kind are not followed.
 
     Raises:
-        InputError: if the way there leads over a link.
+        InputError: if the path to the object contains a link.
     """
     item: h5py.Dataset | h5py.Group = file
     for part in key.strip("/").split("/"):

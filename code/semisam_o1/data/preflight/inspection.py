@@ -1,41 +1,47 @@
-"""One volume looked at closely: what it is, and everything that is wrong with it.
+"""Inspection of one volume: its properties and all of its faults.
 
-Free of PyTorch, so that the processes that read volumes start at once.
+Imports no PyTorch, so that the processes that read volumes start quickly.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash
 
-LARGEST = 1e12  # value of an image: its square, summed over a volume, is still a float32
+MAX_INTENSITY = 1e12  # absolute value; its square, summed over a volume, is still a float32
 
 
 @dataclass(frozen=True)
 class VolumeInfo:
-    """What the preflight found out about one volume."""
+    """Properties of one volume.
+
+    Attributes:
+        name: name of the volume.
+        shape: (W, H, D).
+        hash: hash of the image.
+        label_hash: hash of the label, None if there is none.
+        geometry: spacing, origin and direction.
+    """
 
     name: str
     shape: tuple[int, int, int]
-    hash: str  # of the image's values
-    label_hash: str | None  # of the label's values, None where there is no label
+    hash: str
+    label_hash: str | None
     geometry: Geometry
 
 
 @dataclass(frozen=True)
 class Need:
-    """What is asked of a volume.
+    """Requirements on a volume.
 
     Attributes:
-        num_classes: background included.
-        label: whether it must have one.
-        read_label: whether its label, if there is one, will be read and has to be right.
+        num_classes: number of classes, background included.
+        label: whether a label is required.
+        read_label: whether a label, if there is one, is read and must be valid.
     """
 
     num_classes: int
@@ -45,23 +51,17 @@ class Need:
 
 @dataclass(frozen=True)
 class Report:
-    """A volume and its faults; ``info`` is None where it could not be read at all."""
+    """Result of the inspection of a volume.
+
+    Attributes:
+        info: properties of the volume, None if it cannot be read.
+        faults: one sentence per fault, each with the file's name.
+        classes: label values, if the label was read.
+    """
 
     info: VolumeInfo | None
-    faults: tuple[str, ...]
+    faults: tuple[str, ...] = ()
     classes: frozenset[int] = frozenset()
-
-    def as_json(self) -> dict[str, Any]:
-        info = self.info and dataclasses.asdict(self.info)
-        return {"info": info, "faults": self.faults, "classes": sorted(self.classes)}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Report:
-        info = content["info"]
-        if info is not None:
-            geometry = {key: tuple(v) if isinstance(v, list) else v for key, v in info["geometry"].items()}
-            info = VolumeInfo(**{**info, "shape": tuple(info["shape"]), "geometry": Geometry(**geometry)})
-        return cls(info, tuple(content["faults"]), frozenset(content["classes"]))
 
 
 def inspect(dataset: Dataset, name: str, need: Need) -> Report:
@@ -71,28 +71,31 @@ def inspect(dataset: Dataset, name: str, need: Need) -> Report:
         volume = dataset.load(name)
     except InputError as error:
         return Report(None, (str(error),))
-    faults = []
-    finite = np.isfinite(volume.image)
-    if not finite.all():
-        faults.append(f"{path}: the image holds {int((~finite).sum())} values that are NaN or infinite; replace them")
-    elif np.abs(volume.image).max() > LARGEST:
+    image, label = volume.image, volume.label
+    classes = frozenset() if label is None or not need.read_label else frozenset(np.unique(label).tolist())
+    faults = [_image_fault(image)]
+    if label is None and need.label:
+        faults.append("the volume needs a label here and has none; add the dataset 'label'")
+    elif classes and max(classes) >= need.num_classes:
         faults.append(
-            f"{path}: the image holds {volume.image.flat[np.abs(volume.image).argmax()]:g}; values beyond {LARGEST:g} "
-            "are beyond float32 arithmetic. Is that a mark for missing data? Replace it"
+            f"the label holds the value {max(classes)}, {need.num_classes} classes allow 0 to {need.num_classes - 1}; "
+            "raise the number of classes, or merge all foreground into one class"
         )
-    elif volume.image.min() == volume.image.max():
-        faults.append(f"{path}: every voxel of the image is {volume.image.flat[0]:g}; export the scan again")
-    classes: frozenset[int] = frozenset()
-    if volume.label is None:
-        if need.label:
-            faults.append(f"{path}: the volume needs a label here and has none; add the dataset 'label'")
-    elif need.read_label:
-        classes = frozenset(np.unique(volume.label).tolist())
-        if max(classes) >= need.num_classes:
-            faults.append(
-                f"{path}: the label holds the value {max(classes)}, --num_classes {need.num_classes} allows 0 to "
-                f"{need.num_classes - 1}; raise it, or merge all foreground with --binary_label"
-            )
-    label_hash = None if volume.label is None else content_hash(volume.label)
-    info = VolumeInfo(name, volume.image.shape, content_hash(volume.image), label_hash, volume.geometry)
-    return Report(info, tuple(faults), classes)
+    label_hash = None if label is None else content_hash(label)
+    info = VolumeInfo(name, image.shape, content_hash(image), label_hash, volume.geometry)
+    return Report(info, tuple(f"{path}: {fault}" for fault in faults if fault), classes)
+
+
+def _image_fault(image: np.ndarray) -> str | None:
+    finite = np.isfinite(image)
+    if not finite.all():
+        return f"the image holds {int((~finite).sum())} values that are NaN or infinite; replace them"
+    largest = image.flat[np.abs(image).argmax()]
+    if abs(largest) > MAX_INTENSITY:
+        return (
+            f"the image holds {largest:g}; values beyond {MAX_INTENSITY:g} are beyond float32 arithmetic. "
+            "Is that a mark for missing data? Replace it"
+        )
+    if image.min() == image.max():
+        return f"every voxel of the image is {image.flat[0]:g}; export the scan again"
+    return None

@@ -1,13 +1,13 @@
-"""Volumes read in processes of their own: a file that crashes or hangs the HDF5 library is a fault of that file.
+"""Inspection of volumes in child processes: a file that crashes or hangs the HDF5 library is a fault of that file.
 
-Free of PyTorch, so that the processes start at once.
+Imports no PyTorch, so that the processes start quickly.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -20,83 +20,71 @@ from semisam_o1.core.errors import RunError
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, Report, inspect
 
-PATIENCE = 120.0  # seconds that a file may take
-SLOWEST = 2**20  # bytes per second that even a slow network drive delivers, on top of that
+READ_TIMEOUT = 120.0  # seconds allowed for any file
+MIN_READ_SPEED = 2**20  # bytes per second of a slow network drive, for additional time
 CODE = Path(__file__).resolve().parents[3]
-START = "import sys; sys.path[0] = sys.argv[1]; from semisam_o1.data.preflight.readers import serve; serve()"
+CHILD = "import sys; sys.path[0] = sys.argv[1]; from semisam_o1.data.preflight.readers import serve; serve()"
 
 
 def inspect_all(dataset: Dataset, needs: Sequence[tuple[str, Need]], workers: int) -> Iterator[Report]:
-    """Yield the report of every (name, need), in order; whoever stops early ends the processes."""
-    readers: SimpleQueue[Reader] = SimpleQueue()
-    started: list[Reader] = []
+    """Yield the report of every (name, need), in order. Closing the iterator ends the child processes."""
+    readers = [Reader() for _ in range(workers)]
+    idle: SimpleQueue[Reader] = SimpleQueue()
+    for reader in readers:
+        idle.put(reader)
 
-    def ask(item: tuple[str, Need]) -> Report:
-        reader = readers.get()
+    def read(item: tuple[str, Need]) -> Report:
+        reader = idle.get()
         try:
-            return reader.ask(dataset, *item)
+            return reader.inspect(dataset, *item)
         finally:
-            readers.put(reader)
+            idle.put(reader)
 
     pool = ThreadPoolExecutor(workers)
     try:
-        for _ in range(workers):
-            started.append(Reader())
-            readers.put(started[-1])
-        yield from pool.map(ask, needs)
+        yield from pool.map(read, needs)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for reader in started:
+        for reader in readers:
             reader.close()
         pool.shutdown()
 
 
 class Reader:
-    """A child process that reads volumes, started anew after a file that it did not survive."""
+    """A child process that inspects volumes; it is restarted after a file that ended it."""
 
     def __init__(self) -> None:
         self._closed = False
-        self._process = self._start()
+        self._process = start_child()
 
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", START, str(CODE)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for the run, which ends its readers itself
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def ask(self, dataset: Dataset, name: str, need: Need) -> Report:
-        """Return what the child says of a volume, or that it did not come back from it."""
-        request = {
-            "root": str(dataset.root), "image_key": dataset.image_key, "binary_label": dataset.binary_label,
-            "name": name, "need": [need.num_classes, need.label, need.read_label],
-        }  # fmt: skip
-        process = self._process
-        path = dataset.path(name)
-        late = threading.Event()
-        timer = threading.Timer(PATIENCE + _size(path) / SLOWEST, lambda: (late.set(), process.kill()))
+    def inspect(self, dataset: Dataset, name: str, need: Need) -> Report:
+        """Return the child's report of a volume, or one that the child did not survive it."""
+        path, process, timed_out = dataset.path(name), self._process, threading.Event()
+        size = 0
+        with contextlib.suppress(OSError, ValueError):
+            size = path.stat().st_size
+        timer = threading.Timer(READ_TIMEOUT + size / MIN_READ_SPEED, lambda: (timed_out.set(), process.kill()))
         timer.start()
-        answer = ""
         try:
-            with contextlib.suppress(OSError):  # it died: there will be no answer
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
+            pickle.dump((dataset, name, need), process.stdin)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            process.kill()  # if it has not ended yet
         finally:
             timer.cancel()
-        if answer.endswith("\n"):
-            return Report.from_json(json.loads(answer))
         code = process.wait()
         if self._closed:
-            raise RunError(f"{path} was not read: the readers were ended")
-        self._process = self._start()
-        if late.is_set():
+            raise RunError(f"{path} was not read: the child process was ended")
+        self._process = start_child()
+        if timed_out.is_set():
             return Report(None, (f"{path} could not be read in {timer.interval:.0f} s; write it again",))
-        return Report(None, (f"{path} ends the process that reads it ({_how(code)}); write it again",))
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        ending = "killed, perhaps for lack of memory" if code == -9 else ending
+        return Report(None, (f"{path} ends the process that reads it ({ending}); write it again",))
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self._closed = True
         self._process.kill()
         self._process.wait()
@@ -105,30 +93,29 @@ class Reader:
                 pipe.close()
 
 
+def start_child() -> subprocess.Popen[bytes]:
+    """Start a process that runs ``serve``."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(CODE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches the run alone, which ends its children
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
 def serve() -> None:
-    """Answer one request a line, until there are no more: the child's side."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is not an answer
-    for line in sys.stdin:
-        request = json.loads(line)
-        dataset = Dataset(Path(request["root"]), request["image_key"], request["binary_label"])
-        try:
-            report = inspect(dataset, request["name"], Need(*request["need"]))
-        except Exception as error:
-            path = dataset.path(request["name"])
-            report = Report(None, (f"{path} cannot be used ({type(error).__name__}: {error}); write it again",))
-        answers.write(json.dumps(report.as_json()) + "\n")
-        answers.flush()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return 0
-
-
-def _how(code: int) -> str:
-    if code == -9:
-        return "killed, perhaps for want of memory"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    """Answer requests on standard input until its end: the main function of a child process."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that output of libraries is not taken for an answer
+    with contextlib.suppress(EOFError):
+        while True:
+            dataset, name, need = pickle.load(sys.stdin.buffer)
+            try:
+                report = inspect(dataset, name, need)
+            except Exception as error:
+                fault = f"{dataset.path(name)} cannot be used ({type(error).__name__}: {error}); write it again"
+                report = Report(None, (fault,))
+            pickle.dump(report, answers)
+            answers.flush()
