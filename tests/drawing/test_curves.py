@@ -14,7 +14,6 @@ from semisam_o1.drawing.curves import (
     chart_svg,
     draw_curves,
     loss_chart,
-    running_mean,
     validation_chart,
 )
 
@@ -69,6 +68,7 @@ def test_markup_in_names_is_text() -> None:
     assert ElementTree.fromstring(svg).get("aria-label") == "<b>&"
 
 
-def test_running_mean() -> None:
-    assert running_mean(np.ones(7)).tolist() == [1.0] * 7
-    assert running_mean(np.arange(100.0))[[0, -1]].tolist() == [0.5, 98.5]
+def test_loss_has_its_running_mean() -> None:
+    raw, mean = loss_chart([{"step": t, "round": 1, "loss/total": float(t)} for t in range(100)]).curves
+    assert (len(raw.x), raw.faint) == (100, True)
+    assert (mean.x[0], mean.y[0], mean.x[-1], mean.y[-1]) == (1, 0.5, 99, 98.5)

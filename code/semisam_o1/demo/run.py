@@ -49,7 +49,8 @@ def run_demo(config: DemoConfig) -> None:
     write_data(root, config.seed, config.overwrite)
     if config.data_only:
         return
-    train(train_config(root, config.exp, config.iterations, num_rounds=config.rounds, overwrite=config.overwrite))
+    changes = {"num_rounds": config.rounds, "overwrite": config.overwrite}
+    train(train_config(root, config.exp, config.iterations, **changes))
     test(TestConfig(root_path=root, exp=config.exp, backbone="mt", stride_xy=24, stride_z=16))
     print(compare_with_round0(read_run(config.exp, "mt")))
     report(ReportConfig(config.exp, "mt"))
@@ -79,18 +80,9 @@ def write_data(root: Path, seed: int, overwrite: bool) -> None:
 
 def train_config(root: Path, exp: str, iterations: int, **changes: Any) -> TrainConfig:
     """Return the settings of the demo's training; ``changes`` replace fields."""
-    settings = {
-        "backbone": "mt",
-        "num_classes": 3,
-        "propagation": "atlas",
-        "features": "builtin",
-        "registration": False,  # the subjects differ by smooth warps only: registration would leave nothing to learn
-        "patch_size": (48, 48, 32),
-        "num_rounds": 2,
-        "base_lr": 0.03,
-        "orientations": "none",  # all subjects have the same orientation
-        "val_interval": 40,
-        "val_stride": 24,
-        "log_images": 50,
-    }
-    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **(settings | changes))
+    # The subjects have the same orientation and differ by smooth warps only: registration would leave nothing to learn.
+    method = {"backbone": "mt", "propagation": "atlas", "features": "builtin", "registration": False}
+    small = {"num_classes": 3, "patch_size": (48, 48, 32), "num_rounds": 2, "base_lr": 0.03, "orientations": "none"}
+    logged = {"val_interval": 40, "val_stride": 24, "log_images": 50}
+    settings = method | small | logged | changes
+    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **settings)

@@ -21,6 +21,14 @@ MAX_POINTS = 240  # of a curve; more are averaged
 MAX_MARKS = 80  # points of a curve up to which each one is marked
 SVG_SIZE = (480, 270)  # units of the view box
 PAGE_COLORS = {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)"}  # the page's own, light or dark
+SVG_CLEANUP = {
+    r' xmlns(:xlink)?="[^"]*"': "",
+    r"xlink:href": "href",
+    r' (clip-path|transform)="[^"]*"': "",  # nothing is clipped, and rotations are by 0
+    r' id="(?!curve_)[\w.]+_\d+"': "",  # unused, and the same in every chart
+    r'(\.\d\d)\d+(?=[\s"])': r"\1",
+    **PAGE_COLORS,
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Chart:
 
     @property
     def legend(self) -> list[Curve]:
-        return [curve for curve in self.curves if not curve.faint]
+        return [curve for curve in self.curves if len(curve.x) and not curve.faint]
 
 
 def loss_chart(steps: Sequence[Mapping[str, Any]]) -> Chart:
@@ -66,16 +74,14 @@ def loss_chart(steps: Sequence[Mapping[str, Any]]) -> Chart:
     Args:
         steps: the objects of metrics.jsonl.
     """
-    rounds: dict[int, list[tuple[int, float]]] = {}
-    for row in steps:
-        if "loss/total" in row:
-            rounds.setdefault(row["round"], []).append((row["step"], row["loss/total"]))
+    rows = [row for row in steps if "loss/total" in row]
     curves = []
-    for number, points in rounds.items():
-        x, y = np.array(points, float).T
+    for number in dict.fromkeys(row["round"] for row in rows):
+        x, y = np.array([(row["step"], row["loss/total"]) for row in rows if row["round"] == number], float).T
+        window = max(1, len(y) // 50)
+        mean = np.convolve(y, np.full(window, 1 / window), mode="valid")
         name, color = f"round {number}", class_color(number)
-        mean = running_mean(y)
-        curves += [Curve(name, x, y, color, faint=True), Curve(name, x[-len(mean) :], mean, color)]
+        curves += [Curve(name, x, y, color, faint=True), Curve(name, x[window - 1 :], mean, color)]
     return Chart("Training loss, and its running mean", curves)
 
 
@@ -93,14 +99,13 @@ def validation_chart(steps: Sequence[Mapping[str, Any]], class_name: Callable[[i
 
 def draw_curves(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the training loss and the validation Dice of a run as PNG; raises WriteError as ``png_figure`` does."""
+    charts = (loss_chart(steps), validation_chart(steps))
     with png_figure(path, 9, 7.5) as figure:
-        for axis, chart in zip(
-            figure.subplots(2, 1, sharex=True), (loss_chart(steps), validation_chart(steps)), strict=True
-        ):
+        for axis, chart in zip(figure.subplots(2, 1, sharex=True), charts, strict=True):
             _draw(axis, chart)
             axis.set_title(chart.title, loc="left")
-            lines = [line for line in axis.lines if not line.get_label().startswith("_")]
-            axis.legend(handles=lines, loc="best", frameon=False)
+            if chart.legend:
+                axis.legend(frameon=False)
 
 
 def chart_svg(chart: Chart) -> str:
@@ -112,36 +117,18 @@ def chart_svg(chart: Chart) -> str:
         _draw(figure.subplots(), chart)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text[text.index("<svg") :]).replace("xlink:href", "href")
-    root = ElementTree.fromstring(text)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for pattern, replacement in SVG_CLEANUP.items():
+        svg = re.sub(pattern, replacement, svg)
+    root = ElementTree.fromstring(svg)
     root.attrib = {"viewBox": root.get("viewBox"), "role": "img", "aria-label": chart.title}
-    root[:] = [child for child in root if child.tag != "defs"]  # a style sheet, which would hold for the whole page
-    for i, curve in enumerate(chart.curves):
-        for mark, x, y in zip(root.iterfind(f".//g[@id='curve_{i}']//use"), curve.x, curve.y, strict=False):
+    root[:] = root.findall("g")  # leaves out a style sheet, which would hold for the whole page
+    for group, curve in zip(root.iterfind(".//g[@id]"), chart.curves, strict=True):
+        del group.attrib["id"]
+        for mark, x, y in zip(group.iter("use"), curve.x, curve.y, strict=False):
             ElementTree.SubElement(mark, "title").text = f"{curve.name}, {chart.x_label} {x:g}: {y:.4f}"
-    for element in root.iter():
-        for key in ("d", "x", "y"):
-            if key in element.attrib:
-                element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", element.get(key)))
-        for key in ("clip-path", "transform"):  # references to the definitions above, and rotations by 0
-            element.attrib.pop(key, None)
-        if re.fullmatch(r"[\w.]+_\d+", element.get("id", "")):  # unused, and the same in every chart
-            del element.attrib["id"]
-        element.text, element.tail = (element.text or "").strip(), None
-    text = ElementTree.tostring(root, encoding="unicode")
-    return re.sub("|".join(PAGE_COLORS), lambda match: page_color(match[0]), text)
-
-
-def page_color(color: str) -> str:
-    """Return a color of a curve as CSS; ink is that of the page, light or dark."""
-    return PAGE_COLORS.get(color, color)
-
-
-def running_mean(values: np.ndarray) -> np.ndarray:
-    """Return the means over a fiftieth of the values, one for each position of this window."""
-    window = max(1, len(values) // 50)
-    return np.convolve(values, np.full(window, 1 / window), mode="valid")
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _draw(axis: Axes, chart: Chart) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +101,7 @@ class RunResults:
             InputError: if a scan or a round's labels cannot be read, or do not belong together.
         """
         dataset, diagnosis = self.dataset, self.arguments.get("labels_for_diagnosis", True)
-        kinds = {"first": 0, "prediction": len(self.records) - 1} if len(self.records) > 1 else {"first": 0}
+        kinds = {"first": 0, "prediction": self.records[-1].round} if len(self.records) > 1 else {"first": 0}
         with ExitStack() as stack:
             rounds = {k: stack.enter_context(open_round(self.folder.pseudo_labels(r))) for k, r in kinds.items()}
             last = list(rounds.values())[-1]
@@ -112,7 +112,8 @@ class RunResults:
                 volume = dataset.load(name)
                 labels = {kind: labels.label(name) for kind, labels in rounds.items()}
                 truth = volume.label if diagnosis else None
-                yield self._scan(volume, truth, labels, last.uncertainty(name), last.refined(name))
+                measured = {"uncertainty": last.uncertainty(name), "refined": last.refined(name)}
+                yield self._scan(volume, truth, labels, **measured)
 
     def tested(self) -> Iterator[LabeledScan]:
         """Yield every test scan; none before testing. Raises InputError as ``cohort`` does."""
@@ -125,29 +126,23 @@ class RunResults:
                 yield self._scan(volume, volume.label, {"prediction": predictions.label(name)})
 
     def _scan(
-        self,
-        volume: Volume,
-        truth: np.ndarray | None,
-        labels: dict[str, np.ndarray],
-        uncertainty: float | None = None,
-        refined: bool = False,
+        self, volume: Volume, truth: np.ndarray | None, labels: dict[str, np.ndarray], **measured: Any
     ) -> LabeledScan:
         if any(label.shape != volume.image.shape for label in labels.values()):
             raise InputError(f"the file of {volume.name} has another size than when the run labeled it")
-        final = labels.get("prediction", labels.get("first"))
+        final = list(labels.values())[-1]
         voxels = np.bincount(final.ravel(), minlength=self.num_classes)[1:].tolist()
-        spacing, milliliters, scores = (1.0, 1.0, 1.0), None, {}
+        spacing = volume.geometry.spacing if volume.geometry.known else (1.0, 1.0, 1.0)
         if volume.geometry.known:
-            spacing = volume.geometry.spacing
-            milliliters = [count * float(np.prod(spacing)) / 1000 for count in voxels]
+            measured["milliliters"] = [count * float(np.prod(spacing)) / 1000 for count in voxels]
         if truth is not None:
-            hd95 = [segmentation_metrics(final == c, truth == c, spacing)["hd95"] for c in range(1, self.num_classes)]
-            scores = {"dice": dice_per_class(final, truth, self.num_classes), "hd95": float(np.mean(hd95))}
+            masks = [(final == c, truth == c) for c in range(1, self.num_classes)]
+            measured["hd95"] = float(np.mean([segmentation_metrics(*pair, spacing)["hd95"] for pair in masks]))
+            measured["dice"] = dice_per_class(final, truth, self.num_classes)
             if "first" in labels:
-                scores["round0_dice"] = dice_per_class(labels["first"], truth, self.num_classes)
+                measured["round0_dice"] = dice_per_class(labels["first"], truth, self.num_classes)
             labels = {"truth": truth, **labels}
-        case = Case(volume.name, voxels, milliliters, uncertainty=uncertainty, refined=refined, **scores)
-        return LabeledScan(case, volume, labels)
+        return LabeledScan(Case(volume.name, voxels, **measured), volume, labels)
 
     def _dataset(self, root: str) -> Dataset:
         return Dataset(Path(root), self.arguments["image_key"], self.arguments["binary_label"])
@@ -165,7 +160,7 @@ def read_run(run: str | Path, backbone: str | None = None) -> RunResults:
     if "arguments" not in content:
         raise InputError(f"{path} is no folder of a training run: it holds no args.json")
     records = read_records(folder)
-    if not records:
+    if not records or records[0].round:
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
     test = path / "test_metrics.json"
     try:
@@ -178,10 +173,7 @@ def read_run(run: str | Path, backbone: str | None = None) -> RunResults:
 def read_steps(path: Path) -> list[dict[str, Any]]:
     """Read the objects of a metrics.jsonl; a line that was cut off by a kill is left out."""
     steps = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                steps.append(json.loads(line))
-            except ValueError:
-                continue
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            steps.append(json.loads(line))
     return steps
