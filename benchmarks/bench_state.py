@@ -19,13 +19,13 @@ import torch
 import code_path  # noqa: F401
 from semisam_o1.core.errors import Interrupted
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
-from semisam_o1.methods import METHODS, MethodOptions
+from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
-from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.runs.layout import RunFolder
+from semisam_o1.training.options import RoundContext, TrainingOptions
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import RoundSettings, RoundTrainer
+from semisam_o1.training.trainer import RoundTrainer
 
 ITERATIONS = 1_000_000  # more than there is time for
 
@@ -45,15 +45,12 @@ def measure(folder: RunFolder, minutes: float) -> None:
     label = (image > 0.5).to(torch.uint8)
     source = SimpleNamespace(image=lambda _: image, label=lambda _: label, weight=lambda _: None)
     batches = BatchStream(["a"], ["b"], source, BatchSettings((32, 16, 16), 1, 2, ITERATIONS, seed=(3,)))
-    settings = RoundSettings(
-        round_=1, rounds=1, max_iterations=ITERATIONS, precision="fp32", val_interval=2,
-        save_interval=3000,
-        state_interval=TrainConfig().state_interval, log_images=0, num_workers=None, seed=3,
-    )  # fmt: skip
-    method = METHODS["uamt"](student, MethodOptions(max_iterations=ITERATIONS))
+    options = TrainingOptions(num_rounds=1, max_iterations=ITERATIONS, val_interval=2, log_images=0)
+    method = METHODS["uamt"](student, options)
     spent: list[float] = []
     with StopRequest(minutes / 60) as stop, Tracker(folder) as tracker:
-        trainer = RoundTrainer(student, method, batches, settings, lambda _: [0.5], folder, tracker, stop)
+        context = RoundContext(1, 3, "fp32", None, folder, tracker, stop)
+        trainer = RoundTrainer(student, method, batches, lambda _: [0.5], options, context)
         save = trainer.save_state
 
         def timed() -> None:

@@ -192,19 +192,19 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
 ) -> None:
     settings = {"backbone": backbone, "num_rounds": 2, "precision": "fp32"}
     assert train(*train_flags(dataset, tmp_path / "whole", **settings)) == 0
-    step = RoundTrainer._train_step
+    step = RoundTrainer.train_step
 
     def step_and_stop(self: RoundTrainer, batch: object) -> None:
         step(self, batch)
         if self.settings.round_ == 2 and self.iteration == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(RoundTrainer, "_train_step", step_and_stop)
+    monkeypatch.setattr(RoundTrainer, "train_step", step_and_stop)
     assert train(*train_flags(dataset, tmp_path / "cut", **settings)) == 130
     assert "--resume" in capsys.readouterr().err
     monkeypatch.undo()
     assert train(*train_flags(dataset, tmp_path / "cut", **settings), "--resume") == 0
-    assert "goes on after iteration 3" in capsys.readouterr().out
+    assert "continues after iteration 3" in capsys.readouterr().out
     whole, cut = (tmp_path / f"{name}_{backbone.upper()}_1label_1" / "unet_3D" for name in ("whole", "cut"))
     for name in ("round2_best.pth", "unet_3D_best_model.pth"):
         assert same(*(torch.load(folder / name, weights_only=True) for folder in (whole, cut)))

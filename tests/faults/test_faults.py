@@ -58,14 +58,14 @@ def whole(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def at_iteration(number: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    step = RoundTrainer._train_step
+    step = RoundTrainer.train_step
 
     def step_and_do(self: RoundTrainer, batch: object) -> None:
         step(self, batch)
         if self.iteration == number:
             do()
 
-    monkeypatch.setattr(RoundTrainer, "_train_step", step_and_do)
+    monkeypatch.setattr(RoundTrainer, "train_step", step_and_do)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
@@ -74,7 +74,7 @@ def test_a_state_too_large_for_the_disk(
 ) -> None:
     import resource
 
-    step, before = RoundTrainer._train_step, resource.getrlimit(resource.RLIMIT_FSIZE)
+    step, before = RoundTrainer.train_step, resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = (folder(whole) / "state.pth").stat().st_size // 2
     at_iteration(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1])), monkeypatch)
     try:
@@ -88,7 +88,7 @@ def test_a_state_too_large_for_the_disk(
     run = folder(tmp_path / "cut")
     assert load_state(run / "state.pth", 1)[0]["iteration"] == 2
     assert not list(run.rglob("*.partial"))
-    monkeypatch.setattr(RoundTrainer, "_train_step", step)
+    monkeypatch.setattr(RoundTrainer, "train_step", step)
     assert train(cohort, tmp_path / "cut", "--resume") == 0
     assert same(whole, tmp_path / "cut")
 
@@ -142,14 +142,14 @@ def test_a_diverging_run_names_iteration_and_volumes_and_keeps_the_state_before(
 def test_weights_that_are_not_finite_are_never_saved(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = RoundTrainer._train_step
+    step = RoundTrainer.train_step
 
     def step_and_spoil(self: RoundTrainer, batch: object) -> None:
         step(self, batch)
         if self.iteration == 3:
             next(self.student.parameters()).data.view(-1)[0] = torch.inf
 
-    monkeypatch.setattr(RoundTrainer, "_train_step", step_and_spoil)
+    monkeypatch.setattr(RoundTrainer, "train_step", step_and_spoil)
     assert train(cohort, tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert "iteration 3: the network's weights are not finite" in error

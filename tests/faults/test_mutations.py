@@ -17,7 +17,7 @@ from semisam_o1.data.preflight import readers
 from semisam_o1.data.preflight.inspection import Need
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
-from semisam_o1.runs.arguments import arguments_before
+from semisam_o1.runs.arguments import read_run_arguments
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, load_labels, read_records, write_round
 from semisam_o1.training.checkpoint import load_state, load_weights, save, save_state
@@ -160,7 +160,7 @@ def test_arguments(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "unet_3D")
     original = json.dumps({"arguments": {"exp": TrainConfig().exp}, "data": {}, "versions": {"torch": "2"}}).encode()
     for number in range(ARGUMENTS):
-        attempt(number, folder.args, original, lambda: arguments_before(folder))
+        attempt(number, folder.args, original, lambda: read_run_arguments(folder))
 
 
 def test_there_are_enough_mutations() -> None:

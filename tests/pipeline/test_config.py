@@ -87,6 +87,13 @@ def test_a_recipe_sets_defaults_and_flags_beside_it_win() -> None:
     assert published.augmentation == ()
 
 
+def test_a_recipe_applies_from_python_too() -> None:
+    assert TrainConfig(recipe="best", orientations="all") == parse(
+        TrainConfig, ["--recipe", "best", "--orientations", "all"], ""
+    )
+    assert TrainConfig(recipe="best").refinement == "fusion"
+
+
 @pytest.mark.parametrize("flags", [["--refinement", "fusion"], ["--augmentation", "template"]])
 def test_what_works_by_registration_needs_it(flags: list[str]) -> None:
     with pytest.raises(InputError, match="--registration on"):

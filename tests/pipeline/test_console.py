@@ -12,13 +12,16 @@ from semisam_o1.core import progress
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.preflight import PreflightResult
+from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord
 
 
 def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
     config = TrainConfig(root_path=tmp_path, propagation="atlas", sam_ckpt=tmp_path / "none.pth")
     cohort = Cohort(("a",), ("b", "c"), ("d",), {})
-    text = console.opening(config, cohort, torch.device("cpu"), "fp32", "ram", "0.10 GiB fit in RAM", tmp_path)
+    checked = PreflightResult(RunFolder(tmp_path, "unet_3D"), torch.device("cpu"), "fp32", "builtin", cohort, None)
+    text = console.opening(config, checked, "ram", "0.10 GiB fit in RAM")
     for part in (
         "1 labeled, 2 unlabeled, 1 validation volumes", "uamt with unet_3D, 3 rounds of 15000", "atlas propagation",
         f"builtin features (there is no {tmp_path / 'none.pth'})", "cpu (auto: PyTorch finds no CUDA device)",
@@ -26,8 +29,8 @@ def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert part in text
     config = TrainConfig(root_path=tmp_path, device="cpu", precision="fp32", cache="none")
-    text = console.opening(config, cohort, torch.device("cpu"), "fp32", "none", "as asked for", tmp_path)
-    assert text.count("as asked for") == 3
+    text = console.opening(config, checked, "none", "as requested")
+    assert text.count("as requested") == 3
     assert "auto" not in text
 
 

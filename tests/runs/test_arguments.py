@@ -14,7 +14,7 @@ from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.runs.arguments import arguments_before, changed_surroundings, check_same_run, write_arguments
+from semisam_o1.runs.arguments import changed_environment, check_same_run, read_run_arguments, write_arguments
 from semisam_o1.runs.layout import RunFolder
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def go_on(
     folder: RunFolder, cohort: Cohort | None = None, resolved: str = "fp32", key: str = "sam-1", **changes: object
 ) -> None:
-    before = arguments_before(folder)
+    before = read_run_arguments(folder)
     check_same_run(before, TrainConfig(**changes), cohort or make_cohort(), resolved, key, folder)
 
 
@@ -117,13 +117,13 @@ def test_precision_and_foundation_weights_are_compared_by_what_they_are(folder: 
         go_on(folder, key="sam-2")
 
 
-def test_surroundings_are_kept_and_compared(folder: RunFolder) -> None:
-    before = arguments_before(folder)
-    assert changed_surroundings(before, CPU) == []
+def test_environment_are_kept_and_compared(folder: RunFolder) -> None:
+    before = read_run_arguments(folder)
+    assert changed_environment(before, CPU) == []
     before["versions"]["torch"] = "2.4.0"
-    (remark,) = changed_surroundings(before, CPU)
+    (remark,) = changed_environment(before, CPU)
     assert f"torch 2.4.0 → {torch.__version__}" in remark
     for _ in range(2):
         write_arguments(TrainConfig(), make_cohort(), folder, CPU, "fp32", "sam-1", before)
-        before = arguments_before(folder)
+        before = read_run_arguments(folder)
     assert [part["versions"]["torch"] for part in before["earlier"]] == ["2.4.0"]

@@ -16,13 +16,14 @@ from semisam_o1.core import distributed
 from semisam_o1.core.errors import InputError, Interrupted
 from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
 from semisam_o1.methods import METHODS as OF_COMMAND_LINE
-from semisam_o1.methods import MethodOptions, dtc
+from semisam_o1.methods import dtc
 from semisam_o1.methods.losses import dice_loss, one_hot
 from semisam_o1.networks import build_network
 from semisam_o1.runs.layout import RunFolder
+from semisam_o1.training.options import RoundContext, TrainingOptions
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import RoundSettings, RoundTrainer
+from semisam_o1.training.trainer import RoundTrainer
 from volume_source import Source
 
 RANKS = 2
@@ -111,21 +112,21 @@ def trained_weights(name: str, rank: int, ranks: int, folder: Path) -> Tensor:
     for module in student.modules():  # every rank draws its own
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    options = MethodOptions(max_iterations=STEPS, consistency=5.0, consistency_rampup=0.0)
+    options = TrainingOptions(
+        max_iterations=STEPS, num_rounds=1, val_interval=100, log_images=0, consistency=5.0, consistency_rampup=0.0
+    )
     method = OF_COMMAND_LINE[name](student, options)
     if name == "dan":
         method.discriminator.dropout.p = 0.0
     sampling = BatchSettings((32, 32, 16), labeled_bs=2, batch_size=6, length=STEPS, seed=(5,))
     source = Source(images.__getitem__, labels.__getitem__)
     batches = BatchStream(["a", "b"], ["c", "d", "e", "f"], source, sampling, (rank, ranks))
-    settings = RoundSettings(
-        round_=1, rounds=1, max_iterations=STEPS, precision="fp32", val_interval=100, save_interval=100,
-        state_interval=60, log_images=0, num_workers=None, seed=5,
     )  # fmt: skip
     run = RunFolder(folder / f"{name}-{ranks}", method.network)
     run.path.mkdir(exist_ok=True)
     with Tracker(run) as tracker:
-        RoundTrainer(student, method, batches, settings, lambda _: [0.5], run, tracker, StopRequest()).run()
+        context = RoundContext(1, 5, "fp32", None, run, tracker, StopRequest())
+        RoundTrainer(student, method, batches, lambda _: [0.5], options, context).run()
     return torch.cat([parameter.detach().flatten() for parameter in student.parameters()])
 
 

@@ -10,7 +10,7 @@ import torch
 
 from method_helpers import make_batch
 from semisam_o1.data.sampling.batches import Batch
-from semisam_o1.training.prefetch import AHEAD, ahead, on_device
+from semisam_o1.training.prefetch import QUEUE_SIZE, on_device, prefetched
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def counted(length: int, made: list[int]) -> Iterator[Batch]:
 
 
 def test_batches_come_in_order() -> None:
-    found = list(ahead(counted(7, []), CPU))
+    found = list(prefetched(counted(7, []), CPU))
     assert len(found) == 7
     for t, batch in enumerate(found):
         assert torch.equal(batch.image, make_batch(seed=t).image)
@@ -42,14 +42,14 @@ def test_only_the_iterations_that_are_left_are_made(workers: int | None) -> None
 
 def test_a_few_are_made_ahead_and_no_more() -> None:
     made: list[int] = []
-    batches = ahead(counted(100, made), CPU)
+    batches = prefetched(counted(100, made), CPU)
     next(batches)
     for _ in range(100):
-        if len(made) == AHEAD + 2:  # given out, waiting, and the one that finds no room
+        if len(made) == QUEUE_SIZE + 2:  # given out, waiting, and the one that finds no room
             break
         threading.Event().wait(0.02)
     threading.Event().wait(0.05)
-    assert len(made) == AHEAD + 2
+    assert len(made) == QUEUE_SIZE + 2
     batches.close()
     assert threads() == 0
 
@@ -59,7 +59,7 @@ def test_an_error_of_the_thread_is_raised_in_its_turn() -> None:
         yield make_batch()
         raise ValueError("volume 7 is damaged")
 
-    batches = ahead(failing(), CPU)
+    batches = prefetched(failing(), CPU)
     next(batches)
     with pytest.raises(ValueError, match="volume 7"):
         next(batches)

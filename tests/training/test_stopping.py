@@ -36,7 +36,7 @@ def test_the_first_signal_is_remembered(number: int, capfd: pytest.CaptureFixtur
         stop.check()
         os.kill(os.getpid(), number)
         assert stop.requested
-        with pytest.raises(Interrupted, match=rf"{signal.Signals(number).name}.*--resume goes on"):
+        with pytest.raises(Interrupted, match=rf"{signal.Signals(number).name}.*--resume continues"):
             stop.check()
     assert signal.getsignal(number) is before
     assert "a second signal stops at once" in capfd.readouterr().err
@@ -79,7 +79,7 @@ STAGES = {
     "checking": (check, "_inspect"),
     "features": (BuiltinFeatures, "__call__"),
     "propagation": (CohortAtlas, "registered"),
-    "training": (RoundTrainer, "_train_step"),
+    "training": (RoundTrainer, "train_step"),
     "validation": (inference, "confusion"),
     "relabeling": (Prediction, "from_probabilities"),
     "refinement": (labeling, "refine"),

@@ -9,12 +9,14 @@ import torch
 
 from semisam_o1.core.errors import RunError
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
-from semisam_o1.methods import MeanTeacher, MethodOptions
+from semisam_o1.methods import MeanTeacher
 from semisam_o1.networks import build_network
 from semisam_o1.runs.layout import RunFolder
+from semisam_o1.training.after_iteration import AFTER_ITERATION
+from semisam_o1.training.options import RoundContext, TrainingOptions
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import RoundSettings, RoundTrainer
+from semisam_o1.training.trainer import RoundTrainer
 from volume_source import Source
 
 
@@ -26,15 +28,11 @@ def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: boo
     label = (image > 0.3).to(torch.uint8)
     sampling = BatchSettings((16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,))
     batches = BatchStream(["a"], ["b"], Source(lambda _: image, lambda _: label), sampling)
-    settings = RoundSettings(
-        round_=1, rounds=1, max_iterations=6, precision="fp32", val_interval=2, save_interval=100,
-        state_interval=60, log_images=0, num_workers=None, seed=5,
-    )  # fmt: skip
+    options = TrainingOptions(num_rounds=1, max_iterations=6, val_interval=2, save_interval=100, log_images=0)
+    context = RoundContext(1, 5, "fp32", None, RunFolder(folder, "unet_3D"), tracker, StopRequest())
     answers = iter(scores)
-    return RoundTrainer(
-        student, MeanTeacher(student, MethodOptions(max_iterations=6)), batches, settings,
-        lambda _: [next(answers)], RunFolder(folder, "unet_3D"), tracker, StopRequest(),
-    )  # fmt: skip
+    method = MeanTeacher(student, options)
+    return RoundTrainer(student, method, batches, lambda _: [next(answers)], options, context)
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.2, 0.6, 0.5], (0.6, 4)), ([0.0, 0.0, 0.0], (0.0, 6))])
@@ -56,3 +54,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_volumes(narrow_networks: 
         trainer = make_trainer(tmp_path, tracker, [0.1] * 3, spoil=True)
         with pytest.raises(RunError, match=r"iteration 1: the loss total is not finite; the batch came from a, b"):
             trainer.run()
+
+
+def test_a_step_of_ones_own_runs_after_every_iteration_and_before_the_state_is_saved(
+    narrow_networks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    monkeypatch.setitem(AFTER_ITERATION, "mine", lambda trainer, batch: seen.append((trainer.iteration, batch.labeled)))
+    with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
+        make_trainer(tmp_path, tracker, [0.1] * 3).run()
+    assert seen == [(iteration, 1) for iteration in range(1, 7)]

@@ -22,8 +22,9 @@ from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.sampling.augmentation import KINDS as AUGMENTATIONS
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.features.extract import FEATURE_SETS
-from semisam_o1.methods import METHODS, MethodOptions
+from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
+from semisam_o1.training.options import TrainingOptions
 
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
@@ -43,7 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @with_recipes(RECIPES)
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(MethodOptions):
+class TrainConfig(TrainingOptions):
     """Everything that ``train_SemiSAM_O1.py`` can be told."""
 
     recipe: str = option(
@@ -55,7 +56,6 @@ class TrainConfig(MethodOptions):
     exp: str = option("SemiSAM_O1/LA", "name of the experiment, a folder below model/", resume="any")
     backbone: str = option("uamt", "semi-supervised method", choices=tuple(METHODS))
     model: str = option("unet_3D", "network (dtc always uses unet_3D_sdf)", choices=tuple(NETWORKS))
-    num_rounds: int = option(3, "rounds of training and relabeling", within=AT_LEAST_1, resume="any")
     labeled_num: int = option(1, "how many of the first names of train.txt are labeled", within=AT_LEAST_1)
     labeled_bs: int = option(1, "labeled items per batch", within=AT_LEAST_1)
     batch_size: int = option(2, "items per batch, over all processes")
@@ -114,22 +114,11 @@ class TrainConfig(MethodOptions):
         choices=("auto", "gpu", "ram", "none"),
     )
     num_workers: int = option(0, "processes that read patches, with --cache none", within=AT_LEAST_0, resume="any")
-    val_interval: int = option(200, "iterations between validations", within=AT_LEAST_1)
     val_stride: int = option(
         96, "voxels between windows in validation and relabeling (at most the patch)", within=AT_LEAST_1
     )
-    save_interval: int = option(3000, "iterations between kept checkpoints", within=AT_LEAST_1, resume="any")
-    log_images: int = option(
-        500, "iterations between TensorBoard slice overlays; 0: none", within=AT_LEAST_0, resume="any"
-    )
     labels_for_diagnosis: bool = option(
         True, "score pseudo-labels where an unlabeled volume has a label (never trained on)", resume="any"
-    )
-    state_interval: float = option(
-        60.0,
-        "seconds between saved states, or more where saving takes long; 0: after every iteration",
-        within=AT_LEAST_0,
-        resume="any",
     )
     max_time: float | None = option(
         None,

@@ -1,10 +1,9 @@
-"""What a training run says at its start and end: what was chosen and why, how the rounds went, what to type next."""
+"""Console output of a training run: its choices with their reasons, the table of the rounds, the next commands."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -13,41 +12,54 @@ from semisam_o1.core.progress import duration
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.preflight import PreflightResult
 from semisam_o1.runs.records import RoundRecord, best_round
 
 
-def opening(
-    config: TrainConfig,
-    cohort: Cohort,
-    device: torch.device,
-    precision: str,
-    place: str,
-    place_reason: str,
-    folder: Path,
-) -> str:
-    """Return the lines that a run begins with; whatever was left to 'auto' comes with its reason."""
-    if config.device == "auto":
-        why = "auto: a CUDA device is there" if device.type == "cuda" else "auto: PyTorch finds no CUDA device"
-    else:
-        why = "as asked for"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def opening(config: TrainConfig, checked: PreflightResult, location: str, location_reason: str) -> str:
+    """Return the lines that a run starts with; whatever was left to 'auto' comes with its reason.
+
+    Args:
+        location: where decoded volumes are held: 'gpu', 'ram' or 'none'.
+    """
+    cohort, device, precision = checked.cohort, checked.device, checked.precision
+    on_gpu = device.type == "cuda"
+    found = "a CUDA device is available" if on_gpu else "PyTorch finds no CUDA device"
     native = "is computed natively here" if precision == "bf16" else "is what this device computes best"
-    precision_why = f"auto: {precision} {native}" if config.precision == "auto" else "as asked for"
-    features = "as asked for" if config.sam_ckpt.is_file() else f"there is no {config.sam_ckpt}"
-    rows = [
-        ("scans", f"{len(cohort.labeled)} labeled, {len(cohort.unlabeled)} unlabeled, {len(cohort.validation)} "
-                  f"validation volumes of {config.root_path}"),
-        ("method", f"{config.backbone} with {config.model}, {config.num_rounds} rounds of {config.max_iterations} "
-                   f"iterations, patch {' '.join(map(str, config.patch_size))}"),
-        ("round 0", f"{config.propagation} propagation, {config.features} features"
-                    + (f" ({features})" if config.features == "builtin" else "")),
-        ("device", f"{name} ({why})"),
-        ("precision", f"{precision} ({precision_why})"),
-        ("volumes", f"kept {'in RAM' if place == 'ram' else 'on the GPU' if place == 'gpu' else 'in their files'} "
-                    f"({'auto: ' if config.cache == 'auto' else ''}{place_reason})"),
-        ("run folder", str(folder)),
-    ]  # fmt: skip
-    return "\n".join(f"{key + ':':<12}{value}" for key, value in rows)
+    features = "as requested" if config.sam_ckpt.is_file() else f"there is no {config.sam_ckpt}"
+    held = {"ram": "in RAM", "gpu": "on the GPU", "none": "in their files"}[location]
+    rows = {
+        "scans": f"{_counts(cohort)} volumes of {config.root_path}",
+        "method": f"{config.backbone} with {config.model}, {config.num_rounds} rounds of {config.max_iterations} "
+        f"iterations, patch {' '.join(map(str, config.patch_size))}",
+        "round 0": f"{config.propagation} propagation, {config.features} features"
+        + (f" ({features})" if config.features == "builtin" else ""),
+        "device": f"{torch.cuda.get_device_name(device) if on_gpu else 'cpu'} ({_reason(config.device, found)})",
+        "precision": f"{precision} ({_reason(config.precision, f'{precision} {native}')})",
+        "volumes": f"kept {held} ({'auto: ' if config.cache == 'auto' else ''}{location_reason})",
+        "run folder": str(checked.folder.path),
+    }
+    return "\n".join(f"{key + ':':<12}{value}" for key, value in rows.items())
+
+
+def check_summary(config: TrainConfig, checked: PreflightResult) -> str:
+    """Return what --check_only prints."""
+    cohort = checked.cohort
+    shapes = [info.shape for info in cohort.info.values()]
+    sizes = " × ".join(
+        f"{min(axis)}" if min(axis) == max(axis) else f"{min(axis)}–{max(axis)}" for axis in zip(*shapes, strict=True)
+    )
+    return "\n".join(
+        [
+            *(f"warning: {warning}" for warning in cohort.warnings),
+            f"{config.root_path} can be trained on: {_counts(cohort)} volumes of {sizes} voxels, "
+            f"{cohort.nbytes / 2**30:.2f} GiB decoded; labeled: {', '.join(cohort.labeled)}",
+            f"{config.backbone} with {config.model} in {checked.precision} on {checked.device}, features "
+            f"{checked.features_key}",
+            f"run folder ({'new' if checked.previous is None else 'to be continued'}): {checked.folder.path}",
+            "checked; nothing was computed or written",
+        ]
+    )
 
 
 def closing(records: Sequence[RoundRecord]) -> str:
@@ -81,6 +93,14 @@ def next_commands(config: TrainConfig) -> str:
             f"  python {code / 'predict.py'} {run} --cohort --out labels",
         ]
     )
+
+
+def _counts(cohort: Cohort) -> str:
+    return f"{len(cohort.labeled)} labeled, {len(cohort.unlabeled)} unlabeled, {len(cohort.validation)} validation"
+
+
+def _reason(requested: str, reason: str) -> str:
+    return f"auto: {reason}" if requested == "auto" else "as requested"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""args.json: what a run was started with, and whether the same run goes on."""
+"""args.json: the arguments, data and environment of a run, and the check that a resumed run is the same one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from semisam_o1.data.preparation.settings import read_preparation
 from semisam_o1.runs.layout import RunFolder
 
 
-def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
+def read_run_arguments(folder: RunFolder) -> dict[str, Any] | None:
     """Return the content of args.json, None where no run was started in the folder.
 
     Raises:
@@ -33,7 +33,7 @@ def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
     except FileNotFoundError:
         if folder.state.exists() or folder.labeled_rounds():
             raise InputError(
-                f"{folder.args} is missing, so the run cannot go on; start anew with --overwrite"
+                f"{folder.args} is missing, so the run cannot be resumed; start anew with --overwrite"
             ) from None
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -44,10 +44,10 @@ def arguments_before(folder: RunFolder) -> dict[str, Any] | None:
 def check_same_run(
     before: dict[str, Any], config: Any, cohort: Cohort, precision: str, features: str, folder: RunFolder
 ) -> None:
-    """Refuse to go on with a run that was started with other arguments or other data.
+    """Refuse to resume a run that was started with other arguments or other data.
 
     Args:
-        before: what ``arguments_before`` returned.
+        before: what ``read_run_arguments`` returned.
         precision: as resolved.
         features: key of the feature set.
 
@@ -67,12 +67,12 @@ def check_same_run(
     if changed:
         raise InputError(
             f"the run in {folder.path} was started with other arguments ({'; '.join(changed)}); give the same ones to "
-            "go on, or start anew with --overwrite or another --exp"
+            "continue, or start anew with --overwrite or another --exp"
         )
     if before.get("features", features) != features:
         raise InputError(
             f"--sam_ckpt holds other weights than the run in {folder.path} was started with ({features}, before: "
-            f"{before['features']}); give the same file to go on, or start anew with --overwrite or another --exp"
+            f"{before['features']}); give the same file to continue, or start anew with --overwrite or another --exp"
         )
     for part, values in cohort.fingerprint.items():
         earlier = before["data"].get(part, {})
@@ -80,14 +80,14 @@ def check_same_run(
         if differing or list(earlier) != list(values):
             raise InputError(
                 f"{part} of {config.root_path} changed since the run in {folder.path} was started "
-                f"({', '.join(differing) or 'the order'}); bring it back to go on, or start anew with --overwrite or "
+                f"({', '.join(differing) or 'the order'}); restore it to continue, or start anew with --overwrite or "
                 "another --exp"
             )
 
 
-def changed_surroundings(before: dict[str, Any], device: torch.device) -> list[str]:
-    """Return what may keep a run that goes on from ending with the same bits, a sentence each."""
-    now = _surroundings(device)
+def changed_environment(before: dict[str, Any], device: torch.device) -> list[str]:
+    """Return a sentence that lists what may keep a resumed run from ending bit-identical; empty if nothing changed."""
+    now = _environment(device)
     changed = [
         f"{name} {before['versions'].get(name)} → {version}"
         for name, version in now["versions"].items()
@@ -98,7 +98,9 @@ def changed_surroundings(before: dict[str, Any], device: torch.device) -> list[s
         for name in ("device", "processes", "git")
         if before.get(name) != now[name]
     ]
-    return [f"the run goes on in other surroundings, its last digits may differ: {', '.join(changed)}"] * bool(changed)
+    return [f"the run continues in another environment, its last digits may differ: {', '.join(changed)}"] * bool(
+        changed
+    )
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -117,21 +119,21 @@ def write_arguments(
     features: str,
     before: dict[str, Any] | None = None,
 ) -> None:
-    """Write args.json: the resolved arguments and what else the result depends on.
+    """Write args.json: the resolved arguments and whatever else the result depends on.
 
     Args:
-        before: of a run that goes on; the surroundings of its earlier parts are kept.
+        before: content of args.json of a resumed run; its earlier environments are kept.
     """
-    surroundings, preparation = _surroundings(device), read_preparation(config.root_path)
+    environment, preparation = _environment(device), read_preparation(config.root_path)
     earlier = [] if before is None else before.get("earlier", [])
-    last = None if before is None else {key: before.get(key) for key in surroundings}
-    if last not in (None, surroundings):
+    last = None if before is None else {key: before.get(key) for key in environment}
+    if last not in (None, environment):
         earlier = [*earlier, last]
     content = {
         "arguments": _plain(config),
         "precision": precision,
         "features": features,
-        **surroundings,
+        **environment,
         "earlier": earlier,
         "preparation": preparation.to_json() if preparation else None,
         "data": cohort.fingerprint,
@@ -139,7 +141,7 @@ def write_arguments(
     write_json(folder.args, content)
 
 
-def _surroundings(device: torch.device) -> dict[str, Any]:
+def _environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "processes": distributed.world_size(),

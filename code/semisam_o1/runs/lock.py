@@ -1,4 +1,4 @@
-"""One process at a time works in a run folder."""
+"""The lock of a run folder: one process at a time works in it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LOCK, HOLDER = LOCK_FILES = (".lock", ".lock.json")
 class RunLock:
     """Held for the length of a run, by rank 0 for all ranks.
 
-    The lock is the operating system's, so it ends with the process, however that ends. Who holds it stands in a
-    file beside it; where that is left over, the process before was killed.
+    The operating system's lock ends with the process, however that ends. A file beside it names the holder; where it
+    is left over, the previous process was killed.
 
     Attributes:
-        left_by: what a killed holder left of itself, None where the last one ended in order.
+        left_by: holder named in a leftover file, None where the previous process ended in order.
     """
 
     def __init__(self, folder: Path):

@@ -73,6 +73,13 @@ class RoundRecord:
         except (AttributeError, TypeError) as error:
             raise ValueError(f"not the record of a round ({error})") from None
 
+    def logged(self) -> dict[str, float]:
+        """Return the figures of the pseudo-labels by their tag in TensorBoard."""
+        keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
+        values = {f"pseudo_labels/{key}": getattr(self, key) for key in keys if getattr(self, key) is not None}
+        per_class = enumerate(self.pseudo_dice_per_class or (), start=1)
+        return values | {f"pseudo_labels/dice_class{c}": dice for c, dice in per_class}
+
     def describe(self) -> str:
         """Return one line about the round."""
         parts = [f"foreground {100 * self.foreground_ratio:.2f} %"]
@@ -174,6 +181,11 @@ def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) ->
             for key, values in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
                 if name in values:
                     dataset.attrs[key] = values[name]
+    write_tracking(folder)
+
+
+def write_tracking(folder: RunFolder) -> None:
+    """Write the table of all finished rounds; raises WriteError if it cannot be written."""
     write_json(folder.tracking, [record.to_json() for record in read_records(folder)])
 
 

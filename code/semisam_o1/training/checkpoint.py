@@ -1,4 +1,4 @@
-"""Weights and run states on disk: written whole or not at all, read without unpickling anything but tensors."""
+"""Weights and training states on disk: written atomically, read without unpickling anything but tensors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from semisam_o1.core.atomic_io import write_bytes
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.safe_load import load_tensors
 
 STATE_KEYS = frozenset({"round", "seed", "iteration", "student", "method", "optimizer", "best"})
 
 
 def save(content: Any, path: Path) -> None:
-    """Write tensors and plain values to ``path``, whole or not at all.
+    """Write tensors and plain values to ``path`` atomically.
 
     Raises:
         WriteError: if they cannot be written; what was there stays.
@@ -27,7 +27,7 @@ def save(content: Any, path: Path) -> None:
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a run state, keeping the previous one until this one is whole."""
+    """Write a training state; the previous one is kept beside it."""
     save(state, _fresh(path))
     if path.exists():
         path.replace(previous(path))
@@ -35,11 +35,11 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest whole state of a round (None where there is none), and what is wrong with newer files.
+    """Return the newest intact state of a round (None where there is none), and what is wrong with newer files.
 
-    Every record's length and checksum is verified; a damaged file is passed over for the one before it.
+    Every record's length and checksum is verified; instead of a damaged file the one before it is taken.
     """
-    faults = []
+    faults: list[str] = []
     for candidate in (_fresh(path), path, previous(path)):
         if candidate.is_file():
             try:
@@ -48,7 +48,7 @@ def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str
                 faults.append(str(error))
                 continue
             if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
-                faults.append(f"{candidate} holds no run state")
+                faults.append(f"{candidate} holds no training state")
             elif state["round"] == round_:
                 return state, faults
     return None, faults
@@ -63,7 +63,7 @@ def _fresh(path: Path) -> Path:
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Load a state dict strictly, plain or as other tools wrap it.
+    """Load a state dict strictly, a plain one or one inside a checkpoint of another tool.
 
     Raises:
         InputError: naming the first keys that are missing, not expected or of another shape, and values that
@@ -85,10 +85,7 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
             elif not torch.isfinite(given).all():
                 faults.append(f"{key} holds values that are NaN or infinite")
     if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise InputError(
-            f"{path} does not fit the network ({'; '.join(faults[:3])}{more}); check --model and --num_classes"
-        )
+        raise InputError(f"{path} does not fit the network ({listed(faults, 3)}); check --model and --num_classes")
     network.load_state_dict(weights)
 
 

@@ -1,4 +1,4 @@
-"""Batches made ahead of the training that uses them, by a thread and on a CUDA stream of their own."""
+"""Prefetching: batches are made ahead of training, in a thread and on a CUDA stream of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from semisam_o1.data.sampling.batches import Batch, BatchStream
 from semisam_o1.training.stopping import ignore_signals
 
-AHEAD = 3  # batches that wait
+QUEUE_SIZE = 3  # batches that are ready ahead
 
 
 def on_device(
@@ -21,8 +21,8 @@ def on_device(
 ) -> Generator[Batch, None, None]:
     """Return the batches of some iterations on ``device``.
 
-    For a GPU they are made ahead, so that neither reading nor copying holds up the iterations. On a CPU a thread would
-    take from the training what it gives.
+    For a GPU they are prefetched, so that no iteration waits for reading or copying. On a CPU a thread would compete
+    with training for the same cores.
 
     Args:
         num_workers: processes that read patches; None where volumes are in memory.
@@ -30,47 +30,48 @@ def on_device(
     if num_workers is None:
         source = (batches[t] for t in iterations)
     else:
-        source = map(_checked, DataLoader(
-            Carried(batches),
+        loader = DataLoader(
+            ErrorsAsValues(batches),
             batch_size=None,
             sampler=iterations,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             multiprocessing_context="spawn" if num_workers else None,
             worker_init_fn=ignore_signals,
-        ))  # fmt: skip
-    return ahead(source, device) if device.type == "cuda" else (batch.to(device) for batch in source)
+        )
+        source = map(_raise_error, loader)
+    return prefetched(source, device) if device.type == "cuda" else (batch.to(device) for batch in source)
 
 
-def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """Yield the batches on ``device``, made by a thread of their own; what that thread raises is raised here."""
-    ready: queue.Queue = queue.Queue(AHEAD)
-    ended = threading.Event()
+def prefetched(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """Yield the batches on ``device``, made in a thread; what that thread raises is raised here."""
+    ready: queue.Queue = queue.Queue(QUEUE_SIZE)
+    closed = threading.Event()
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream(device))  # the volumes may be on their way
 
-    def put(item: object) -> None:
-        while not ended.is_set():
+    def enqueue(item: object) -> None:
+        while not closed.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=0.1)
                 return
 
-    def make() -> None:
+    def produce() -> None:
         try:
             if stream is not None:
                 torch.cuda.set_device(device)  # a thread begins, and would end, on the first one
             with torch.cuda.stream(stream):  # of None: nothing
                 for batch in batches:
                     batch = batch.to(device)
-                    put((batch, stream and stream.record_event()))
-                    if ended.is_set():
+                    enqueue((batch, stream and stream.record_event()))
+                    if closed.is_set():
                         return
-            put(None)
+            enqueue(None)
         except BaseException as error:
-            put(error)
+            enqueue(error)
 
-    thread = threading.Thread(target=make, name="batches", daemon=True)
+    thread = threading.Thread(target=produce, name="batches", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
@@ -83,12 +84,12 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, No
                 batch.used_on(training)
             yield batch
     finally:
-        ended.set()
+        closed.set()
         thread.join()
 
 
-class Carried(Dataset):
-    """The batches as a worker process sends them: an error travels as a value, without PyTorch's wrapping."""
+class ErrorsAsValues(Dataset):
+    """The batches as a worker process sends them: an error is returned as a value, so that PyTorch does not wrap it."""
 
     def __init__(self, batches: BatchStream):
         self.batches = batches
@@ -103,7 +104,7 @@ class Carried(Dataset):
             return error
 
 
-def _checked(batch: Batch | Exception) -> Batch:
+def _raise_error(batch: Batch | Exception) -> Batch:
     if isinstance(batch, Exception):
         raise batch
     return batch

@@ -1,4 +1,4 @@
-"""Asked to stop, a run ends after the current step and saves what it needs to go on."""
+"""Stop requests by signal or time limit: the run ends after the current step and saves its state."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from semisam_o1.core.progress import progress
 Item = TypeVar("Item")
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-ECHO = 3.0  # seconds in which torchrun passes a signal on that its processes have got already
+REPEATED_SIGNAL_SECONDS = 3.0  # in which torchrun forwards a signal that its processes have received already
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave stopping to the main process, in a worker of a DataLoader that gets the group's signals, too."""
+    """Ignore stop signals in a DataLoader worker, which receives those of the process group; the main process acts."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class StopRequest:
-    """Remembers the first signal, or that the time is over; a second signal ends the process at once.
+    """Remembers the first stop signal or the end of the time limit; a second signal ends the process at once.
 
     Args:
-        hours: after which to stop without being asked, counted from here; None: never.
+        hours: time limit from now on; None: no limit.
+
+    Attributes:
+        kept: what is on the disk if the run is interrupted between two items, for the message.
     """
 
     def __init__(self, hours: float | None = None) -> None:
         self._hours = hours
         self._deadline = None if hours is None else time.monotonic() + 3600 * hours
         self._reason: str | None = None
-        self._signalled = 0.0
+        self._signaled_at = 0.0
         self._previous: dict[int, object] = {}
         self.kept = "nothing has been computed yet"
 
@@ -55,28 +58,28 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Interrupted if a stop was asked for: for places where everything done so far is kept."""
+        """Raise Interrupted if a stop was requested; only where everything done so far is kept."""
         if self.requested:
             raise self.interruption(self.kept)
 
     def progress(
         self, items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume"
     ) -> Iterator[Item]:
-        """Yield the items and show progress; raise Interrupted before one if a stop was asked for."""
+        """Yield the items and show progress; raise Interrupted before one if a stop was requested."""
         for item in progress(items, description, total, unit):
             self.check()
             yield item
 
     def interruption(self, kept: str) -> Interrupted:
         """Return the exception that ends the run; ``kept`` tells the user what is on the disk."""
-        reason = self._reason or "another process was asked to"
-        return Interrupted(f"stopped ({reason}); {kept}; the same command with --resume goes on")
+        reason = self._reason or "another process was asked to stop"
+        return Interrupted(f"stopped ({reason}); {kept}; the same command with --resume continues")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
-            if "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._signalled + ECHO:
+        if self._signaled_at:
+            if "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._signaled_at + REPEATED_SIGNAL_SECONDS:
                 return
             os._exit(EXIT_INTERRUPTED)
-        self._signalled = time.monotonic()
+        self._signaled_at = time.monotonic()
         self._reason = signal.Signals(number).name
         os.write(2, b"\nstopping after the current step; a second signal stops at once\n")

@@ -1,4 +1,4 @@
-"""What a run says of itself: console and log.txt, metrics.jsonl, TensorBoard. Rank 0 alone writes."""
+"""Logging of a run: console and log.txt, metrics.jsonl, TensorBoard. Only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.runs.layout import RunFolder
 
-FLUSH_SECONDS = 30  # in which figures reach TensorBoard
+FLUSH_SECONDS = 30  # after which TensorBoard shows what was logged
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come.
+    """Progress of a run that is resumed.
 
     Attributes:
-        finished: the last finished round, −1 before round 0 is.
-        round_: the one it goes on in, with ``iteration`` iterations done.
-        step: iterations done in all rounds.
+        finished: the last finished round, −1 before round 0 is finished.
+        round_: the round that is continued, after ``iteration`` iterations.
+        step: number of finished iterations over all rounds.
     """
 
     finished: int
@@ -46,7 +46,7 @@ class Tracker:
 
     Args:
         folder: of the run; exists.
-        since: of a run that goes on: what was logged after it is done again, and is dropped.
+        since: position of a resumed run; what was logged after it will be repeated and is dropped.
     """
 
     def __init__(self, folder: RunFolder, since: Position | None = None):
@@ -68,7 +68,7 @@ class Tracker:
                     file.close()
 
     def say(self, text: str) -> None:
-        """Print a line and keep it in log.txt."""
+        """Print a line, also to log.txt."""
         if self._main:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
@@ -89,7 +89,7 @@ class Tracker:
             self._metrics.flush()
 
     def sync(self) -> None:
-        """Bring what was logged to the disk."""
+        """Write everything logged so far to the disk."""
         if self._main:
             self._board.flush()
             os.fsync(self._metrics.fileno())
@@ -104,8 +104,8 @@ class Board:
     """A TensorBoard file, written in this thread: a full disk ends the run instead of a thread it waits for.
 
     Args:
-        folder: of the event files; each run, and each continuation, adds one.
-        purge_step: from which on earlier files do not count.
+        folder: of the event files; each run, and each resumption, adds one.
+        purge_step: step from which on earlier files are ignored.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None):
@@ -130,7 +130,7 @@ class Board:
 
 
 def _drop_lines(path: Path, since: Position) -> None:
-    """Keep the lines of what is done: of iterations, and, without an iteration, of finished rounds."""
+    """Keep the lines of finished iterations and, of those without an iteration, of finished rounds."""
     if not path.is_file():
         return
     kept = []

@@ -29,7 +29,7 @@ def choose_cache(cache: str, device: torch.device, nbytes: int) -> tuple[str, st
     if cache == "gpu" and device.type != "cuda":
         return "ram", f"{size}; there is no GPU"
     if cache != "auto":
-        return cache, f"{size}; as asked for"
+        return cache, f"{size}; as requested"
     if device.type == "cuda" and nbytes < MAX_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "gpu", f"{size} fit on the GPU"
     if nbytes < MAX_SHARE * (available_memory() // world_size()):

@@ -1,0 +1,85 @@
+"""The losses of an iteration: they leave the device a few iterations at a time, are checked and logged."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from semisam_o1.methods import LossTerm
+
+if TYPE_CHECKING:
+    from semisam_o1.training.trainer import RoundTrainer
+
+
+class IterationLosses(NamedTuple):
+    """The losses of one iteration, still on the device.
+
+    Attributes:
+        iteration: from 1.
+        names: of the volumes in the batch.
+    """
+
+    iteration: int
+    names: tuple[str, ...]
+    values: dict[str, Tensor]
+
+
+class LossLog:
+    """Collects the losses of a round's iterations.
+
+    Attributes:
+        last_names: of the volumes in the last batch.
+    """
+
+    def __init__(self, trainer: RoundTrainer):
+        self.last_names: tuple[str, ...] = ()
+        self._trainer = trainer
+        self._pending: list[IterationLosses] = []
+        self._weights: dict[str, float] = {}
+        self._clock = (time.monotonic(), 0)  # when, and after which iteration, the rate is measured from
+
+    def restart_clock(self) -> None:
+        self._clock = (time.monotonic(), self._trainer.iteration)
+
+    def pause(self, seconds: float) -> None:
+        """Leave time that was not spent on training out of the rate."""
+        self._clock = (self._clock[0] + seconds, self._clock[1])
+
+    def record(
+        self, names: tuple[str, ...], loss: Tensor, terms: dict[str, LossTerm], extra: dict[str, Tensor]
+    ) -> None:
+        """Keep the losses of the iteration that was just finished."""
+        values = {"total": loss.detach(), **{name: term.value.detach() for name, term in terms.items()}, **extra}
+        self._pending.append(IterationLosses(self._trainer.iteration, names, values))
+        self._weights = {f"weight/{name}": term.weight for name, term in terms.items()}
+        self.last_names = names
+
+    def flush(self) -> None:
+        """Bring the losses kept so far to the host at once, check and log them.
+
+        Raises:
+            RunError: if one is not finite.
+        """
+        if not self._pending:
+            return
+        trainer, context = self._trainer, self._trainer.context
+        keys = list(self._pending[0].values)
+        table = torch.stack([torch.stack([item.values[key] for key in keys]) for item in self._pending]).cpu()
+        since, iteration = self._clock
+        rate = (trainer.iteration - iteration) / max(time.monotonic() - since, 1e-9)
+        self.restart_clock()
+        for item, row in zip(self._pending, table.tolist(), strict=True):
+            bad = [key for key, value in zip(keys, row, strict=True) if value - value != 0]
+            if bad:
+                raise trainer.diverged(f"the loss {bad[0]} is", item.iteration, item.names)
+            logged = {f"loss/{key}": value for key, value in zip(keys, row, strict=True)}
+            if item is self._pending[-1]:
+                logged |= self._weights
+                logged["train/learning_rate"] = trainer.optimizer.param_groups[0]["lr"]
+                logged["train/iterations_per_second"] = rate
+            step = trainer.total_step() - trainer.iteration + item.iteration
+            context.tracker.log(step, logged, round=context.round_, iteration=item.iteration)
+        self._pending.clear()
