@@ -196,7 +196,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
 
     def step_and_stop(self: RoundTrainer, batch: object) -> None:
         step(self, batch)
-        if self.settings.round_ == 2 and self.iteration == 3:
+        if self.context.round_ == 2 and self.iteration == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(RoundTrainer, "train_step", step_and_stop)
