@@ -121,7 +121,6 @@ def trained_weights(name: str, rank: int, ranks: int, folder: Path) -> Tensor:
     sampling = BatchSettings((32, 32, 16), labeled_bs=2, batch_size=6, length=STEPS, seed=(5,))
     source = Source(images.__getitem__, labels.__getitem__)
     batches = BatchStream(["a", "b"], ["c", "d", "e", "f"], source, sampling, (rank, ranks))
-    )  # fmt: skip
     run = RunFolder(folder / f"{name}-{ranks}", method.network)
     run.path.mkdir(exist_ok=True)
     with Tracker(run) as tracker:
