@@ -1,1 +1,1 @@
-"""The ground floor: what knows nothing of medicine."""
+"""Building blocks without knowledge of medical images."""

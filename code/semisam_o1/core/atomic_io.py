@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes: completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semisam_o1.core.errors import RunError, is_disk_full
 
 
 class WriteError(RunError):
-    """A file could not be written; what stood at its place still stands there."""
+    """A file could not be written; an existing file at its path is unchanged."""
 
 
 @contextlib.contextmanager
@@ -46,23 +46,23 @@ def replacing(path: Path, tag: str = "", keep_suffix: bool = False) -> Iterator[
 
 
 def write_bytes(path: Path, content: bytes | memoryview, tag: str = "") -> None:
-    """Write a file whole or not at all; raises WriteError as ``replacing`` does."""
+    """Write a file atomically; raises WriteError as ``replacing`` does."""
     with replacing(path, tag) as partial:
         partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) whole or not at all; raises WriteError as ``replacing`` does."""
+    """Write a text file (UTF-8) atomically; raises WriteError as ``replacing`` does."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all; raises WriteError as ``replacing`` does."""
+    """Write a JSON file atomically; raises WriteError as ``replacing`` does."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _failure(path: Path, error: OSError) -> str:
-    """Say in one sentence that a file could not be written, and what to do."""
+    """Return the message for a file that cannot be written."""
     if is_disk_full(error):
         full = f"the disk is full or a quota is used up ({error.strerror})"
         return f"{path} cannot be written: {full}. What was saved before is complete; free some space"
@@ -70,13 +70,13 @@ def _failure(path: Path, error: OSError) -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a file if it is there and the system lets us."""
+    """Delete a file if it exists and can be deleted."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a renamed entry to the disk, where the system has folders that can be synced."""
+    """Flush a renamed entry to the disk, on systems that can sync folders."""
     with contextlib.suppress(OSError, AttributeError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

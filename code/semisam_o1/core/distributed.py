@@ -1,4 +1,4 @@
-"""One process or several: everything here works without a process group, as one rank of one."""
+"""Distributed data parallelism. Without a process group, all functions act as one rank of one."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Ranks wait for each other while one of them labels or tests; a dead rank is noticed by torchrun at once.
+# Ranks wait for each other while one of them labels or tests; torchrun notices a dead rank at once.
 TIMEOUT = datetime.timedelta(hours=2)
+EXPECTED_ERRORS = (InputError, RunError, Interrupted)
 
 
 def start(device_type: str) -> torch.device:
-    """Join the process group that torchrun describes (if any) and return this rank's device."""
-    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return torch.device(device_type)
+    """Join torchrun's process group, if there is one, and return this rank's device."""
     device = torch.device(device_type)
+    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
     if device_type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # gloo beside nccl: Python objects travel over the CPU.
+    # gloo beside nccl, because Python objects are sent from the CPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
     return device
 
@@ -45,10 +46,10 @@ def stop() -> None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process, a rank of several without tearing the interpreter down.
+    """End the process; a rank of several ends without the interpreter's cleanup.
 
-    There, threads that outlive a gloo group abort one rank in ten or so (seen with torch 2.13), when
-    everything has been done and written; torchrun would call the run failed.
+    During the cleanup, threads that outlive a gloo group abort about one rank in ten (seen with torch 2.13), and
+    torchrun would report a run as failed that has finished and written everything.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -84,19 +85,25 @@ def from_main(value: Result) -> Result:
 
 
 def on_main(work: Callable[[], Result]) -> Result:
-    """Return what rank 0 gets from ``work`` on every rank; what it raises, every rank raises."""
+    """Return rank 0's result of ``work`` on every rank.
+
+    Raises:
+        InputError, RunError, Interrupted: on every rank, if ``work`` raised it.
+    """
     if not dist.is_initialized():
         return work()
-    outcome: tuple[Result | None, Exception | None] = (None, None)
-    if is_main():
-        try:
-            outcome = (work(), None)
-        except (InputError, RunError, Interrupted) as error:
-            outcome = (None, error)
-    result, error = from_main(outcome)
+    result, error = from_main(_attempt(work) if is_main() else (None, None))
     if error is not None:
         raise error
     return result
+
+
+def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
+    """Return the result of ``work`` and its error as a value, for ranks that wait for either."""
+    try:
+        return work(), None
+    except EXPECTED_ERRORS as error:
+        return None, error
 
 
 def any_rank(flag: bool) -> bool:
@@ -115,11 +122,11 @@ def share_out(
     description: str = "",
     threads: int = 0,
 ) -> list[Result]:
-    """Return ``[work(item) for item in items]``, every rank having done its share.
+    """Return ``[work(item) for item in items]``; every rank computes its share of the items.
 
     Args:
-        progress: iterates over a rank's items, with ``description``; None: in silence.
-        threads: of a rank, each computing with one thread of PyTorch's own, whatever their number; 0: no others.
+        progress: iterates over a rank's items and shows ``description``; None for no progress bar.
+        threads: number of threads of a rank, each with one PyTorch thread; 0 for the calling thread alone.
 
     Raises:
         InputError, RunError, Interrupted: on every rank, if ``work`` or ``progress`` raised it on one.
@@ -131,13 +138,8 @@ def share_out(
 
     if not dist.is_initialized():
         return compute(items)
-    own, stopped = [], None
-    try:
-        own = compute(items[rank() :: world_size()])
-    except (InputError, RunError, Interrupted) as error:  # the others wait for this rank
-        stopped = error
     outcomes: list = [None] * world_size()
-    dist.all_gather_object(outcomes, (own, stopped))
+    dist.all_gather_object(outcomes, _attempt(lambda: compute(items[rank() :: world_size()])))
     for _, error in outcomes:
         if error is not None:
             raise error
@@ -145,7 +147,7 @@ def share_out(
 
 
 def cpu_threads() -> int:
-    """Return how many threads this rank may keep busy: memory is short before more than eight are of use."""
+    """Return the number of threads for this rank's work; beyond eight, memory is the bottleneck."""
     return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
@@ -153,7 +155,7 @@ def _in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], shown: Iterable[Item], threads: int
 ) -> list[Result]:
     before = torch.get_num_threads()
-    # PyTorch counts threads per thread: one for those of the pool, and none of another order of sums.
+    # One PyTorch thread per thread of the pool, so that the order of summation does not depend on their number.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         results = pool.map(work, items)
@@ -166,12 +168,10 @@ def _in_threads(
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Return the sum of ``value`` over the ranks, with gradient.
 
-    Losses that divide sums by sums need it: with the gradients averaged afterwards, N ranks then
-    compute what one rank computes on the whole batch.
+    Losses that divide sums by sums need it: after gradient averaging, N ranks then have the gradient that one rank has
+    on the whole batch.
     """
-    if not dist.is_initialized():
-        return value
-    return _Sum.apply(value)
+    return _Sum.apply(value) if dist.is_initialized() else value
 
 
 class _Sum(torch.autograd.Function):

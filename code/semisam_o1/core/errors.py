@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-# What the system says when there is no room: on the disk, in the quota, in the largest file that is allowed.
+# Error numbers of a full disk, an exhausted quota and a file beyond the size limit.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-# Of NumPy, of PyTorch's CPU allocators, and of a reading process that the system ended.
+# Messages of NumPy, of PyTorch's CPU allocators, and of a DataLoader worker that the system ended.
 OUT_OF_MEMORY = ("not enough memory", "allocate memory", "is killed by signal: Killed")
 
 EXIT_FAILURE = 1
@@ -19,11 +19,11 @@ EXIT_INTERRUPTED = 130
 
 
 class InputError(Exception):
-    """Arguments or input that cannot be used: names the file or flag, what is wrong and what to do."""
+    """Arguments or input that cannot be used; the message names the file or flag, the fault and the remedy."""
 
 
 class DatasetError(InputError):
-    """A dataset that cannot be used; the command adds which of its flags say how a dataset is read."""
+    """A dataset that cannot be used; the command adds its flags that say how a dataset is read."""
 
 
 class RunError(Exception):
@@ -39,9 +39,9 @@ class Hints:
     """Advice that names flags; it belongs to the command that has them. Empty where a command has none.
 
     Attributes:
-        memory: what needs less memory.
-        resume: how to continue after a failure.
-        dataset: the flags that say how a dataset is read.
+        memory: settings that need less memory.
+        resume: command that continues after a failure.
+        dataset: flags that say how a dataset is read.
     """
 
     memory: str = ""
@@ -50,21 +50,22 @@ class Hints:
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
-    """Return names as a message shows them: the first ones, and how many more there are."""
+    """Join names for a message: the first ``limit``, and the number of others."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def raise_faults(faults: Sequence[str], what: str, kind: type[Exception] = InputError) -> None:
-    """Raise one error that lists every fault, if there is one.
+    """Raise one error that lists all faults, if there are any.
 
     Args:
-        faults: a sentence each.
-        what: what more than one are called, such as 'faults in the dataset'.
+        faults: one sentence per fault.
+        what: noun for several faults in the heading, such as 'faults in the dataset'.
+        kind: class of the error.
 
     Raises:
-        kind: the one sentence, or a heading and a line for each.
+        kind: with the sentence of a single fault, or with a heading and one line per fault.
     """
     if faults:
         raise kind(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} {what}:", *faults]))

@@ -1,4 +1,4 @@
-"""The progress bar of every command: a bar in a terminal, a line a minute in a file. Rank 0 alone shows it."""
+"""Progress of rank 0: a bar in a terminal, one line per minute in a log file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from semisam_o1.core.distributed import is_main
 
 Item = TypeVar("Item")
 
-LINE_SECONDS = 60.0  # between the lines where there is no terminal; what takes less prints none
+LINE_INTERVAL = 60.0  # seconds between lines if there is no terminal
 
 
 class ProgressFn(Protocol):
-    """Iterates over items and shows progress; may raise Interrupted between two items if a stop was asked for."""
+    """Iterates over items and shows progress; may raise Interrupted between two items."""
 
     def __call__(
         self, items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume"
@@ -25,7 +25,7 @@ class ProgressFn(Protocol):
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume") -> Iterable[Item]:
-    """Yield the items and show progress; ``total`` is for items that do not know their number."""
+    """Iterate over the items and show progress; ``total`` is for iterables without a length."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     if not is_main():
         return items
@@ -35,7 +35,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
 
 
 def silent(items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume") -> Iterable[Item]:
-    """Yield the items and show nothing."""
+    """Iterate over the items without showing progress."""
     return items
 
 
@@ -43,7 +43,7 @@ def _in_lines(items: Iterable[Item], description: str, total: int | None, unit: 
     started = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if now - last >= LINE_SECONDS and done:
+        if now - last >= LINE_INTERVAL and done:
             last = now
             rate = done / (now - started)
             left = f", {duration((total - done) / rate)} left" if total else ""
@@ -53,7 +53,7 @@ def _in_lines(items: Iterable[Item], description: str, total: int | None, unit: 
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 45 s, 12 min, 3 h 20 min."""
+    """Format a duration: 45 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""Files of tensors from anywhere, read without unpickling anything else."""
+"""Safe loading of PyTorch files from untrusted sources: tensors and plain containers only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semisam_o1.core.errors import InputError, first_line
 def load_tensors(path: Path) -> Any:
     """Read tensors and plain containers from a PyTorch file, onto the CPU.
 
-    The checksum and the length of every record are verified first: PyTorch does not look at them.
+    The checksum and the length of every record are verified first, because PyTorch does not check them.
 
     Raises:
         InputError: if the file is missing, damaged, or holds anything else.
@@ -34,12 +34,15 @@ def load_tensors(path: Path) -> Any:
 
 
 def _verify(path: Path) -> None:
-    """Refuse what must not reach PyTorch's reader.
+    """Refuse files that PyTorch must not open.
 
-    Before 2.6, ``weights_only`` does not protect from TorchScript archives and tar files (CVE-2025-32434).
+    Before PyTorch 2.6, ``weights_only`` does not protect from TorchScript archives and tar files (CVE-2025-32434).
+
+    Raises:
+        InputError: if the file is damaged or of another kind than torch.save writes today.
     """
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # how PyTorch tells it, too
+        zipped = file.read(4) == b"PK\x03\x04"  # the same test as in PyTorch
     if not zipped:
         if tarfile.is_tarfile(path):
             raise InputError(f"{path} is a tar archive, which is not read; save it anew with torch.save")

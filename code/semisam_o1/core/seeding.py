@@ -1,4 +1,4 @@
-"""Seeds derived from what they are for, so that nothing has to be replayed when a run goes on after a stop."""
+"""Random seeds derived from their purpose, so that a resumed run needs no random state."""
 
 from __future__ import annotations
 

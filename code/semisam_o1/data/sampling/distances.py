@@ -1,18 +1,19 @@
-"""Exact distance maps of labels, on the device that the labels lie on and without waiting for it."""
+"""Exact distance maps of labels, computed on the labels' device without synchronization."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 2**20, "cuda": 2**26}  # sums that exist at a time: what the cache holds, or enough to fill a GPU
+CHUNK = {"cpu": 2**20, "cuda": 2**26}  # elements computed at a time: the size of a CPU cache, or enough to fill a GPU
 
 
 def squared_distances(masks: Tensor) -> Tensor:
     """Return every voxel's squared Euclidean distance to the nearest one of its mask, in voxels.
 
-    The minimum over the squares separates by axis, and every axis is searched in full: small whole numbers, exact in
-    float32. Saito and Toriwaki, "New algorithms for Euclidean distance transformation", Pattern Recognition 1994.
+    The minimum of the squares is separable by axis, and every axis is searched in full. The squares are whole numbers
+    that float32 represents exactly.
+    Saito and Toriwaki, "New algorithms for Euclidean distance transformation", Pattern Recognition 1994.
 
     Args:
         masks: boolean (N, W, H, D).
