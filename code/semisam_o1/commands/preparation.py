@@ -14,7 +14,7 @@ from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.core.flags import AT_LEAST_0, add_flags, check_ranges, option
+from semisam_o1.core.flags import add_flags, check_ranges, option
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation import sources
 from semisam_o1.data.preparation.convert import Conversion, convert
@@ -38,12 +38,11 @@ LAYOUTS = {
     "nnunet": "a dataset of nnU-Net or of the Medical Segmentation Decathlon: a folder with dataset.json",
     "brats": "a BraTS release: a folder per scan, anywhere below",
 }
-ALIASES = {"dicom": "nifti", "decathlon": "nnunet"}
+ALIASES = {"nifti": ["dicom"], "nnunet": ["decathlon"]}
 DEFAULTS = {"la": {"orientation": "keep", "intensity": "keep"}, "brats": {"intensity": "zscore-nonzero"}}
 STANDARD_LA = PROJECT_ROOT / "data" / "LA"
 STANDARD_BRATS = PROJECT_ROOT / "data" / "BraTS2019"
 CHECKPOINT = PROJECT_ROOT / "pretrained_ckpt" / "sam_med3d_turbo.pth"
-LABEL_VALUE = re.compile(r"\s*(\d{1,3}|other)\s*=\s*(\d{1,3})\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +50,11 @@ class CommonOptions:
     """Flags of every layout, beside those of the preparation itself."""
 
     label_map: Sequence[str] = option(
-        (),
-        "rename label values; values not named stay, or all of them with other=0 become 0",
-        action="append",
-        metavar="3=1,4=2",
+        (), "rename label values; others stay, or become 0 with other=0", action="append", metavar="3=1,4=2"
     )
     labels: Sequence[str] = option(
         (), "only for nifti: folder with label maps of the same names", action="append", metavar="DIR"
     )
-    workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
-    overwrite: bool = option(False, "replace files and lists that differ", action="store_true")
     debug: bool = option(False, "show where an error came from", action="store_true")
 
 
@@ -84,20 +78,16 @@ OPTIONS = {"la": (LaOptions,), "nifti": (ListOptions,), "nnunet": (ListOptions,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions):
+class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions, Conversion):
     """Everything that ``prepare_data.py`` can be told.
 
     Attributes:
         layout: one of LAYOUTS.
-        source: folder with the scans.
-        destination: dataset folder to write.
         crop_table: CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'.
     """
 
     layout: str
     source: Path
-    destination: Path = STANDARD_LA
-    preparation: Preparation
     crop_table: Path | None = None
 
     def __post_init__(self) -> None:
@@ -111,12 +101,6 @@ class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions):
         elif self.layout == "nifti" and self.template is not None and not self.labels:
             faults.append(f"--template {self.template} needs a label; give --labels the folder that holds it")
         check_ranges(self, faults)
-
-    @property
-    def standard(self) -> Path | None:
-        """Folder with the standard lists of the layout, None where others were asked for."""
-        chosen = self.template is not None or self.files or self.split
-        return None if chosen else {"la": STANDARD_LA, "brats": STANDARD_BRATS}.get(self.layout)
 
     def find(self) -> FoundScans:
         """Return the scans of the source."""
@@ -141,8 +125,8 @@ def parse_arguments(argv: Sequence[str] | None, description: str) -> PrepareConf
     parser = argparse.ArgumentParser(description=description, epilog=EXAMPLES, formatter_class=raw)
     commands = parser.add_subparsers(dest="layout", required=True)
     for layout, text in LAYOUTS.items():
-        aliases = [alias for alias, name in ALIASES.items() if name == layout]
-        command = commands.add_parser(layout, aliases=aliases, help=text)
+        command = commands.add_parser(layout, aliases=ALIASES.get(layout, []), help=text)
+        command.set_defaults(layout=layout)  # whatever its alias was
         if layout == "nifti":
             command.add_argument("--images", dest="source", type=Path, required=True, metavar="DIR", help=text)
         else:
@@ -150,10 +134,9 @@ def parse_arguments(argv: Sequence[str] | None, description: str) -> PrepareConf
         optional = {"nargs": "?", "default": STANDARD_LA} if layout == "la" else {}
         command.add_argument("destination", type=Path, metavar="DST", help="dataset folder to write", **optional)
         add_flags(command.add_argument_group("the grid and the values"), Preparation)
-        for options in (*OPTIONS[layout], CommonOptions):
+        for options in (*OPTIONS[layout], CommonOptions, Conversion):
             add_flags(command, options)
     given = vars(parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv)))
-    given["layout"] = ALIASES.get(given["layout"], given["layout"])
     preparation = _preparation(given)
     return PrepareConfig(preparation=preparation, **given)
 
@@ -190,19 +173,16 @@ def parse_label_map(texts: Sequence[str]) -> tuple[dict[int, int], int | None]:
     Raises:
         InputError: if a text says something else.
     """
-    classes: dict[int | str, int] = {}
-    for text in texts:
-        for part in text.split(","):
-            match = re.fullmatch(r"\s*(\d{1,3}|other)\s*=\s*(\d{1,3})\s*", part)
-            numbers = [int(number) for number in match.groups() if number != "other"] if match else [256]
-            if max(numbers) > 255:
-                raise InputError(f"--label_map {text}: {part!r} must look like 3=1 (value=class, both up to 255)")
-            value = numbers[0] if len(numbers) == 2 else "other"
-            if value in classes:
-                raise InputError(f"--label_map {text} says twice what becomes of {value}")
-            classes[value] = numbers[-1]
+    text = ",".join(texts)
+    pairs = [re.fullmatch(r"\s*(\d+|other)\s*=\s*(\d+)\s*", part) for part in text.split(",")] if texts else []
+    numbers = [int(number) for pair in pairs if pair for number in pair.groups() if number != "other"]
+    if not all(pairs) or max(numbers, default=0) > 255:
+        raise InputError(f"--label_map {text} must look like 3=1,4=2,other=0 (value=class, both up to 255)")
+    classes = {value: int(number) for value, number in (pair.groups() for pair in pairs)}
+    if len(classes) < len(pairs):
+        raise InputError(f"--label_map {text} says twice what becomes of a value")
     other = classes.pop("other", None)
-    return classes, other
+    return {int(value): number for value, number in classes.items()}, other
 
 
 def prepare(config: PrepareConfig) -> str:
@@ -214,7 +194,8 @@ def prepare(config: PrepareConfig) -> str:
         InputError: naming every file that cannot be used; nothing was written then.
     """
     found, destination = config.find(), config.destination
-    standard = config.standard
+    chosen = config.template is not None or config.files or config.split
+    standard = None if chosen else {"la": STANDARD_LA, "brats": STANDARD_BRATS}.get(config.layout)
     if standard == STANDARD_BRATS:  # other releases have other names
         known = {name for name_list in LISTS for name in Dataset(standard).names(name_list)}
         standard = standard if known & found.scans.keys() else None
@@ -227,12 +208,10 @@ def prepare(config: PrepareConfig) -> str:
         )
     else:
         lists = chosen_lists(found, config, destination, config.overwrite)
-    settings, train = config.preparation, lists.names.get("train.txt", [])
-    spacing = config.source_spacing if config.layout == "la" and settings.spacing is not None else None
-    conversion = Conversion(destination, settings, config.overwrite, config.workers, spacing)
-    prepared = convert(found, conversion, train[:1], lists.faults)
+    train = lists.names.get("train.txt", [])
+    prepared = convert(found, config, train[:1], lists.faults)
     lists.write(destination)
-    lines = describe(destination, found, lists, prepared, settings)
+    lines = describe(destination, found, lists, prepared, config.preparation)
     if train and not (lists.keep and lists.missing):
         lines += next_steps(destination, [scan.after for scan in prepared.values()])
     return "\n".join(lines)

@@ -20,6 +20,7 @@ import numpy as np
 
 from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.errors import InputError, raise_faults
+from semisam_o1.core.flags import AT_LEAST_0, option
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume, write_volume
 from semisam_o1.data.preparation.scans import header_faults, read_and_prepare
@@ -30,23 +31,21 @@ from semisam_o1.data.preparation.summary import PreparedScan, ScanSummary
 VOXELS_PER_PROCESS = 30_000_000  # fewer are converted sooner than a process has started
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conversion:
     """Where and how scans are converted.
 
     Attributes:
         destination: dataset folder to write.
         preparation: settings that turn a scan into a volume.
-        overwrite: whether files that differ are replaced.
-        workers: number of processes; None: chosen by the size of the scans.
-        source_spacing: voxel spacing in mm of scans that do not state theirs; None: it stays unknown.
+        source_spacing: voxel spacing in mm of scans that do not state theirs, needed to resample them.
     """
 
     destination: Path
     preparation: Preparation
-    overwrite: bool = False
-    workers: int | None = None
     source_spacing: tuple[float, ...] | None = None
+    workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
+    overwrite: bool = option(False, "replace files and lists that differ", action="store_true")
 
 
 def convert(
@@ -122,12 +121,14 @@ def _convert_scan(
     conversion: Conversion, staging: Path, templates: Collection[str], scan: ScanFiles
 ) -> PreparedScan | str:
     """Read, prepare and stage one scan; return a summary of it, or what is wrong with it."""
+    settings = conversion.preparation
     try:
-        original, volume = read_and_prepare(scan, conversion.preparation, conversion.source_spacing)
+        source_spacing = None if settings.spacing is None else conversion.source_spacing
+        original, volume = read_and_prepare(scan, settings, source_spacing)
     except InputError as error:
         return str(error)
     before, after = ScanSummary.of(original), ScanSummary.of(volume)
-    lost = before.lost_classes(after, conversion.preparation)
+    lost = before.lost_classes(after, settings)
     if lost and scan.name in templates:
         return (
             f"{scan.label}: class {', '.join(map(str, lost))} of the template is gone after cropping and resampling; "

@@ -43,7 +43,7 @@ def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geom
         channel: of a file with several (4-D, or several numbers per voxel); None: there must be only one.
 
     Returns:
-        The voxels (W, H, D), axes x, y, z, in the type of the file, and where they lie.
+        The voxels (W, H, D), axes x, y, z, in the type of the file, and their geometry.
 
     Raises:
         InputError: if the file is missing, unreadable, cut off, or not 3-D.
@@ -60,16 +60,14 @@ def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geom
     geometry = _geometry_of(image, path)
     array = sitk.GetArrayFromImage(image)  # (…, z, y, x), or (z, y, x, …) with several numbers per voxel
     if image.GetNumberOfComponentsPerPixel() > 1:
-        array = array[..., channel or 0]
-    else:
-        channels = array.reshape(-1, *array.shape[-3:])
-        array = channels[channel or 0] if len(channels) > 1 else channels[0]
-    return array.transpose(2, 1, 0), geometry
+        array = np.moveaxis(array, -1, 0)
+    channels = array.reshape(-1, *array.shape[-3:])
+    return channels[channel or 0 if len(channels) > 1 else 0].transpose(2, 1, 0), geometry
 
 
 @contextlib.contextmanager
 def own_locale() -> Iterator[None]:
-    """Take the process's locale back from GDCM, which sets it to C: files would then be read as ASCII."""
+    """Restore the process's locale after GDCM, which sets it to C: files would then be read as ASCII."""
     before = locale.setlocale(locale.LC_ALL)
     try:
         yield
@@ -79,7 +77,7 @@ def own_locale() -> Iterator[None]:
 
 @own_locale()
 def _read_series(folder: Path) -> sitk.Image:
-    """Read the one DICOM series of a folder, slices sorted by place.
+    """Read the one DICOM series of a folder, slices sorted by position.
 
     Raises:
         InputError: if there is none or more than one, or slices are missing.
@@ -103,7 +101,7 @@ def _read_series(folder: Path) -> sitk.Image:
 
 
 def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
-    """Refuse a series with a gap: ITK would close it up, and everything behind it would lie in the wrong place.
+    """Refuse a series with a gap: ITK would close it, and all slices behind it would have wrong positions.
 
     Raises:
         InputError: if the slices are not evenly spaced.
@@ -127,7 +125,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileReader, Geometry]:
-    """Read the header of an image file, and nothing else.
+    """Read only the header of an image file.
 
     Raises:
         InputError: if it is not a 3-D image that has this channel.
@@ -159,19 +157,13 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
 def _geometry_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Geometry:
     count = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
-    geometry = Geometry(
-        tuple(reader.GetSpacing()[:3]),
-        tuple(reader.GetOrigin()[:3]),
-        tuple(direction.ravel().tolist()),
-        known=True,
-    )
-    numbers = (*geometry.spacing, *geometry.origin, *geometry.direction)
-    if not np.isfinite(numbers).all() or min(geometry.spacing) <= 0:
+    spacing, origin = tuple(reader.GetSpacing()[:3]), tuple(reader.GetOrigin()[:3])
+    if not np.isfinite((*spacing, *origin, *direction.ravel())).all() or min(spacing) <= 0:
         raise InputError(
-            f"{path} has the spacing {geometry.spacing} and the origin {geometry.origin}; both must be "
-            "finite and the spacing positive, so export it again"
+            f"{path} has the spacing {spacing} and the origin {origin}; both must be finite and the spacing positive, "
+            "so export it again"
         )
-    return geometry
+    return Geometry(spacing, origin, tuple(direction.ravel().tolist()), known=True)
 
 
 def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
@@ -199,7 +191,7 @@ def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """Return the part of ITK's message that says what is wrong, on one line."""
+    """Return the reason in ITK's message, on one line."""
     return " ".join(str(error).split("ERROR: ")[-1].split())
 
 

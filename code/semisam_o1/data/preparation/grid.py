@@ -1,7 +1,7 @@
-"""Grids of voxels in the patient: turned to another orientation, resampled, cropped, and all of it undone.
+"""Voxel grids of a scan: reoriented, resampled, cropped, and the arrays on them brought from one to another.
 
 Two grids of one scan differ by a permutation and flips of their axes, by spacing and by extent, never by a
-rotation. So one function, ``resample``, does every change of grid axis by axis, and the way back as well.
+rotation. So one function, ``resample``, does every change of grid axis by axis, and its inverse as well.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from semisam_o1.data.dataset.volumes import Geometry, Grid
 
-# What the letters of an orientation mean in ITK's coordinates (LPS): the axis points towards this letter.
+# Letter of an orientation → axis and sign of that direction in ITK's coordinates (LPS).
 LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
-SNAP = 1e-4  # voxels; grids that differ by less than this are rounding errors apart
+ROUNDING = 1e-4  # voxels; smaller differences between grids are rounding errors
 
 
 def orientation_of(geometry: Geometry) -> str:
@@ -76,27 +76,27 @@ def cropped(grid: Grid, box: Sequence[slice]) -> Grid:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Where the voxels of one target axis lie along the source's axis of the same direction."""
+    """Coordinates of the voxels of one target axis along the source's axis of the same direction."""
 
     source_axis: int
-    places: np.ndarray  # (n,), in voxels of the source
-    step: float  # between two of them
-    size: int  # of the source
+    voxel_coords: np.ndarray  # (n,), in voxels of the source
+    step: float  # distance between two of them
+    size: int  # number of voxels of the source
 
     @property
     def inside(self) -> np.ndarray:
-        return (self.places >= -0.5 - SNAP) & (self.places <= self.size - 0.5 + SNAP)
+        return (self.voxel_coords >= -0.5 - ROUNDING) & (self.voxel_coords <= self.size - 0.5 + ROUNDING)
 
     def taps(self, nearest: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the source indices (n, k) and weights (n, k) that make up each target voxel."""
         if nearest:
-            index = np.clip(np.floor(self.places + 0.5), 0, self.size - 1).astype(int)
+            index = np.clip(np.floor(self.voxel_coords + 0.5), 0, self.size - 1).astype(int)
             return index[:, None], np.ones((len(index), 1), np.float32)
         reach = max(self.step, 1.0)  # a coarser target takes the mean of what it covers: no aliasing
-        places = np.clip(self.places, 0, self.size - 1)
-        first = np.ceil(places - reach).astype(int)
+        coords = np.clip(self.voxel_coords, 0, self.size - 1)
+        first = np.ceil(coords - reach).astype(int)
         index = first[:, None] + np.arange(int(np.ceil(2 * reach)) + 1)
-        weights = np.maximum(1 - np.abs(index - places[:, None]) / reach, 0)
+        weights = np.maximum(1 - np.abs(index - coords[:, None]) / reach, 0)
         weights[(index < 0) | (index >= self.size)] = 0
         weights /= weights.sum(axis=1, keepdims=True)
         used = weights.any(axis=0)
@@ -130,12 +130,10 @@ def resample(array: np.ndarray, source: Grid, target: Grid, *, nearest: bool = F
         if index.shape[1] == 1:
             result = result.take(index[:, 0], axis=number)
             continue
-        result = result.astype(np.float32, copy=False)
-        shape = [-1 if i == number else 1 for i in range(result.ndim)]
-        total = result.take(index[:, 0], axis=number) * weights[:, 0].reshape(shape)
+        source_values, shape = result.astype(np.float32, copy=False), [-1] + [1] * (array.ndim - 1 - number)
+        result = source_values.take(index[:, 0], axis=number) * weights[:, 0].reshape(shape)
         for k in range(1, index.shape[1]):
-            total += result.take(index[:, k], axis=number) * weights[:, k].reshape(shape)
-        result = total
+            result += source_values.take(index[:, k], axis=number) * weights[:, k].reshape(shape)
     result = np.ascontiguousarray(result)
     for number, axis in enumerate(axes, start=lead):
         if not axis.inside.all():
@@ -153,16 +151,11 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bo
     copies = all(axis.taps(False)[0].shape[1] == 1 for axis in _axes(source, target))
     if nearest or copies:
         return resample(label, source, target, nearest=True)
-    values = np.unique(label)
-    best, share = None, None
-    for value in values:  # one class at a time: a label map may hold many
+    best, share = np.zeros(target.size, label.dtype), np.zeros(target.size, np.float32)
+    for value in np.unique(label):  # one class at a time: a label map may hold many
         part = resample((label == value).astype(np.float32), source, target, outside=float(value == 0))
-        if best is None:
-            best, share = np.full(part.shape, value, label.dtype), part
-        else:
-            larger = part > share
-            best[larger], share[larger] = value, part[larger]
-    best[share <= 0] = 0
+        larger = part > share
+        best[larger], share[larger] = value, part[larger]
     return best
 
 
@@ -183,11 +176,10 @@ def _axes(source: Grid, target: Grid) -> list[_Axis]:
     axes = []
     for axis, other in enumerate(partner):
         step = float(abs(linear[other, axis]))
-        step = 1.0 if abs(step - 1) * target.size[axis] < SNAP else step
-        places = offset[other] + linear[other, axis] * np.arange(target.size[axis])
-        whole = np.round(places)
-        places = np.where(np.abs(places - whole) < SNAP, whole, places)
-        axes.append(_Axis(int(other), places, step, source.size[other]))
+        step = 1.0 if abs(step - 1) * target.size[axis] < ROUNDING else step
+        coords = offset[other] + linear[other, axis] * np.arange(target.size[axis])
+        coords = np.where(np.abs(coords - np.round(coords)) < ROUNDING, np.round(coords), coords)
+        axes.append(_Axis(int(other), coords, step, source.size[other]))
     return axes
 
 

@@ -20,18 +20,12 @@ FRACTIONS = (0.7, 0.1, 0.2)  # of all scans, in the order of LISTS
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """Flags that choose the lists of a dataset.
-
-    Attributes:
-        template: name of the scan that comes first in train.txt; None: the first name of the given train list.
-        split: fractions of all scans for train, val and test; scans without a label train.
-        train: file of names, instead of ``split``; so are ``val`` and ``test``.
-    """
+    """Flags that choose the lists of a dataset. Without a template, it is the first name of the given train list."""
 
     template: str | None = option(None, "the scan whose label is propagated: first in train.txt", metavar="NAME")
     split: Sequence[float] | None = option(
         None,
-        f"fractions of all scans, drawn at random (default: {' '.join(map(str, FRACTIONS))})",
+        "fractions of all scans, drawn at random (default: {} {} {})".format(*FRACTIONS),
         type=float,
         nargs=3,
         metavar=("TRAIN", "VAL", "TEST"),
@@ -109,8 +103,7 @@ def chosen_lists(found: FoundScans, options: ListOptions, destination: Path, ove
     """
     template, faults = options.template, []
     if options.files:
-        given = _read_lists(options.files)
-        faults += _list_faults(options.files, given, found)
+        given, faults = _read_lists(options.files, found)
         if template is None and found.labeled:
             template = given["train.txt"][0]
         names = {name: sorted(given.get(name, []), key=lambda scan: scan != template) for name in LISTS}
@@ -155,19 +148,13 @@ def split(
     return dict(zip(LISTS, (train, sorted(val), sorted(test)), strict=True))
 
 
-def _read_lists(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    for name, path in files.items():
+def _read_lists(files: Mapping[str, Path], found: FoundScans) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the names in given files, and what is wrong with them."""
+    lists, faults, first_file = {}, [], {}
+    for key, path in files.items():
         if not path.is_file():
-            raise InputError(f"{path} is missing; {name} is read from a file with one name per line")
-    return {name: Dataset(path.parent).names(path.name) for name, path in files.items()}
-
-
-def _list_faults(files: Mapping[str, Path], lists: Mapping[str, Sequence[str]], found: FoundScans) -> list[str]:
-    """Return what is wrong with the names in given lists."""
-    faults: list[str] = []
-    first_file: dict[str, Path] = {}
-    for key, listed in lists.items():
-        path = files[key]
+            raise InputError(f"{path} is missing; {key} is read from a file with one name per line")
+        listed = lists[key] = Dataset(path.parent).names(path.name)
         unknown = [name for name in listed if name not in found.scans]
         if unknown:
             faults.append(f"{path} names {', '.join(unknown)}, of which there is no image; take the names out")
@@ -178,7 +165,7 @@ def _list_faults(files: Mapping[str, Path], lists: Mapping[str, Sequence[str]], 
             if name in first_file:
                 faults.append(f"{first_file[name]} and {path} both name {name}; keep it in one of them")
             first_file.setdefault(name, path)
-    return faults
+    return lists, faults
 
 
 def _existing_list(destination: Path, name: str) -> list[str] | None:

@@ -91,12 +91,10 @@ def _mismatch(scan: ScanFiles, image: Grid, label: Grid) -> str | None:
     alike = np.allclose(image.geometry.spacing, label.geometry.spacing, rtol=1e-3, atol=0) and np.allclose(
         image.geometry.direction, label.geometry.direction, atol=1e-3
     )
+    if alike:
+        return None
     # Of the same size, but turned, flipped or scaled: voxel by voxel the label lies on something else.
     return (
-        None
-        if alike
-        else (
-            f"{scan.image} and its label {scan.label} differ in spacing or direction; resample the label "
-            "onto the image, or give it the image's header if their voxels match"
-        )
+        f"{scan.image} and its label {scan.label} differ in spacing or direction; resample the label "
+        "onto the image, or give it the image's header if their voxels match"
     )

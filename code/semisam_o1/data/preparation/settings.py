@@ -21,6 +21,7 @@ from semisam_o1.data.preparation.grid import is_orientation
 from semisam_o1.data.preparation.intensity import WINDOWS
 
 FILE_NAME = "preparation.json"
+BOUNDS, NAMES = "x0,x1,y0,y1,z0,z1", ", ".join(WINDOWS)
 
 
 def rising(bounds: Collection[int]) -> bool:
@@ -36,17 +37,17 @@ def spacing_mm(text: str) -> tuple[float, ...]:
 
 def window_bounds(text: str) -> tuple[float, ...]:
     """Read the name of a window, or 'LOW,HIGH'."""
-    return WINDOWS.get(text) or _numbers(text, (2,), f"low and high, or one of {', '.join(WINDOWS)}")
+    return WINDOWS.get(text) or _numbers(text, (2,), f"low and high, or one of {NAMES}")
 
 
-def crop_region(text: str) -> str | tuple[int, ...] | Path:
-    """Read 'body', 'x0,x1,y0,y1,z0,z1' in whole voxels, or the path of a table."""
+def region(text: str) -> str | tuple[int, ...] | Path:
+    """Read what to crop to: 'body', 'x0,x1,y0,y1,z0,z1' in whole voxels, or the path of a table."""
     words = text.replace(",", " ").split()
     if len(words) != 6 or not all(word.isdecimal() for word in words):
         return text if text == "body" else Path(text)
     bounds = tuple(map(int, words))
     if not rising(bounds):
-        raise argparse.ArgumentTypeError(f"{text}: of each axis the first voxel comes first (x0,x1,y0,y1,z0,z1)")
+        raise argparse.ArgumentTypeError(f"{text}: of each axis the first voxel comes first ({BOUNDS})")
     return bounds
 
 
@@ -60,20 +61,14 @@ def _numbers(text: str, counts: Collection[int], expected: str) -> tuple[float, 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a scan becomes a volume to train on: cropping, orientation, spacing, intensities, label values.
+    """How a scan becomes a volume to train on.
 
     Attributes:
-        orientation: three letters that the axes point towards, or 'keep'.
-        spacing: voxel spacing of the prepared volume in mm per axis, None for the scan's own.
-        crop: 'body', 'bounds' (each scan has its own), six numbers (bounds of every scan: first and last voxel along
-            x, y, z in the order of its file, from 0), or None.
-        margin: distance kept around ``crop`` in mm.
+        crop: 'body', six numbers (first and last voxel along x, y, z in the order of the file, from 0), 'bounds' (each
+            scan has such numbers of its own), or None.
         intensity: 'zscore', 'zscore-nonzero' (over voxels that are not 0), 'window', or 'keep'.
-        window: low and high of the window.
         labels: label value in the file → class.
         other_labels: class of the other values above 0, None to keep them.
-        label_interpolation: 'onehot' or 'nearest', where the grid changes.
-        channel: index of the channel to read, None for images that have one.
     """
 
     orientation: str = option(
@@ -84,25 +79,20 @@ class Preparation:
     )
     crop: str | tuple[int, ...] | None = option(
         None,
-        "body; six voxel numbers x0,x1,y0,y1,z0,z1 for all scans; or a CSV table NAME,x0,x1,y0,y1,z0,z1",
+        f"body; six voxel numbers {BOUNDS} for all scans; or a CSV table NAME,{BOUNDS}",
         metavar="WHAT",
-        type=crop_region,
+        type=region,
     )
     margin: float = option(10.0, "distance kept around the crop, in mm", AT_LEAST_0, metavar="MM")
     intensity: str = option(
         "zscore", "default for brats: zscore-nonzero; for la: keep", choices=("zscore", "zscore-nonzero", "keep")
     )
     window: tuple[float, float] | None = option(
-        None,
-        f"for CT: low and high, or one of {', '.join(WINDOWS)}; scaled to −1 … 1",
-        metavar="LOW HIGH",
-        type=window_bounds,
+        None, f"for CT, scaled to −1 … 1: low and high, or one of {NAMES}", metavar="LOW HIGH", type=window_bounds
     )
     labels: dict[int, int] = dataclasses.field(default_factory=dict)
     other_labels: int | None = None
-    label_interpolation: str = option(
-        "onehot", "interpolation of labels where the grid changes", choices=("onehot", "nearest")
-    )
+    label_interpolation: str = option("onehot", "of labels where the grid changes", choices=("onehot", "nearest"))
     channel: int | None = option(None, "of images with several, counted from 0", AT_LEAST_0, metavar="N")
 
     def __post_init__(self) -> None:

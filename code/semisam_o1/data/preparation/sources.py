@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -182,13 +183,11 @@ def with_bounds(found: FoundScans, table: Path) -> FoundScans:
         ) from None
     scans = dict(found.scans)
     for number, (name, *values) in enumerate(rows, start=1):
-        name = name.strip()
-        try:
-            bounds = tuple(int(value) for value in values)
-        except ValueError:
-            if number == 1:  # a heading
-                continue
-            bounds = ()
+        name, bounds = name.strip(), ()
+        with contextlib.suppress(ValueError):
+            bounds = tuple(map(int, values))
+        if number == 1 and not bounds:  # a heading
+            continue
         if not rising(bounds):
             raise InputError(f"{table}, line {number}: a line must be NAME, x0, x1, y0, y1, z0, z1 in whole voxels")
         if name not in scans:
@@ -210,9 +209,7 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         if name in files:
             faults.append(f"{files[name]} and {path} have the same name {name}; keep one of them")
         elif "," in name or "\\" in name or name != name.strip():
-            faults.append(
-                f"{path} has a name that a list cannot hold; rename it without comma, backslash and outer spaces"
-            )
+            faults.append(f"{path} has a name that a list cannot hold; rename it without comma, backslash, outer space")
         files.setdefault(name, path)
     raise_faults(faults, "faults, nothing was written")
     if not files:
@@ -233,13 +230,10 @@ def _read_dataset_json(path: Path) -> Mapping[str, Any]:
 
 
 def _class_names(labels: Any) -> dict[int, str]:
-    """Return value → name from Decathlon's {"1": "name"} or nnU-Net's {"name": 1}; regions are left out."""
-    names: dict[int, str] = {}
-    for key, value in labels.items() if isinstance(labels, Mapping) else ():
-        number, name = (key, value) if str(key).isdigit() else (value, key)
-        if str(number).isdigit() and int(number) > 0:
-            names[int(number)] = str(name)
-    return names
+    """Return label value → name from Decathlon's {"1": "name"} or nnU-Net's {"name": 1}; regions are left out."""
+    items = labels.items() if isinstance(labels, Mapping) else ()
+    pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in items]
+    return {int(number): str(name) for number, name in pairs if str(number).isdigit() and int(number) > 0}
 
 
 def _channel_file(path: Path, channel: int) -> Path | None:

@@ -23,23 +23,14 @@ LINE_WIDTH = 110  # characters
 
 @dataclass(frozen=True)
 class ScanSummary:
-    """Properties of a scan before or after its preparation.
+    """Properties of a scan before or after its preparation."""
 
-    Attributes:
-        size: number of voxels (W, H, D).
-        spacing: voxel spacing in mm, None where it is not stated.
-        orientation: letters that the axes point towards, None where they are not stated.
-        dtype: type of the voxels.
-        values: lowest and highest value.
-        label_values: values of the label, None where there is none.
-    """
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...] | None
-    orientation: str | None
-    dtype: str
-    values: tuple[float, float]
-    label_values: tuple[int, ...] | None
+    size: tuple[int, ...]  # (W, H, D)
+    spacing: tuple[float, ...] | None  # mm, None where it is not stated
+    orientation: str | None  # letters such as RAS, None where they are not stated
+    dtype: str  # type of the voxels
+    values: tuple[float, float]  # lowest and highest
+    label_values: tuple[int, ...] | None  # None where there is no label
 
     @classmethod
     def of(cls, volume: Volume) -> ScanSummary:
