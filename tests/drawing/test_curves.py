@@ -56,7 +56,7 @@ def test_svg_is_small_and_takes_the_colors_of_the_page() -> None:
 
 
 def test_marks_tell_their_values() -> None:
-    svg = chart_svg(Chart("flat", [Curve("$a_$<b>", [3], [0.123456], "#d55e00")], "round", integer_x=True))
+    svg = chart_svg(Chart("flat", [Curve("$a_$<b>", [3], [0.123456], "#d55e00")], "round"))
     assert "NaN" not in svg and "nan" not in svg
     titles = [title.text for title in ElementTree.fromstring(svg).iter("title")]
     assert titles == ["$a_$<b>, round 3: 0.1235"]

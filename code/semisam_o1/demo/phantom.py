@@ -115,7 +115,8 @@ def _structures(coords: np.ndarray, vary: Variation) -> list[tuple[np.ndarray, f
     chamber_distance = _ellipsoid(coords, chamber, vary.radii(6.5, 6.3, 7.2), power=2.4)
     for offset in ((5, -5, 4), (6, 4, -3), (-2, 5, -6)):
         appendage = _tube(coords, np.stack([chamber, chamber + vary.point(*offset)]), vary.radii(3.2)[0])
-        chamber_distance = _smooth_union(chamber_distance, appendage)
+        overlap = np.maximum(2.0 - np.abs(chamber_distance - appendage), 0) / 2.0  # joined with a rounded crease
+        chamber_distance = np.minimum(chamber_distance, appendage) - overlap**2 * 2.0 / 4
     # It starts inside the chamber, so that the two always touch.
     root = chamber + np.array((-2, 0, 3))
     arch = np.vstack([root, vary.path((1, -3, 4), (-1, -1, 9), (2, 4, 11.5), (5, 9, 6.5), (5, 10, -3))])
@@ -152,24 +153,12 @@ def _ellipsoid(coords: np.ndarray, center: np.ndarray, radii: np.ndarray, power:
 
 
 def _tube(coords: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:
-    """Return the signed distance (W, H, D) in voxels to a round tube along a curve, negative inside.
-
-    Args:
-        coords: (3, W, H, D).
-        points: points of the curve, (n, 3).
-        radius: in voxels.
-    """
+    """Return the signed distance (W, H, D) in voxels to a round tube along a curve through points (n, 3)."""
     curve = CubicSpline(np.arange(len(points)), points)(np.linspace(0, len(points) - 1, 8 * len(points)))
     squared = np.full(coords.shape[1:], np.inf, np.float32)
     for x, y, z in curve.astype(np.float32):
         np.minimum(squared, (coords[0] - x) ** 2 + (coords[1] - y) ** 2 + (coords[2] - z) ** 2, out=squared)
     return np.sqrt(squared) - np.float32(radius)
-
-
-def _smooth_union(first: np.ndarray, second: np.ndarray, width: float = 2.0) -> np.ndarray:
-    """Join two signed distances with a rounded crease of about ``width`` voxels."""
-    overlap = np.maximum(width - np.abs(first - second), 0) / width
-    return np.minimum(first, second) - overlap**2 * width / 4
 
 
 # Imaging

@@ -50,18 +50,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over a common axis.
+    """Curves over a common axis that counts iterations or rounds.
 
     Attributes:
         y_range: lowest and highest value shown; None fits the curves.
-        integer_x: whether the x-axis counts something, such as rounds.
     """
 
     title: str
     curves: Sequence[Curve]
     x_label: str = "iteration, over all rounds"
     y_range: tuple[float, float] | None = None
-    integer_x: bool = False
 
     @property
     def legend(self) -> list[Curve]:
@@ -141,10 +139,8 @@ def _draw(axis: Axes, chart: Chart) -> None:
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0, labelcolor=SOFT)
     axis.set_xlabel(chart.x_label, loc="right", color=SOFT)
-    axis.locator_params(axis="x", integer=chart.integer_x, nbins=7)
+    axis.locator_params(axis="x", nbins=7, integer=True, min_n_ticks=1)
     axis.locator_params(axis="y", nbins=6)
-    if chart.integer_x:
-        axis.margins(x=0.08)
     if chart.y_range:
         axis.set_ylim(chart.y_range)
 

@@ -115,4 +115,4 @@ def _round_charts(results: RunResults) -> list[Chart]:
     foreground = [curve("cohort", INK, [100 * r.foreground_ratio for r in records])]
     titles = ("Pseudo-label Dice", "Uncertainty, mean entropy in nats", "Foreground, % of all voxels")
     curves = (dice, entropy, foreground)
-    return [Chart(title, c, "round", integer_x=True) for title, c in zip(titles, curves, strict=True)]
+    return [Chart(title, c, "round") for title, c in zip(titles, curves, strict=True)]

@@ -129,7 +129,7 @@ class RunResults:
         self, volume: Volume, truth: np.ndarray | None, labels: dict[str, np.ndarray], **measured: Any
     ) -> LabeledScan:
         if any(label.shape != volume.image.shape for label in labels.values()):
-            raise InputError(f"the file of {volume.name} has another size than when the run labeled it")
+            raise InputError(f"{self.dataset.path(volume.name)} has another size than when the run labeled it")
         final = list(labels.values())[-1]
         voxels = np.bincount(final.ravel(), minlength=self.num_classes)[1:].tolist()
         spacing = volume.geometry.spacing if volume.geometry.known else (1.0, 1.0, 1.0)
