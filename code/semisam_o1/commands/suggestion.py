@@ -64,17 +64,31 @@ def suggest(config: SuggestConfig) -> None:
         InputError: if the dataset or the run cannot be used.
     """
     device = resolve_device(config.device)
-    if config.run is not None:
-        results = read_run(config.run)
-        features = config.features or results.arguments["features"]
-        lines = describe_next(results, rank_next(results, features, config.sam_ckpt, device), config.top)
-    else:
+    if config.run is None:
         features = config.features or ("sam" if config.sam_ckpt.is_file() else "builtin")
         dataset = Dataset(config.root.expanduser().resolve(), config.image_key)
         ranking = rank_templates(dataset, config.list, features, config.sam_ckpt, device)
-        heading = f"{len(ranking)} scans of {dataset.root / config.list}, {features} features"
-        lines = [heading, *describe_templates(dataset, ranking, config.top)]
-    print("\n".join(lines))
+        print(f"{len(ranking)} scans of {dataset.root / config.list}, {features} features")
+        print(table(ranking, config.top))
+        print(f"suggested template: {ranking[0].name}")
+        print(
+            f"label it, then: python code/prepare_data.py nifti --images … --labels … --template {ranking[0].name} "
+            f"--overwrite {dataset.root}"
+        )
+    else:
+        results = read_run(config.run)
+        features = config.features or results.arguments["features"]
+        ranking, uncertainty = rank_next(results, features, config.sam_ckpt, device)
+        print(
+            f"{len(ranking)} unlabeled scans after round {len(results.records) - 1} of {results.folder.path}; the "
+            "others count by their uncertainty"
+        )
+        print(table(ranking, config.top, uncertainty))
+        print(f"label next: {ranking[0].name}")
+        print(
+            f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with "
+            f"--labeled_num {results.arguments['labeled_num'] + 1}"
+        )
 
 
 def rank_templates(dataset: Dataset, list_name: str, features: str, checkpoint: Path, device: str) -> list[Candidate]:
@@ -92,16 +106,6 @@ def rank_templates(dataset: Dataset, list_name: str, features: str, checkpoint: 
     return rank(cohort_distances(dataset, names, features, checkpoint, device))
 
 
-def describe_templates(dataset: Dataset, ranking: Sequence[Candidate], top: int) -> list[str]:
-    """Return the lines that name the suggested template and how to use it."""
-    return [
-        *_table(ranking, top),
-        f"suggested template: {ranking[0].name}",
-        f"label it, then: python code/prepare_data.py nifti --images … --labels … --template {ranking[0].name} "
-        f"--overwrite {dataset.root}",
-    ]
-
-
 def rank_next(results: RunResults, features: str, checkpoint: Path, device: str) -> NextScans:
     """Rank the unlabeled scans of a run as the next one to label.
 
@@ -113,7 +117,7 @@ def rank_next(results: RunResults, features: str, checkpoint: Path, device: str)
     """
     if len(results.records) < 2:
         raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
-    unlabeled = results.dataset.names("train.txt")[results.arguments["labeled_num"] :]
+    unlabeled = results.unlabeled
     with open_round(results.folder.pseudo_labels(len(results.records) - 1)) as labels:
         values = {name: labels.uncertainty(name) for name in labels.names}  # None for labeled scans
     uncertainty = {name: value for name, value in values.items() if value is not None}
@@ -126,18 +130,6 @@ def rank_next(results: RunResults, features: str, checkpoint: Path, device: str)
         raise InputError(f"{results.folder.path} has one unlabeled scan only; there is nothing to choose from")
     distances = cohort_distances(results.dataset, unlabeled, features, checkpoint, device)
     return NextScans(rank(distances, uncertainty), uncertainty)
-
-
-def describe_next(results: RunResults, scans: NextScans, top: int) -> list[str]:
-    """Return the lines that name the next scan to label and what to do with it."""
-    return [
-        f"{len(scans.ranking)} unlabeled scans after round {len(results.records) - 1} of {results.folder.path}; the "
-        "others count by their uncertainty",
-        *_table(scans.ranking, top, scans.uncertainty),
-        f"label next: {scans.ranking[0].name}",
-        f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with --labeled_num "
-        f"{results.arguments['labeled_num'] + 1}",
-    ]
 
 
 def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:
@@ -162,8 +154,8 @@ def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, chec
     return distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, progress=progress)
 
 
-def _table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> list[str]:
-    """Return a heading, the first candidates and the last one; with ``uncertainty``, a column of it."""
+def table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> str:
+    """Return a table of a heading, the first candidates and the last one; with ``uncertainty``, a column of it."""
     ranked = list(enumerate(candidates, start=1))
     if len(ranked) > top + 1:
         ranked = [*ranked[:top], ranked[-1]]
@@ -172,4 +164,4 @@ def _table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, 
     for place, c in ranked:
         own = [f"{uncertainty[c.name]:.4f}"] if uncertainty else []
         rows.append([str(place), c.name, *own, f"{c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})"])
-    return ["  " + line for line in text_table(rows, "><><" if uncertainty else "><<")]
+    return "\n".join("  " + line for line in text_table(rows, "><><" if uncertainty else "><<"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -64,8 +65,7 @@ def test(config: TestConfig) -> dict[str, Any]:
     model = load_model(config, distributed.start(resolve_device(config.device)))
     config, dataset = model.config, model.config.dataset
     if config.save_pred is not None:
-        names = dataset.names(config.test_list)
-        paths = [path for name in names for path in _image_paths(config.save_pred, name).values()]
+        paths = [p for name in dataset.names(config.test_list) for p in _image_paths(config.save_pred, name)]
         check_outputs(paths, "--save_pred", config.overwrite)
     names = check_testing(dataset, config.test_list, config.num_classes)
     truth = None if config.truth is None else _truth_dataset(config, names)
@@ -161,7 +161,7 @@ def _write_results(
             if config.save_pred is not None:
                 volume = (truth or config.dataset).load(result.name)
                 arrays = (result.evaluated, volume.image, volume.label)
-                for path, array in zip(_image_paths(config.save_pred, result.name).values(), arrays, strict=True):
+                for path, array in zip(_image_paths(config.save_pred, result.name), arrays, strict=True):
                     write_image(path, array, volume.geometry)
         summary = summarize(cases)
         print(table(summary))
@@ -190,20 +190,18 @@ def _test_settings(model: LoadedModel[TestConfig], truth: Dataset | None) -> dic
     }
 
 
-def _image_paths(folder: Path, name: str) -> dict[str, Path]:
+def _image_paths(folder: Path, name: str) -> list[Path]:
     """Return the files of one volume with ``--save_pred``: prediction, image and label."""
-    return {kind: folder / f"{name}_{kind}.nii.gz" for kind in ("pred", "img", "lab")}
+    return [folder / f"{name}_{kind}.nii.gz" for kind in ("pred", "img", "lab")]
 
 
 def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> None:
     """Rename the files of an earlier test with other results: test_metrics_1.json and so on."""
-    try:
+    if not folder.test_metrics.is_file():
+        return
+    with contextlib.suppress(ValueError):  # a damaged file is renamed, too
         if json.loads(folder.test_metrics.read_text(encoding="utf-8")) == json.loads(json.dumps(content)):
             return
-    except FileNotFoundError:
-        return
-    except ValueError:  # a damaged file is kept, too
-        pass
 
     def numbered(path: Path, number: int) -> Path:
         return path.with_name(f"{path.stem}_{number}{path.suffix}")
