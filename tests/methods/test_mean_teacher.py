@@ -82,3 +82,15 @@ def test_the_teacher_comes_out_of_training_only_if_asked_for() -> None:
     assert method.eval_model(student) is method.teacher
     other = small_student("dan")
     assert make_method("dan", other, use_teacher=True).eval_model(other) is other
+
+
+def test_the_teacher_starts_as_an_independent_copy_in_training_mode() -> None:
+    student = small_student("mt").eval()
+    method = make_method("mt", student)
+    before = method.teacher[0].weight.clone()
+    assert torch.equal(before, student[0].weight)
+    with torch.no_grad():
+        student[0].weight.add_(1)
+    assert torch.equal(method.teacher[0].weight, before)
+    assert (method.teacher.training, student.training) == (True, False)
+    assert all(parameter.requires_grad for parameter in student.parameters())

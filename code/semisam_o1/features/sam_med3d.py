@@ -15,6 +15,7 @@ where q[d,h,i] is the query vector at position (d, h, w=i), that of a padding to
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -26,20 +27,16 @@ from semisam_o1.core.safe_load import load_tensors
 from semisam_o1.networks.cpu_layers import Linear
 
 PATCH_SIDE = 128  # voxels per axis of the released position embedding
+TOKEN_SIDE = 16  # voxels per axis of a token
 EPS = 1e-6  # of all layer norms
 PREFIX = "image_encoder."
 
 
-class ChannelLayerNorm(nn.Module):
+class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, C, D, H, W)."""
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, EPS).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def _relative_table(table: Tensor, rows: int, columns: int) -> Tensor:
@@ -123,16 +120,6 @@ class Attention(nn.Module):
         return (by_query + column[..., None, :]).logsumexp(-1)
 
 
-class MLP(nn.Module):
-    def __init__(self, dim: int, hidden: int):
-        super().__init__()
-        self.lin1 = Linear(dim, hidden)
-        self.lin2 = Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.gelu(self.lin1(x)))
-
-
 class Block(nn.Module):
     """Pre-norm transformer block on (B, side, side, side, dim)."""
 
@@ -141,20 +128,12 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, EPS)
         self.attn = Attention(dim, heads, side, window)
         self.norm2 = nn.LayerNorm(dim, EPS)
-        self.mlp = MLP(dim, 4 * dim)
+        layers = {"lin1": Linear(dim, 4 * dim), "gelu": nn.GELU(), "lin2": Linear(4 * dim, dim)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbedding(nn.Module):
-    def __init__(self, dim: int, patch: int):
-        super().__init__()
-        self.proj = nn.Conv3d(1, dim, patch, stride=patch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).movedim(1, -1)
 
 
 class ImageEncoder(nn.Module):
@@ -179,23 +158,24 @@ class ImageEncoder(nn.Module):
         global_blocks: tuple[int, ...] = (2, 5, 8, 11),
     ):
         super().__init__()
-        grid = side // 16
-        if side % 16 or grid > window:
-            raise ValueError(f"side must be a multiple of 16 and at most {16 * window}, it is {side}")
-        self.patch_embed = PatchEmbedding(dim, 16)
+        grid = side // TOKEN_SIDE
+        if side % TOKEN_SIDE or grid > window:
+            limit = TOKEN_SIDE * window
+            raise ValueError(f"side must be a multiple of {TOKEN_SIDE} and at most {limit}, it is {side}")
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv3d(1, dim, TOKEN_SIDE, stride=TOKEN_SIDE)))
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, grid, dim))
         self.blocks = nn.ModuleList(
             Block(dim, heads, grid, grid if i in global_blocks else window) for i in range(depth)
         )
         self.neck = nn.Sequential(
             nn.Conv3d(dim, out_channels, 1, bias=False),
-            ChannelLayerNorm(out_channels),
+            ChannelLayerNorm(out_channels, EPS),
             nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
-            ChannelLayerNorm(out_channels),
+            ChannelLayerNorm(out_channels, EPS),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x) + self.pos_embed
+        x = self.patch_embed(x).movedim(1, -1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
         return self.neck(x.movedim(-1, 1))

@@ -20,10 +20,9 @@ def dice_loss(probabilities: Tensor, target: Tensor, weight: Tensor | None = Non
 
     Args:
         probabilities, target: (B, C, W, H, D) of the same shape.
-        weight: (B, W, H, D), how much each voxel counts in the sums; None: all the same.
+        weight: voxel weights (B, W, H, D) in the sums; None: equal weights.
     """
-    if probabilities.shape != target.shape:
-        raise ValueError(f"shapes differ: {tuple(probabilities.shape)} and {tuple(target.shape)}")
+    _check_shapes(probabilities, target)
 
     def total(values: Tensor) -> Tensor:
         return (values if weight is None else values * weight[:, None]).sum((0, 2, 3, 4))
@@ -35,22 +34,24 @@ def dice_loss(probabilities: Tensor, target: Tensor, weight: Tensor | None = Non
 
 
 def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of logits (B, C, W, H, D) and labels (B, W, H, D), by weights (B, W, H, D) if given."""
+    """Mean cross-entropy of logits (B, C, W, H, D) and labels (B, W, H, D), Σwv / Σw by weights (B, W, H, D) if given.
+
+    It is 0 where all weights are 0.
+    """
     if weight is None:
         return F.cross_entropy(logits, label.long())
-    return weighted_mean(F.cross_entropy(logits, label.long(), reduction="none"), weight)
-
-
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Return Σwv / Σw of two tensors of the same shape, 0 where all weights are."""
-    if values.shape != weight.shape:
-        raise ValueError(f"shapes differ: {tuple(values.shape)} and {tuple(weight.shape)}")
-    total, share = sum_over_ranks(torch.stack([(weight * values).sum(), weight.sum()]))
-    return total / share.clamp_min(1e-5)
+    values = F.cross_entropy(logits, label.long(), reduction="none")
+    _check_shapes(values, weight)
+    total, weights = sum_over_ranks(torch.stack([(weight * values).sum(), weight.sum()]))
+    return total / weights.clamp_min(1e-5)
 
 
 def squared_difference(a: Tensor, b: Tensor) -> Tensor:
     """Elementwise squared difference of two tensors of the same shape."""
+    _check_shapes(a, b)
+    return (a - b).square()
+
+
+def _check_shapes(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}")
-    return (a - b).square()

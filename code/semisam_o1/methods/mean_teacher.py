@@ -5,6 +5,7 @@ Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, htt
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods.base import Method, MethodOptions
 from semisam_o1.methods.losses import squared_difference
 from semisam_o1.methods.schedules import ema_decay
-from semisam_o1.networks.ema import make_teacher, update_teacher
 
 
 class MeanTeacher(Method):
@@ -24,7 +24,7 @@ class MeanTeacher(Method):
 
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         super().__init__(student, options, seed)
-        self.teacher = make_teacher(student)
+        self.teacher = copy.deepcopy(student).requires_grad_(False).train()  # dropout stays active
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
         (noisy,) = self.add_noise(image, t)
@@ -51,8 +51,11 @@ class MeanTeacher(Method):
             noisy.append(image + noise.clamp(-2 * self.noise, 2 * self.noise))
         return noisy
 
+    @torch.no_grad()
     def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
-        update_teacher(self.teacher, student, ema_decay(self.options.ema_decay, t))
+        decay, parameters = ema_decay(self.options.ema_decay, t), list(self.teacher.parameters())
+        torch._foreach_mul_(parameters, decay)
+        torch._foreach_add_(parameters, list(student.parameters()), alpha=1 - decay)
         return {}
 
     def eval_model(self, student: nn.Module) -> nn.Module:
