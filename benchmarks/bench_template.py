@@ -22,6 +22,7 @@ from semisam_o1.commands.suggestion import cohort_distances, rank_next
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures
+from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 from semisam_o1.propagation.representativeness import rank
@@ -45,7 +46,12 @@ def main() -> None:
     dataset = Dataset(arguments.root)
     names = dataset.names("train.txt")
     volumes = {name: dataset.load(name) for name in names}
-    features = cache(lambda name: BuiltinFeatures()(volumes[name].image))
+
+    @cache
+    def features(name: str) -> VolumeFeatures:
+        image = volumes[name].image
+        return VolumeFeatures(BuiltinFeatures()(image), np.empty(0), image.shape)
+
     started = time.monotonic()
     labeled: list[str] = []
     if arguments.run:
@@ -91,15 +97,8 @@ def labeller(volumes, features, templates: list[str], arguments: argparse.Namesp
         labeled = [Template(volumes[name].image, volumes[name].label) for name in templates]
         atlas = AtlasPropagation(labeled, num_classes, registration=arguments.registration)
         return lambda name: atlas.label(volumes[name].image).label
-    prototypes = class_prototypes(
-        [(features(name), volumes[name].label, volumes[name].image.shape) for name in templates], num_classes
-    )
-
-    def label(name: str) -> np.ndarray:
-        shape = volumes[name].image.shape
-        return propagate(features(name), prototypes, shape, shape)
-
-    return label
+    prototypes = class_prototypes([(features(name), volumes[name].label) for name in templates], num_classes)
+    return lambda name: propagate(features(name), prototypes, volumes[name].image.shape)
 
 
 def _mean(scores: dict[str, list[float]]) -> float:

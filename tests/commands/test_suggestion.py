@@ -244,7 +244,7 @@ def test_command_compares_another_feature_set(tmp_path: Path, monkeypatch: pytes
         (["ROOT", "--top", "0"], "--top must be at least 1"),
         (["ROOT", "--list", "none.txt"], "none.txt is missing"),
         (["ROOT", "--list", "two.txt"], "names 2 scans"),
-        (["ROOT", "--features", "sam", "--sam_ckpt", "/nowhere.pth"], "cannot be read"),
+        (["ROOT", "--features", "sam", "--sam_ckpt", "/nowhere.pth"], "is missing; download"),
     ],
 )
 def test_unusable_arguments(

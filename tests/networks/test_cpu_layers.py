@@ -124,7 +124,7 @@ def test_a_large_volume_is_normalized_in_the_precise_way(monkeypatch: pytest.Mon
     monkeypatch.setattr(F, "batch_norm", lambda item, *rest, **options: batches.append(item) or item)
     InstanceNorm(4)(x)
     assert len(batches) == 1
-    monkeypatch.setattr(InstanceNorm, "LARGEST", 6**3 - 1)
+    monkeypatch.setattr(InstanceNorm, "MAX_VOXELS", 6**3 - 1)
     torch.testing.assert_close(InstanceNorm(4)(x).double(), F.instance_norm(x.double()), atol=0.02, rtol=0.01)
     assert len(batches) == 1
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from semisam_o1.core.distributed import from_main, share_out
-from semisam_o1.core.errors import InputError
 from semisam_o1.core.progress import ProgressFn, silent
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.geometry import to_patch
@@ -64,9 +63,9 @@ class SamFeatures:
     """
 
     def __init__(self, checkpoint: Path, device: torch.device):
-        self.device = device
-        self.key = f"sam-{file_hash(checkpoint)}-patch{PATCH_SIDE}-v1"
-        self._encoder = load_encoder(checkpoint, device)
+        self.device, self._encoder = device, load_encoder(checkpoint, device)
+        digest = hashlib.blake2b(np.memmap(checkpoint, mode="r"), digest_size=8)
+        self.key = f"sam-{digest.hexdigest()}-patch{PATCH_SIDE}-v1"
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -119,22 +118,3 @@ def extract_features(
     missing = from_main([name for name, features in found.items() if features is None])
     found.update(zip(missing, share_out(compute, missing, progress, "features"), strict=True))
     return found, len(missing)
-
-
-def file_hash(path: Path) -> str:
-    """Return a short hash of a file's content.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(
-            f"the SAM-Med3D checkpoint {path} cannot be read ({error.strerror}); put sam_med3d_turbo.pth there, "
-            "name it with --sam_ckpt, or run without it: --propagation atlas --features builtin"
-        ) from None
-    return digest.hexdigest()

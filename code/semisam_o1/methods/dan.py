@@ -1,7 +1,7 @@
-"""DAN: a discriminator tells labeled from unlabeled scans by their segmentation; the student fools it.
+"""DAN: a discriminator classifies segmentations as those of labeled or unlabeled scans; the student fools it.
 
-Zhang et al., "Deep Adversarial Networks for Biomedical Image Segmentation Utilizing Unannotated
-Images", MICCAI 2017
+Zhang et al., "Deep Adversarial Networks for Biomedical Image Segmentation Utilizing Unannotated Images", MICCAI 2017,
+https://doi.org/10.1007/978-3-319-66179-7_47
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DAN(Method):
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=options.DAN_lr, betas=(0.9, 0.99))
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
-        # The verdict's gradient passes through the discriminator to the student and leaves nothing in it.
+        # The gradient passes through the discriminator to the student without accumulating in it.
         self.discriminator.requires_grad_(False).eval()
         verdict = self.discriminator(probabilities, image)
         return F.cross_entropy(verdict, torch.full((len(image),), LABELED, device=image.device))

@@ -1,7 +1,7 @@
-"""DTC: a segmentation and the signed distance of its border, predicted side by side, agree.
+"""DTC: a predicted segmentation and a predicted signed distance map of its boundary agree.
 
 Luo et al., "Semi-supervised Medical Image Segmentation through Dual-task Consistency", AAAI 2021,
-https://arxiv.org/abs/2009.04448. Here every foreground class has a distance map of its own.
+https://arxiv.org/abs/2009.04448. Extended to one distance map per foreground class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class DTC(Method):
 
     def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
         distance, logits = student(batch.image)
-        distance = distance[:, 1:]  # the background's channel means nothing
+        distance = distance[:, 1:]  # the channel of the background is not trained
         implied = torch.sigmoid(-STEEPNESS * distance)
         probabilities = logits.softmax(1)[:, 1:]
         truth = one_hot(batch.label, self.options.num_classes)[:, 1:]

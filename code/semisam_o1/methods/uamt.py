@@ -1,4 +1,4 @@
-"""UA-MT: Mean Teacher, where the teacher is sure of itself.
+"""UA-MT: Mean Teacher, restricted to voxels where the teacher is certain.
 
 Yu et al., "Uncertainty-Aware Self-ensembling Model for Semi-supervised 3D Left Atrium Segmentation",
 MICCAI 2019, https://arxiv.org/abs/1907.07034
@@ -33,7 +33,7 @@ class UAMT(MeanTeacher):
         for draw in passes:
             mean += draw / PASSES
         entropy = -(mean * torch.log(mean + 1e-6)).sum(1, keepdim=True)
-        sure = (entropy < entropy_threshold(t, self.options.max_iterations)).float()
-        difference = (sure * squared_difference(probabilities, target)).sum()
-        difference, kept = sum_over_ranks(torch.stack([difference, sure.sum()]))
-        return difference / (2 * kept + 1e-16)
+        certain = (entropy < entropy_threshold(t, self.options.max_iterations)).float()
+        difference = (certain * squared_difference(probabilities, target)).sum()
+        difference, voxels = sum_over_ranks(torch.stack([difference, certain.sum()]))
+        return difference / (2 * voxels + 1e-16)

@@ -10,18 +10,14 @@ NETWORKS = {"unet_3D": UNet3D, "unet_3D_sdf": UNet3DSDF}
 
 
 def build_network(
-    name: str,
-    num_classes: int,
-    in_channels: int = 1,
-    dropout: float = 0.3,
-    generator: torch.Generator | None = None,
+    name: str, num_classes: int, in_channels: int = 1, dropout: float = 0.3, generator: torch.Generator | None = None
 ) -> UNet3D:
     """Return a network with fresh weights, whose state-dict keys are those of the published checkpoints.
 
     Args:
         name: ``unet_3D`` (returns logits) or ``unet_3D_sdf`` (returns signed distance and logits).
         num_classes: background included.
-        generator: on the CPU, that the weights are drawn from; None: PyTorch's global one.
+        generator: random generator on the CPU for the weights; None: PyTorch's global one.
 
     Raises:
         ValueError: if there is no network of that name.

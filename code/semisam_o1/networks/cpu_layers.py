@@ -1,4 +1,4 @@
-"""What networks do differently on a CPU: PyTorch's own layers are slow there, or wrong in bf16."""
+"""Layers for CPUs, where PyTorch's own are slow, or wrong in bf16. On other devices they are PyTorch's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout, on a CPU by 16 random bits per value: five times faster than drawing Bernoulli numbers.
+    """nn.Dropout; on a CPU by 16 random bits per value, five times faster than drawing Bernoulli numbers.
 
-    The probability is rounded to a multiple of 2⁻¹⁶; what is kept is scaled by the rounded one.
+    The probability is rounded to a multiple of 2⁻¹⁶, for dropping and for scaling.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,17 +27,17 @@ class Dropout(nn.Dropout):
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """nn.InstanceNorm3d without parameters; on a CPU in channels last one item at a time, as batches of one.
+    """nn.InstanceNorm3d without parameters; on a CPU in channels last, batch normalization of one item at a time.
 
-    PyTorch's own would copy the volume to the other layout and back.
+    PyTorch's own would copy the volume to the contiguous layout and back.
     """
 
-    LARGEST = 2**21  # voxels; the sums behind batch normalization lose digits beyond
+    MAX_VOXELS = 2**21  # the sums of batch normalization lose precision in larger volumes
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_channels_last(x) or x[0, 0].numel() > self.LARGEST:
+        if not is_channels_last(x) or x[0, 0].numel() > self.MAX_VOXELS:
             return super().forward(x)
-        # In float32, as the statistics then are; these two are not learned.
+        # In float32, so that the statistics are, too; neither is learned.
         scale, shift = x.new_ones(x.shape[1], dtype=torch.float32), x.new_zeros(x.shape[1], dtype=torch.float32)
         items = (F.batch_norm(item, None, None, scale, shift, training=True, eps=self.eps) for item in x.split(1))
         return torch.cat(tuple(items))
@@ -46,7 +46,7 @@ class InstanceNorm(nn.InstanceNorm3d):
 class Upsample(nn.Module):
     """Trilinear interpolation (B, C, W, H, D) → (B, C, 2W, 2H, 2D), corners not aligned.
 
-    On a CPU axis by axis as products with a small matrix: faster than ``F.interpolate``.
+    On a CPU by products with a small matrix, axis by axis, faster than ``F.interpolate``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Upsample(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The largest of every 2³ voxels; on a CPU in the input's precision, and without gradient by halves, faster."""
+    """Max pooling over 2³ voxels; on a CPU in the input's precision, and faster where no gradient is needed."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -74,39 +74,39 @@ class MaxPool(nn.Module):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return x (B, C, W, H, D) with the channels of a voxel side by side, if it is for bf16 layers on a CPU.
+    """Return x (B, C, W, H, D) in the channels-last layout, if bf16 layers on a CPU follow.
 
-    oneDNN then copies no activation to a layout of its own and back. What follows keeps the layout of its input.
+    oneDNN then converts no activation to a layout of its own and back. Further layers keep the layout of their input.
     """
     in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     if x.device.type != "cpu" or not in_bf16:
         return x
-    # Copied even where there is one channel: only the strides tell the layout then.
+    # Copied even if there is only one channel, where the layout shows in the strides alone.
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether x is what ``channels_last`` makes, or came of it."""
+    """Return whether x is bf16 on a CPU in the layout of ``channels_last``."""
     in_bf16 = x.device.type == "cpu" and x.dtype == torch.bfloat16
     return in_bf16 and x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
 
 
 class Linear(nn.Linear):
-    """nn.Linear; on a CPU as a convolution of 1²: oneDNN uses what MKL leaves idle on processors of other makers."""
+    """nn.Linear; on a CPU as a 1² convolution by oneDNN, since MKL is slow on processors other than Intel's."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
             return super().forward(x)
-        rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # channels last, as it lies
+        rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # a channels-last view
         out = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
         return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 def convolve_upsampled(convolution: nn.Conv3d, skip: Tensor, lower: Tensor) -> Tensor:
-    """Return the 3³ convolution of skip (B, S, 2W, 2H, 2D) and, behind it, lower (B, L, W, H, D) upsampled by 2.
+    """Return the 3³ convolution of skip (B, S, 2W, 2H, 2D) concatenated with lower (B, L, W, H, D) upsampled by 2.
 
-    Both in channels last. Interpolation and convolution are linear: along W the three taps are applied before it is
-    doubled, which takes half of the arithmetic, and no concatenated volume exists.
+    Both are in channels last. Interpolation and convolution are linear: along W, the three taps are applied before
+    upsampling, with half of the arithmetic and without a concatenated volume.
     """
     weight = convolution.weight.to(skip.dtype)
     own, below = weight.split([skip.shape[1], lower.shape[1]], dim=1)
@@ -116,7 +116,7 @@ def convolve_upsampled(convolution: nn.Conv3d, skip: Tensor, lower: Tensor) -> T
     matrices = _doubled_taps(lower.shape[2], lower.dtype)
     for i, (tap, matrix) in enumerate(zip(below.split(1, dim=2), matrices, strict=True)):
         part = F.conv3d(planes, tap, padding=(0, 1, 1)).movedim(1, -1).flatten(2)
-        # In place only on a tensor of its own: through a view, gradients would be copied about.
+        # Not in place on the view, through which gradients would be copied.
         add = total.baddbmm_ if i else total.baddbmm
         total = add(matrix.expand(len(part), -1, -1), part)
     return total.view(out.movedim(1, -1).shape).movedim(-1, 1)
@@ -124,7 +124,7 @@ def convolve_upsampled(convolution: nn.Conv3d, skip: Tensor, lower: Tensor) -> T
 
 @lru_cache(maxsize=64)
 def _doubled_taps(side: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return, for every tap of a convolution, the matrix (2·side, side) that interpolates an axis and shifts it."""
+    """Return the matrices (2·side, side) that interpolate an axis and shift it, one per tap of a convolution."""
     with torch.inference_mode(False), torch.no_grad():
         padded = F.pad(_doubling(side, torch.float32), (0, 0, 1, 1))
         return tuple(padded[tap : tap + 2 * side].to(dtype) for tap in range(3))
@@ -133,17 +133,17 @@ def _doubled_taps(side: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 @lru_cache(maxsize=64)
 def _doubling(side: int, dtype: torch.dtype) -> Tensor:
     """Return the matrix (2·side, side) that interpolates one axis."""
-    with torch.inference_mode(False), torch.no_grad():  # it is kept for training, too
+    with torch.inference_mode(False), torch.no_grad():  # the cached matrix serves training, too
         index = torch.arange(2 * side, device="cpu")
-        places = ((index + 0.5) / 2 - 0.5).clamp(0, side - 1)
-        return (1 - (places[:, None] - index[:side]).abs()).clamp_min(0).to(dtype)
+        positions = ((index + 0.5) / 2 - 0.5).clamp(0, side - 1)
+        return (1 - (positions[:, None] - index[:side]).abs()).clamp_min(0).to(dtype)
 
 
 def guard_small(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return ``convolve(x)``, in float32 where x (B, C, W, H, D) is tiny and on the CPU.
 
-    oneDNN's bf16 weight gradient reads uninitialized memory where an axis has 1 or 2 voxels (seen with
-    torch 2.13): the result differs from call to call and is NaN at times. Volumes this small cost nothing.
+    oneDNN's bf16 weight gradient reads uninitialized memory where an axis has 1 or 2 voxels (observed with torch 2.13):
+    the result differs from call to call and is sometimes NaN.
     """
     if x.device.type == "cpu" and min(x.shape[2:]) < 4:
         with torch.autocast("cpu", enabled=False):

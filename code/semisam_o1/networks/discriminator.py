@@ -1,4 +1,4 @@
-"""DAN's discriminator: does a segmentation look like one of a labeled scan?
+"""DAN's discriminator: does a segmentation come from a labeled scan?
 
 Zhang et al., "Deep Adversarial Networks for Biomedical Image Segmentation Utilizing Unannotated
 Images", MICCAI 2017.
@@ -15,7 +15,7 @@ from semisam_o1.networks.cpu_layers import guard_small
 class Discriminator(nn.Module):
     """(softmax (B, C, W, H, D), image (B, 1, W, H, D)) → logits (B, 2): unlabeled, labeled.
 
-    Global average pooling before the linear layer lets any patch divisible by 16 through.
+    Global average pooling before the linear layer allows any patch divisible by 16.
     """
 
     def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.5, width: int = 64):

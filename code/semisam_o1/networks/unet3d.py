@@ -26,7 +26,7 @@ WIDTHS = (16, 32, 64, 128, 256)
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    # Out of place: an in-place ReLU would overwrite what InstanceNorm keeps for its gradient.
+    # Not in place: the gradient of InstanceNorm needs its output.
     return nn.Sequential(nn.Conv3d(in_channels, out_channels, 3, padding=1), InstanceNorm(out_channels), nn.ReLU())
 
 
@@ -41,7 +41,7 @@ class DoubleConvolution(nn.Module):
 
 
 class UpConcat(nn.Module):
-    """Upsample the lower level by 2, concatenate it behind the skip connection, convolve twice."""
+    """Upsample the lower level by 2, concatenate it to the skip connection, convolve twice."""
 
     def __init__(self, skip_channels: int, lower_channels: int):
         super().__init__()
@@ -52,7 +52,7 @@ class UpConcat(nn.Module):
         if is_channels_last(skip) and is_channels_last(lower):
             convolution, norm, relu = self.conv.conv1
             return self.conv.conv2(relu(norm(convolve_upsampled(convolution, skip, lower))))
-        # Again channels last where levels too small for bf16, which lie otherwise, end.
+        # Levels too small for bf16 are not in channels last: convert above them.
         return self.conv(channels_last(torch.cat([skip, self.up(lower)], dim=1)))
 
 
@@ -84,7 +84,7 @@ class UNet3D(nn.Module):
         self.final = nn.Conv3d(w1, num_classes, 1)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Return the features (B, 16, W, H, D) that the output convolutions read."""
+        """Return the features (B, 16, W, H, D) before the output convolutions."""
         skip1 = self.conv1(channels_last(x))
         skip2 = self.conv2(self.pool(skip1))
         skip3 = self.conv3(self.pool(skip2))
@@ -99,7 +99,7 @@ class UNet3D(nn.Module):
         return self.final(self.decode(x)).float()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the class logits alone, whatever else the network computes."""
+        """Return the class logits alone."""
         return self(x)
 
     def initialize(self, generator: torch.Generator | None = None) -> UNet3D:

@@ -22,8 +22,7 @@ def by_prototype(
     access: CohortAccess, atlas: CohortAtlas, progress: ProgressFn, say: Callable[[str], None]
 ) -> list[Prediction]:
     """Label every cell of the feature grid with the class of the nearest prototype."""
-    features = access.features
-    templates = [(features[name].spatial, access.label(name), features[name].patch_size) for name in access.labeled]
+    templates = [(access.features[name], access.label(name)) for name in access.labeled]
     prototypes = class_prototypes(templates, access.num_classes)
     absent = [str(c) for c in range(1, access.num_classes) if not prototypes[c].any()]
     if absent:
@@ -33,8 +32,7 @@ def by_prototype(
         )
 
     def label(name: str) -> Prediction:
-        spatial, patch_size = features[name].spatial, features[name].patch_size
-        return Prediction(propagate(spatial, prototypes, patch_size, access.shape(name)))
+        return Prediction(propagate(access.features[name], prototypes, access.shape(name)))
 
     return share_out(label, access.unlabeled, progress, "round 0", cpu_threads())
 
