@@ -99,7 +99,7 @@ def test_all_faults_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ({"patch_size": "32 20 16"}, "--patch_size must be positive and divisible by 16 on every axis, it is 32 20 16"),
         ({"patch_size": "16 16 16"}, "leaves one voxel at the bottom"),
-        ({"propagation": "prototype", "features": "sam", "sam_ckpt": "nowhere.pth"}, "nowhere.pth is missing; download"),
+        ({"propagation": "prototype", "features": "sam", "sam_ckpt": "nowhere.pth"}, "nowhere.pth is missing;"),
         ({"batch_size": 1}, "leaves no unlabeled item"),
         ({"num_classes": 1}, "--num_classes must lie between 2 and 255"),
         ({"binary_label": "on"}, "--binary_label leaves 2 classes"),

@@ -214,8 +214,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> ImageE
 def _encoder_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
-            f"{path} is missing; download sam_med3d_turbo.pth from the SAM-Med3D project and put it there, name it with "
-            "--sam_ckpt, or run without it: --propagation atlas --features builtin"
+            f"{path} is missing; download sam_med3d_turbo.pth from the SAM-Med3D project and put it there, name it "
+            "with --sam_ckpt, or run without it: --propagation atlas --features builtin"
         )
     content = load_tensors(path)
     if isinstance(content, dict) and isinstance(content.get("model_state_dict"), dict):
