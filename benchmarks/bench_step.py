@@ -26,7 +26,7 @@ from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions, dtc
 from semisam_o1.networks import build_network
-from semisam_o1.training.trainer import autocast, total
+from semisam_o1.training.trainer import total
 
 FORWARD_GFLOP = 289.1  # of one 128³ volume
 # Forward passes' worth of arithmetic: two items forward and backward, and the teacher's or the discriminator's passes.
@@ -54,7 +54,7 @@ class Here:
     def __call__(self, batch: Batch, t: int, parts: Parts | None = None) -> None:
         part = parts or Parts(timed=False)
         torch.manual_seed(derive_seed(1, t))
-        with autocast(self.device, self.precision):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             terms = self.method.losses(part.of("forward", self.student), batch, t)
         loss = total(terms)
         self.optimizer.zero_grad()
@@ -62,7 +62,7 @@ class Here:
         part.of("optimizer", self.optimizer.step)()
         for group in self.optimizer.param_groups:
             group["lr"] = self.method.learning_rate(t)
-        with autocast(self.device, self.precision):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             part.of("teacher, discriminator", self.method.after_step)(self.student, batch, t)
 
 

@@ -20,7 +20,7 @@ from semisam_o1.runs.records import RoundRecord
 def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
     config = TrainConfig(root_path=tmp_path, propagation="atlas", sam_ckpt=tmp_path / "none.pth")
     cohort = Cohort(("a",), ("b", "c"), ("d",), {})
-    checked = PreflightResult(RunFolder(tmp_path, "unet_3D"), torch.device("cpu"), "fp32", "builtin", cohort, None)
+    checked = PreflightResult(RunFolder(tmp_path, "unet_3D"), torch.device("cpu"), "fp32", cohort, {}, None)
     text = console.opening(config, checked, "ram", "0.10 GiB fit in RAM")
     for part in (
         "1 labeled, 2 unlabeled, 1 validation volumes", "uamt with unet_3D, 3 rounds of 15000", "atlas propagation",

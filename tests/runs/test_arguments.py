@@ -14,7 +14,13 @@ from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.runs.arguments import changed_environment, check_same_run, read_run_arguments, write_arguments
+from semisam_o1.runs.arguments import (
+    changed_environment,
+    check_same_run,
+    describe_run,
+    read_run_arguments,
+    write_arguments,
+)
 from semisam_o1.runs.layout import RunFolder
 
 CPU = torch.device("cpu")
@@ -32,7 +38,7 @@ def make_cohort(**hashes: str) -> Cohort:
 def folder(tmp_path: Path) -> RunFolder:
     """The folder of a run that was started with the defaults."""
     folder = RunFolder(tmp_path, "unet_3D")
-    write_arguments(TrainConfig(), make_cohort(), folder, CPU, "fp32", "sam-1")
+    write_arguments(folder, describe_run(TrainConfig(), make_cohort(), CPU, "fp32", "sam-1"))
     return folder
 
 
@@ -40,7 +46,8 @@ def go_on(
     folder: RunFolder, cohort: Cohort | None = None, resolved: str = "fp32", key: str = "sam-1", **changes: object
 ) -> None:
     before = read_run_arguments(folder)
-    check_same_run(before, TrainConfig(**changes), cohort or make_cohort(), resolved, key, folder)
+    config = TrainConfig(**changes)
+    check_same_run(before, describe_run(config, cohort or make_cohort(), CPU, resolved, key), config, folder)
 
 
 OTHER = {
@@ -118,12 +125,12 @@ def test_precision_and_foundation_weights_are_compared_by_what_they_are(folder: 
 
 
 def test_environment_are_kept_and_compared(folder: RunFolder) -> None:
-    before = read_run_arguments(folder)
-    assert changed_environment(before, CPU) == []
+    before, now = read_run_arguments(folder), describe_run(TrainConfig(), make_cohort(), CPU, "fp32", "sam-1")
+    assert changed_environment(before, now) == []
     before["versions"]["torch"] = "2.4.0"
-    (remark,) = changed_environment(before, CPU)
+    (remark,) = changed_environment(before, now)
     assert f"torch 2.4.0 → {torch.__version__}" in remark
     for _ in range(2):
-        write_arguments(TrainConfig(), make_cohort(), folder, CPU, "fp32", "sam-1", before)
+        write_arguments(folder, now, before)
         before = read_run_arguments(folder)
     assert [part["versions"]["torch"] for part in before["earlier"]] == ["2.4.0"]

@@ -55,7 +55,7 @@ def check_summary(config: TrainConfig, checked: PreflightResult) -> str:
             f"{config.root_path} can be trained on: {_counts(cohort)} volumes of {sizes} voxels, "
             f"{cohort.nbytes / 2**30:.2f} GiB decoded; labeled: {', '.join(cohort.labeled)}",
             f"{config.backbone} with {config.model} in {checked.precision} on {checked.device}, features "
-            f"{checked.features_key}",
+            f"{checked.arguments['features']}",
             f"run folder ({'new' if checked.previous is None else 'to be continued'}): {checked.folder.path}",
             "checked; nothing was computed or written",
         ]

@@ -12,7 +12,7 @@ from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort, check_training
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.runs.arguments import check_same_run, read_run_arguments
+from semisam_o1.runs.arguments import check_same_run, describe_run, read_run_arguments
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.lock import RunLock
 from semisam_o1.training.stopping import StopRequest
@@ -24,15 +24,15 @@ class PreflightResult:
 
     Attributes:
         precision: 'fp32' or 'bf16'.
-        features_key: of the feature set.
+        arguments: content of args.json of this run.
         previous: content of args.json of the run that is resumed, None for a new one.
     """
 
     folder: RunFolder
     device: torch.device
     precision: str
-    features_key: str
     cohort: Cohort
+    arguments: dict[str, Any]
     previous: dict[str, Any] | None
 
 
@@ -63,11 +63,12 @@ def check_run(
         )
     )
     precision = resolve_precision(config.precision, device.type)
+    if previous is not None and config.precision == "auto":  # may mean another one on this device
+        precision = previous.get("precision", precision)
+    arguments = describe_run(config, cohort, device, precision, features_key)
     if previous is not None:
-        if config.precision == "auto":  # may mean another one on this device
-            precision = previous.get("precision", precision)
-        check_same_run(previous, config, cohort, precision, features_key, folder)
-    return PreflightResult(folder, device, precision, features_key, cohort, previous)
+        check_same_run(previous, arguments, config, folder)
+    return PreflightResult(folder, device, precision, cohort, arguments, previous)
 
 
 def _check_processes(config: TrainConfig) -> None:

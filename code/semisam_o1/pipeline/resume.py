@@ -57,11 +57,9 @@ def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) ->
         if lock.left_by is not None and not config.overwrite:
             remarks.append(f"the previous run{describe(lock.left_by)} was killed; its lock is taken over")
         if checked.previous is not None:
-            remarks += changed_environment(checked.previous, checked.device)
+            remarks += changed_environment(checked.previous, checked.arguments)
         folder.create(config.overwrite)
-        write_arguments(
-            config, cohort, folder, checked.device, checked.precision, checked.features_key, checked.previous
-        )
+        write_arguments(folder, checked.arguments, checked.previous)
         return _last_finished_round(folder, cohort, remarks), remarks
 
     last_round, remarks = distributed.on_main(take)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,144 +20,113 @@ from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preparation.settings import read_preparation
 from semisam_o1.runs.layout import RunFolder
 
+ANEW = "or start anew with --overwrite or another --exp"
+
 
 def read_run_arguments(folder: RunFolder) -> dict[str, Any] | None:
     """Return the content of args.json, None where no run was started in the folder.
 
     Raises:
-        InputError: if it cannot be read, or is gone while a run's files are there.
+        InputError: if it cannot be read, or is missing although files of a run exist.
     """
     try:
         content = json.loads(folder.args.read_text(encoding="utf-8"))
         if not all(isinstance(content[part], dict) for part in ("arguments", "data", "versions")):
             raise ValueError("parts of it are missing")
+        return content
     except FileNotFoundError:
-        if folder.state.exists() or folder.labeled_rounds():
-            raise InputError(
-                f"{folder.args} is missing, so the run cannot be resumed; start anew with --overwrite"
-            ) from None
-        return None
+        if not folder.state.exists() and not folder.labeled_rounds():
+            return None
+        reason = "is missing, so the run cannot be resumed"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder.args} cannot be read ({error}); start anew with --overwrite") from None
-    return content
+        reason = f"cannot be read ({error})"
+    raise InputError(f"{folder.args} {reason}; start anew with --overwrite")
 
 
-def check_same_run(
-    before: dict[str, Any], config: Any, cohort: Cohort, precision: str, features: str, folder: RunFolder
-) -> None:
+def describe_run(config: Any, cohort: Cohort, device: torch.device, precision: str, features: str) -> dict[str, Any]:
+    """Return the content of args.json: the resolved arguments and whatever else the result depends on.
+
+    Args:
+        features: key of the feature set.
+    """
+    preparation = read_preparation(config.root_path)
+    return {
+        "arguments": _plain(config),
+        "precision": precision,
+        "features": features,
+        **_environment(device),
+        "earlier": [],
+        "preparation": preparation.to_json() if preparation else None,
+        "data": cohort.fingerprint,
+    }
+
+
+def check_same_run(before: dict[str, Any], now: dict[str, Any], config: Any, folder: RunFolder) -> None:
     """Refuse to resume a run that was started with other arguments or other data.
 
     Args:
-        before: what ``read_run_arguments`` returned.
-        precision: as resolved.
-        features: key of the feature set.
+        before: content of args.json.
+        now: what ``describe_run`` returned for the run that is to continue it.
 
     Raises:
         InputError: naming what changed.
     """
-    defaults = _plain(type(config)())
-    then, now = {**defaults, **before["arguments"]}, _plain(config)
-    compared = {item.name for item in dataclasses.fields(config) if item.metadata["resume"] == "same"}
-    changed = [
-        f"--{name} was {then[name]} and is {value}"
-        for name, value in now.items()
-        if name in compared and then[name] != value
-    ]
-    if before.get("precision", precision) != precision:
-        changed.append(f"--precision was {before['precision']} and is {precision}")
+    then, run = _plain(type(config)()) | before["arguments"], f"the run in {folder.path} was started"
+    compared = [item.name for item in dataclasses.fields(config) if item.metadata["resume"] == "same"]
+    pairs = {name: (then[name], now["arguments"][name]) for name in compared}
+    pairs["precision"] = (before.get("precision", now["precision"]), now["precision"])
+    changed = [f"--{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
     if changed:
-        raise InputError(
-            f"the run in {folder.path} was started with other arguments ({'; '.join(changed)}); give the same ones to "
-            "continue, or start anew with --overwrite or another --exp"
-        )
-    if before.get("features", features) != features:
-        raise InputError(
-            f"--sam_ckpt holds other weights than the run in {folder.path} was started with ({features}, before: "
-            f"{before['features']}); give the same file to continue, or start anew with --overwrite or another --exp"
-        )
-    for part, values in cohort.fingerprint.items():
+        arguments = f"{run} with other arguments ({'; '.join(changed)})"
+        raise InputError(f"{arguments}; give the same ones to continue, {ANEW}")
+    if before.get("features", now["features"]) != now["features"]:
+        weights = f"({now['features']}, before: {before['features']})"
+        raise InputError(f"--sam_ckpt holds other weights than {run} with {weights}; give the same file, {ANEW}")
+    for part, values in now["data"].items():
         earlier = before["data"].get(part, {})
         differing = sorted(name for name in {*earlier, *values} if earlier.get(name) != values.get(name))
         if differing or list(earlier) != list(values):
-            raise InputError(
-                f"{part} of {config.root_path} changed since the run in {folder.path} was started "
-                f"({', '.join(differing) or 'the order'}); restore it to continue, or start anew with --overwrite or "
-                "another --exp"
-            )
+            what = f"{part} of {config.root_path} changed since {run} ({', '.join(differing) or 'the order'})"
+            raise InputError(f"{what}; restore it to continue, {ANEW}")
 
 
-def changed_environment(before: dict[str, Any], device: torch.device) -> list[str]:
-    """Return a sentence that lists what may keep a resumed run from ending bit-identical; empty if nothing changed."""
-    now = _environment(device)
-    changed = [
-        f"{name} {before['versions'].get(name)} → {version}"
-        for name, version in now["versions"].items()
-        if before["versions"].get(name) != version
-    ]
-    changed += [
-        f"{name} {before.get(name)} → {now[name]}"
-        for name in ("device", "processes", "git")
-        if before.get(name) != now[name]
-    ]
-    return [f"the run continues in another environment, its last digits may differ: {', '.join(changed)}"] * bool(
-        changed
-    )
+def changed_environment(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return a sentence on what may keep a resumed run from ending bit-identical; empty if nothing changed."""
+    pairs = {name: (before["versions"].get(name), version) for name, version in now["versions"].items()}
+    pairs |= {name: (before.get(name), now[name]) for name in ("device", "processes", "git")}
+    changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in pairs.items() if old != new)
+    return [f"the run continues in another environment, its last digits may differ: {changed}"] if changed else []
+
+
+def write_arguments(folder: RunFolder, now: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+    """Write args.json; of a resumed run the earlier environments are kept."""
+    earlier = list(before.get("earlier", [])) if before else []
+    keys = ("device", "processes", "versions", "git")
+    if before and any(before.get(key) != now[key] for key in keys):
+        earlier.append({key: before.get(key) for key in keys})
+    write_json(folder.args, now | {"earlier": earlier})
 
 
 def _plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as JSON stores it."""
+    as_json = {Path: str, tuple: list}
     values = dataclasses.asdict(config)
     return {
-        name: str(v) if hasattr(v, "parts") else list(v) if isinstance(v, tuple) else v for name, v in values.items()
+        name: next((make(value) for kind, make in as_json.items() if isinstance(value, kind)), value)
+        for name, value in values.items()
     }
-
-
-def write_arguments(
-    config: Any,
-    cohort: Cohort,
-    folder: RunFolder,
-    device: torch.device,
-    precision: str,
-    features: str,
-    before: dict[str, Any] | None = None,
-) -> None:
-    """Write args.json: the resolved arguments and whatever else the result depends on.
-
-    Args:
-        before: content of args.json of a resumed run; its earlier environments are kept.
-    """
-    environment, preparation = _environment(device), read_preparation(config.root_path)
-    earlier = [] if before is None else before.get("earlier", [])
-    last = None if before is None else {key: before.get(key) for key in environment}
-    if last not in (None, environment):
-        earlier = [*earlier, last]
-    content = {
-        "arguments": _plain(config),
-        "precision": precision,
-        "features": features,
-        **environment,
-        "earlier": earlier,
-        "preparation": preparation.to_json() if preparation else None,
-        "data": cohort.fingerprint,
-    }
-    write_json(folder.args, content)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
+    git = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"]
+    try:
+        revision = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        revision = None
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "processes": distributed.world_size(),
-        "versions": {"semisam_o1": __version__, "torch": torch.__version__, "numpy": np.__version__,
-                     "python": platform.python_version()},
-        "git": _git_revision(),
-    }  # fmt: skip
-
-
-def _git_revision() -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
+        "versions": {"semisam_o1": __version__, **versions},
+        "git": revision,
+    }

@@ -135,15 +135,10 @@ def _drop_lines(path: Path, since: Position) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # the line that a kill cut off
             content = json.loads(line)
             round_, iteration = content["round"], content.get("iteration")
-            if iteration is None:
-                done = round_ <= since.finished
-            else:
-                done = (round_, iteration) <= (since.round_, since.iteration)
-        except (ValueError, KeyError, TypeError):  # the line that a kill cut off
-            continue
-        if done:
-            kept.append(line)
-    write_text(path, "".join(line + "\n" for line in kept))
+            position = (since.round_, since.iteration)
+            if round_ <= since.finished if iteration is None else (round_, iteration) <= position:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))

@@ -124,10 +124,12 @@ class RoundTrainer:
         with self.autocast():
             extra = self.method.after_step(self.student, batch, t)
         self.iteration = t + 1
-        self.loss_log.record(batch.names, loss, terms, extra)
+        values = {"total": loss.detach()} | {name: term.value.detach() for name, term in terms.items()} | extra
+        self.loss_log.record(batch.names, terms, values)
 
     def autocast(self) -> torch.autocast:
-        return autocast(self.device, self.context.precision)
+        """Return the context in which networks compute; losses stay in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.context.precision == "bf16")
 
     def total_step(self) -> int:
         """Return the number of finished iterations over all rounds."""
@@ -135,11 +137,7 @@ class RoundTrainer:
 
     def due(self, interval: int) -> bool:
         """Return whether something that happens every ``interval`` iterations, and after the last, is due."""
-        return self.iteration % interval == 0 or self.finished
-
-    @property
-    def finished(self) -> bool:
-        return self.iteration == self.options.max_iterations
+        return self.iteration % interval == 0 or self.iteration == self.options.max_iterations
 
     def keep_as_best(self, dice: float) -> None:
         """Make the evaluated network, as it is now, the best model of the round."""
@@ -164,7 +162,7 @@ class RoundTrainer:
 
     def _save_where_due(self) -> None:
         """Save the state, last of all so that it contains what the steps did; the end of the round saves its own."""
-        if self.finished:
+        if self.iteration == self.options.max_iterations:
             return
         if self.stop_requested or time.monotonic() >= self.next_save:
             self.save_state()
@@ -226,7 +224,3 @@ class RoundTrainer:
 def total(terms: dict[str, LossTerm]) -> Tensor:
     """Return the loss: the sum of weight · value."""
     return sum(term.weight * term.value for term in terms.values())
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
