@@ -22,6 +22,7 @@ from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.run import train
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.runs import layout
+from semisam_o1.training.after_iteration import AFTER_ITERATION
 from tiny_cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +30,18 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 # Their commands make tables from real scans and take hours; their flags are checked below like all others.
 MEASURED = {"accuracy.md", "performance.md", "reliability.md"}
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+?) -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)```", re.DOTALL)
-SHORT = [
-    "--max_iterations", "2", "--num_rounds", "1", "--patch_size", "32", "16", "16", "--device", "cpu", "--knn_k", "2",
-    "--backbone", "mt", "--val_interval", "2", "--uncertainty_quantile", "0.6",
-]  # fmt: skip
+SHORT = (
+    "--max_iterations 2 --num_rounds 1 --patch_size 32 16 16 --device cpu --knn_k 2 --backbone mt --val_interval 2 "
+    "--uncertainty_quantile 0.6"
+).split()
+# The settings that use the examples of the extension guide, in their order.
+EXAMPLES = (
+    {"backbone": "entropy"},
+    {"features": "histogram", "propagation": "prototype"},
+    {"model": "plain"},
+    {"propagation": "copy"},
+    {},
+)
 
 
 def blocks(path: Path, kind: str) -> list[str]:
@@ -129,32 +138,27 @@ def test_flags_that_the_documents_name_exist() -> None:
 @pytest.fixture
 def registries() -> None:
     """Take what an example registers out again."""
-    kept = [(registry, dict(registry)) for registry in (METHODS, FEATURE_SETS, NETWORKS, PROPAGATIONS)]
+    kept = [(registry, dict(registry)) for registry in (METHODS, FEATURE_SETS, NETWORKS, PROPAGATIONS, AFTER_ITERATION)]
     yield
     for registry, before in kept:
         registry.clear()
         registry.update(before)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_of_the_extension_guide_train(
     number: int, registries: None, narrow_networks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = blocks(ROOT / "docs" / "extending.md", "python")[number]
     exec(compile(example, f"example {number}", "exec"), {"__name__": "example"})
-    choice = [
-        {"backbone": "entropy"}, {"features": "histogram", "propagation": "prototype"}, {"model": "plain"},
-        {"propagation": "copy"},
-    ][number]  # fmt: skip
-    settings = {"backbone": "mt", "propagation": "atlas", "features": "builtin", **choice}
-    train(
-        TrainConfig(
-            root_path=write_cohort(tmp_path / "data"), exp=str(tmp_path / "run"), num_classes=3,
-            patch_size=(32, 16, 16),
-            max_iterations=2, num_rounds=1, val_interval=2, knn_k=2, device="cpu", **settings,
-        )
-    )  # fmt: skip
+    usual = {"backbone": "mt", "propagation": "atlas", "features": "builtin", "num_classes": 3, "device": "cpu"}
+    short = {"patch_size": (32, 16, 16), "max_iterations": 2, "num_rounds": 1, "val_interval": 2, "knn_k": 2}
+    settings = usual | short | EXAMPLES[number]
+    train(TrainConfig(root_path=write_cohort(tmp_path / "data"), exp=str(tmp_path / "run"), **settings))
     assert "round 1: foreground" in capsys.readouterr().out
+    if "log_gradient_norm" in AFTER_ITERATION:
+        metrics = next(tmp_path.glob("run_*/unet_3D/metrics.jsonl")).read_text()
+        assert "train/gradient_norm" in metrics
 
 
 def test_python_example_of_the_readme_starts_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
