@@ -36,7 +36,7 @@ def write_raw(root: Path, attributes: dict | None = None, **arrays) -> Dataset:
         b"a,0.3,x\nb c,\n",
     ],
 )
-def test_lists_of_every_make_are_read(content: bytes, tmp_path: Path) -> None:
+def test_lists_in_common_formats_are_read(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_bytes(content)
     assert Dataset(tmp_path).names("train.txt") == ["a", "b c"]
 

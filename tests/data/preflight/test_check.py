@@ -1,4 +1,4 @@
-"""The preflight: what is odd but legal, what --check_only says, and readers that do not come back."""
+"""Preflight: warnings, --check_only, and files that crash or hang the process that reads them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_is_odd_is_told(case: str, root: Path) -> None:
+def test_oddities_give_warnings(case: str, root: Path) -> None:
     assert check_training(Dataset(root), 1, 3).warnings == ()
     change, message = ODD[case]
     change(root)
@@ -59,14 +59,15 @@ def test_what_is_odd_is_told(case: str, root: Path) -> None:
     assert message in warning
 
 
-def test_check_only_says_what_would_be_trained_and_writes_nothing(
+def test_check_only_prints_a_summary_and_writes_nothing(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ODD["orientation"][0](root)
     before = sorted(tmp_path.rglob("*"))
     assert run_command(train_SemiSAM_O1.main, [*train_flags(root, tmp_path / "run"), "--check_only"]) == 0
     out = capsys.readouterr().out
-    assert "1 labeled (train0), 5 unlabeled, 1 validation volumes of 26–31 × 20 × 17 voxels" in out
+    assert "1 labeled, 5 unlabeled, 1 validation volumes of 26–31 × 20 × 17 voxels" in out
+    assert "labeled: train0\n" in out
     assert "warning: 1 volume in another orientation" in out
     assert f"run folder (new): {tmp_path / 'run_MT_1label_1' / 'unet_3D'}" in out
     assert out.endswith("checked; nothing was computed or written\n")
@@ -108,7 +109,7 @@ def test_a_file_that_crashes_or_hangs_its_reader_is_a_fault_of_that_file(
         assert (report.info.name, report.info.geometry.spacing) == (name, (1.0, 1.5, 2.0))
 
 
-def test_readers_end_when_nobody_listens(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_processes_end_with_the_iterator(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     start = readers.start_child
     monkeypatch.setattr(readers, "start_child", lambda: started.append(start()) or started[-1])

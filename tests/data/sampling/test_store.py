@@ -1,4 +1,4 @@
-"""Where decoded volumes live, and arrays kept on disk."""
+"""Cached volumes, sources of labels, and the array cache on disk."""
 
 from __future__ import annotations
 
