@@ -30,10 +30,10 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 # Their commands make tables from real scans and take hours; their flags are checked below like all others.
 MEASURED = {"accuracy.md", "performance.md", "reliability.md"}
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+?) -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)```", re.DOTALL)
-SHORT = (
+SHORT = shlex.split(
     "--max_iterations 2 --num_rounds 1 --patch_size 32 16 16 --device cpu --knn_k 2 --backbone mt --val_interval 2 "
     "--uncertainty_quantile 0.6"
-).split()
+)
 # The settings that use the examples of the extension guide, in their order.
 EXAMPLES = (
     {"backbone": "entropy"},
