@@ -1,4 +1,4 @@
-"""The settings of a training run."""
+"""Configuration of a training run."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
+from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.training.options import TrainingOptions
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -45,44 +46,46 @@ RECIPES: dict[str, dict[str, Any]] = {
 @with_recipes(RECIPES)
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(TrainingOptions):
-    """Everything that ``train_SemiSAM_O1.py`` can be told."""
+    """Configuration of ``train_SemiSAM_O1.py``."""
 
     recipe: str = option(
         "published",
-        "other defaults for the other flags: published, or best, the combination that scored highest",
+        "defaults of the other flags: published, or best, the combination that scored highest",
         choices=tuple(RECIPES),
     )
-    root_path: Path = option(PROJECT_ROOT / "data" / "LA", "the dataset folder", resume="any")
+    root_path: Path = option(PROJECT_ROOT / "data" / "LA", "dataset folder", resume="any")
     exp: str = option("SemiSAM_O1/LA", "name of the experiment, a folder below model/", resume="any")
     backbone: str = option("uamt", "semi-supervised method", choices=tuple(METHODS))
     model: str = option("unet_3D", "network (dtc always uses unet_3D_sdf)", choices=tuple(NETWORKS))
-    labeled_num: int = option(1, "how many of the first names of train.txt are labeled", within=AT_LEAST_1)
+    labeled_num: int = option(1, "number of labeled volumes, the first names of train.txt", within=AT_LEAST_1)
     labeled_bs: int = option(1, "labeled items per batch", within=AT_LEAST_1)
     batch_size: int = option(2, "items per batch, over all processes")
-    patch_size: tuple[int, int, int] = option((128, 128, 128), "voxels, each divisible by 16")
-    warm_start: bool = option(False, "a round goes on from the best network of the round before")
-    knn_k: int = option(5, "neighbors that vote on an uncertain volume", within=AT_LEAST_1)
-    uncertainty_quantile: float = option(0.9, "volumes at or above this quantile are uncertain", within=SHARE)
+    patch_size: tuple[int, int, int] = option((128, 128, 128), "patch size in voxels, each divisible by 16")
+    warm_start: bool = option(False, "start each round from the best network of the previous round")
+    knn_k: int = option(5, "number of nearest neighbors, in the atlas and in refinement", within=AT_LEAST_1)
+    uncertainty_quantile: float = option(
+        0.9, "volumes at or above this quantile of uncertainty are uncertain", within=SHARE
+    )
     registration: bool = option(
-        True, "atlas: register volumes and ask neighbors; off: leave them as their matches align them"
+        True, "atlas: register volumes and fuse the labels of neighbors; off: skip deformable registration"
     )
     refinement: str = option(
         "knn",
-        "how labels are corrected between rounds: knn, a vote on whole uncertain volumes; fusion, by regions, with "
+        "refinement of pseudo-labels between rounds: knn, a vote on whole uncertain volumes; fusion, by region, with "
         "the labels of registered neighbors and of the template",
         choices=("knn", "fusion"),
     )
-    confidence_weights: bool = option(False, "weigh pseudo-labels by their probability, voxel by voxel")
+    confidence_weights: bool = option(False, "weight each voxel of a pseudo-label by its probability")
     augmentation: tuple[str, ...] = option(
         (),
-        "random changes to patches: any of spatial, intensity, template (warped as the other scans are shaped)",
+        "random changes to patches: any of spatial, intensity, template (warped to the shapes of the other scans)",
         nargs="*",
         choices=AUGMENTATIONS,
         metavar="KIND",
     )
-    largest_component: bool = option(False, "keep the largest connected part of each class only")
+    largest_component: bool = option(False, "keep only the largest connected component of each class")
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", resume="any")
-    propagation: str = option("prototype", "how round 0 spreads the template's label", choices=("prototype", "atlas"))
+    propagation: str = option("prototype", "method of round 0: prototype, or atlas", choices=tuple(PROPAGATIONS))
     features: str | None = option(
         None,
         "features for prototypes and neighbors: sam, or builtin (default: sam; builtin with "
@@ -93,14 +96,12 @@ class TrainConfig(TrainingOptions):
     binary_label: bool = option(False, "merge all labels above 0 into class 1")
     orientations: str = option(
         "all",
-        "orientations a patch is shown in: all eight of the first two axes, or fewer",
+        "orientations of the patches: all eight of the first two axes, or fewer",
         choices=tuple(ORIENTATIONS),
     )
-    seed: int = option(1337, "of everything that is random", within=AT_LEAST_0)
-    deterministic: int = option(
-        1, "1: no algorithm of cuDNN that differs from run to run; 0: the fastest one", choices=(0, 1)
-    )
-    device: str = option("auto", "auto: cuda where present, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
+    seed: int = option(1337, "random seed", within=AT_LEAST_0)
+    deterministic: int = option(1, "1: deterministic algorithms of cuDNN; 0: the fastest ones", choices=(0, 1))
+    device: str = option("auto", "auto: cuda where available, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto",
         "auto: bf16 where the device computes it natively, else fp32",
@@ -109,26 +110,26 @@ class TrainConfig(TrainingOptions):
     )
     cache: str = option(
         "auto",
-        "where decoded volumes live; auto chooses by size and free memory",
+        "location of decoded volumes; auto chooses by size and free memory",
         resume="any",
         choices=("auto", "gpu", "ram", "none"),
     )
     num_workers: int = option(0, "processes that read patches, with --cache none", within=AT_LEAST_0, resume="any")
     val_stride: int = option(
-        96, "voxels between windows in validation and relabeling (at most the patch)", within=AT_LEAST_1
+        96, "stride of the windows in validation and relabeling, in voxels (at most the patch)", within=AT_LEAST_1
     )
     labels_for_diagnosis: bool = option(
-        True, "score pseudo-labels where an unlabeled volume has a label (never trained on)", resume="any"
+        True, "score the pseudo-labels of unlabeled volumes that have a label (never used to train)", resume="any"
     )
     max_time: float | None = option(
         None,
-        "hours after which to save the state and stop, as a signal does (default: no limit)",
+        "hours after which the run saves its state and stops (default: no limit)",
         within=POSITIVE,
         resume="any",
     )
-    check_only: bool = option(False, "check arguments, data and checkpoint, and stop", resume="any")
-    resume: bool = option(False, "go on from the newest state in the run folder", resume="any")
-    overwrite: bool = option(False, "delete what the run folder holds and start anew", resume="any")
+    check_only: bool = option(False, "check arguments, data and checkpoint, then exit", resume="any")
+    resume: bool = option(False, "continue from the newest state in the run folder", resume="any")
+    overwrite: bool = option(False, "delete the content of the run folder and start a new run", resume="any")
     debug: bool = option(False, "show tracebacks", resume="any")
 
     def __post_init__(self) -> None:
@@ -164,9 +165,9 @@ class TrainConfig(TrainingOptions):
             for flag, needs in (("--refinement fusion", self.refinement == "fusion"),
                                 ("--augmentation template", "template" in self.augmentation)):  # fmt: skip
                 if needs:
-                    faults.append(f"{flag} works by registration; leave --registration on")
+                    faults.append(f"{flag} needs registration; leave --registration on")
         if self.resume and self.overwrite:
-            faults.append("--resume goes on with a run and --overwrite deletes it; use one of the two")
+            faults.append("--resume continues a run and --overwrite deletes it; use one of the two")
         check_ranges(self, faults)
 
     @property
@@ -175,6 +176,6 @@ class TrainConfig(TrainingOptions):
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Look a relative path up from the working directory, then from the project's root."""
+    """Resolve a relative path from the working directory, else from the project's root."""
     path = Path(path).expanduser()
     return path.resolve() if path.is_absolute() or path.exists() else PROJECT_ROOT / path
