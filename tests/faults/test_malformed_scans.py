@@ -9,12 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 import prepare_data
-from malformed import (
-    Spoil,
-    cut,
-    refused,
-    text,
-)
+from malformed import Spoil, cut, refused, text
 
 
 def nifti(path: Path, shape: tuple[int, ...] = (8, 9, 10)) -> None:

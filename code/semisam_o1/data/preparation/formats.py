@@ -107,8 +107,8 @@ def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> N
         InputError: if the slices are not evenly spaced.
     """
     try:
-        position = np.array([_numbers(reader.GetMetaData(i, "0020|0032")) for i in range(count)])
-        across, down = np.split(np.array(_numbers(reader.GetMetaData(0, "0020|0037"))), 2)
+        position = np.array([reader.GetMetaData(i, "0020|0032").split("\\") for i in range(count)], float)
+        across, down = np.array(reader.GetMetaData(0, "0020|0037").split("\\"), float).reshape(2, 3)
     except (RuntimeError, ValueError):  # the tags are missing: one file with all slices, for example
         return
     steps = np.diff(position @ np.cross(across, down))
@@ -118,10 +118,6 @@ def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> N
             f"{folder}: slices are missing or unevenly spaced ({abs(steps[i]):.2f} mm between number {i + 1} and "
             f"{i + 2}, {abs(np.median(steps)):.2f} mm elsewhere); export the whole series again"
         )
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split("\\")]
 
 
 def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileReader, Geometry]:
