@@ -8,14 +8,12 @@ from torch import Tensor
 
 from semisam_o1.core.batching import OutOfMemorySafeBatcher
 
-CPU = torch.device("cpu")
-
 
 def test_results_come_back_in_order_whatever_is_batcher(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [torch.full((1 + i % 2, 2), float(i)) for i in range(7)]
     for most in (1, 6, 100):
         monkeypatch.setitem(OutOfMemorySafeBatcher.MAX_ELEMENTS, "cpu", most)
-        results = list(OutOfMemorySafeBatcher(2, CPU)(torch.neg, batches))
+        results = list(OutOfMemorySafeBatcher()(torch.neg, batches))
         assert all(torch.equal(a, -b) for a, b in zip(results, batches, strict=True))
 
 
@@ -28,7 +26,7 @@ def test_fewer_share_a_call_once_memory_ran_out() -> None:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return x + 1
 
-    batcher = OutOfMemorySafeBatcher(1, CPU)
+    batcher = OutOfMemorySafeBatcher()
     batches = [torch.tensor([float(i)]) for i in range(10)]
     assert [r.item() for r in batcher(room_for_three, batches)] == list(range(1, 11))
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
@@ -45,7 +43,7 @@ def test_chunks_are_equal_rather_than_full(monkeypatch: pytest.MonkeyPatch) -> N
         sizes.append(len(x))
         return x
 
-    list(OutOfMemorySafeBatcher(1, CPU)(counted, [torch.zeros(1)] * 9))
+    list(OutOfMemorySafeBatcher()(counted, [torch.zeros(1)] * 9))
     assert sizes == [5, 4]
 
 
@@ -54,4 +52,4 @@ def test_one_batch_that_is_too_large_is_an_error() -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        list(OutOfMemorySafeBatcher(1, CPU)(no_room, [torch.zeros(1), torch.zeros(1)]))
+        list(OutOfMemorySafeBatcher()(no_room, [torch.zeros(1), torch.zeros(1)]))

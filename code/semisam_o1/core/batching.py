@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -10,19 +11,13 @@ from torch import Tensor
 
 
 class OutOfMemorySafeBatcher:
-    """Concatenates batches (B, ...) for one call of a function, fewer of them after the GPU ran out of memory.
-
-    Args:
-        batch_elements: number of elements of one batch.
-        device: the device of the batches.
-    """
+    """Concatenates batches (B, ...) for one call of a function, fewer of them after the GPU ran out of memory."""
 
     # Elements per call that keep all cores or a GPU busy; more would only take memory.
     MAX_ELEMENTS: ClassVar[dict[str, int]] = {"cpu": 2**20, "cuda": 2**24}
 
-    def __init__(self, batch_elements: int, device: torch.device):
-        max_elements = self.MAX_ELEMENTS.get(device.type, self.MAX_ELEMENTS["cpu"])
-        self.max_batches = max(1, max_elements // batch_elements)
+    def __init__(self) -> None:
+        self.max_batches = sys.maxsize  # per call, as far as memory is known to allow
 
     def __call__(self, function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the result of every batch in order.
@@ -30,14 +25,16 @@ class OutOfMemorySafeBatcher:
         Args:
             function: maps a batch to as many results, each item independently. A function that draws random numbers
                 draws different ones after memory ran out.
+            batches: at least one, all on one device and of about the same size.
 
         Raises:
             torch.cuda.OutOfMemoryError: if a single batch does not fit.
         """
-        done = 0
+        done, first = 0, batches[0]
+        busy = max(1, self.MAX_ELEMENTS.get(first.device.type, self.MAX_ELEMENTS["cpu"]) // first.numel())
         while done < len(batches):
             remaining = len(batches) - done
-            calls = -(-remaining // self.max_batches)
+            calls = -(-remaining // min(busy, self.max_batches))
             chunk = batches[done : done + -(-remaining // calls)]  # equal chunks rather than full ones
             results = _try(function, chunk)
             if results is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -72,8 +71,7 @@ def _sum_of_windows(
 ) -> Tensor:
     """Return the summed probabilities (C, W, H, D) of all windows of an image (W, H, D)."""
     boxes = [tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True)) for start in itertools.product(*starts)]
-    batcher = OutOfMemorySafeBatcher(math.prod(patch), image.device)
-    total = None
+    total, batcher = None, OutOfMemorySafeBatcher()
     for box, window in zip(boxes, batcher(predict, [image[box][None, None] for box in boxes]), strict=True):
         if total is None:
             shape = (window.shape[1], *image.shape)

@@ -1,1 +1,1 @@
-"""What every scan of a cohort looks like to a model that has seen many: computed once per scan, kept on disk."""
+"""Features of the volumes of a cohort: computed once per volume, cached on disk."""

@@ -31,7 +31,7 @@ class FeatureSet(Protocol):
         """Return the patch that the spatial feature of a volume of ``shape`` covers."""
 
     def global_feature(self, spatial: np.ndarray) -> np.ndarray:
-        """Return one vector of unit length for the whole volume."""
+        """Return one vector of unit length for a volume, from its spatial feature."""
 
 
 @dataclass(frozen=True)

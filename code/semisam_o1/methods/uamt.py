@@ -22,11 +22,9 @@ PASSES = 8  # Monte-Carlo passes of the teacher
 class UAMT(MeanTeacher):
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         super().__init__(student, options, seed)
-        self._batcher: OutOfMemorySafeBatcher | None = None
+        self._batcher = OutOfMemorySafeBatcher()
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
-        if self._batcher is None:
-            self._batcher = OutOfMemorySafeBatcher(image.numel(), image.device)
         passes = self._batcher(self.teacher_softmax, self.add_noise(image, t, 1 + PASSES))
         target = next(passes)
         mean = torch.zeros_like(target)

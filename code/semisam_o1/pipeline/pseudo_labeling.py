@@ -93,12 +93,8 @@ class CohortLabels:
         )
         # The model's confidence was in other labels than these.
         full = {name: np.full_like(label, 255) for name, label in refined.items()}
-        return replace(
-            pseudo,
-            labels=pseudo.labels | refined,
-            confidence=pseudo.confidence | full,
-            refined=list(refined),
-        )
+        labels, confidence = pseudo.labels | refined, pseudo.confidence | full
+        return replace(pseudo, labels=labels, confidence=confidence, refined=list(refined))
 
     def _fuse(self, pseudo: PseudoLabels, predicted: Mapping[str, np.ndarray]) -> PseudoLabels:
         """Correct every volume where the model is uncertain, by registered neighbors and the templates."""

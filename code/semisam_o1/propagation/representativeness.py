@@ -120,8 +120,7 @@ def _describe_all(
     described = {}
     for name in progress(list(shapes), "describing"):
         grid = np.maximum((np.array(shapes[name]) / cell).round().astype(int), 1).tolist()
-        own = None if features is None else features[name]
-        description = describe(image(name), own, grid, components, device).registration
+        description = describe(image(name), (features or {}).get(name), grid, components, device).registration
         # All channels, as float16, until the principal directions of all scans are known.
         cropped = _center_crop(description, MAX_SIZE * median / cell)
         described[name] = cropped.clamp(-FLOAT16_LIMIT, FLOAT16_LIMIT).half()

@@ -1,1 +1,1 @@
-"""Between rounds: label the cohort anew, and let neighbors vote where the model is unsure."""
+"""Between rounds: correction of predicted labels where the network is uncertain."""
