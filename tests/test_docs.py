@@ -123,6 +123,16 @@ def test_links_and_pictures_of_the_documents_exist() -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_the_picture_of_the_code_shows_every_module() -> None:
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    package = ROOT / "code" / "semisam_o1"
+    for path in package.rglob("*.py"):
+        room = path.parent.relative_to(package).as_posix()
+        if path.name != "__init__.py":
+            shown = picture.split(f"    {room}/ ")[1].split("/  ")[0]
+            assert re.search(rf"\b{path.stem}\b", shown), f"docs/architecture.md does not show {room}/{path.name}"
+
+
 def test_flags_that_the_documents_name_exist() -> None:
     known = set()
     scripts = (path for folder in ("code", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
