@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -131,6 +132,18 @@ def test_the_picture_of_the_code_shows_every_module() -> None:
         if path.name != "__init__.py":
             shown = picture.split(f"    {room}/ ")[1].split("/  ")[0]
             assert re.search(rf"\b{path.stem}\b", shown), f"docs/architecture.md does not show {room}/{path.name}"
+
+
+def test_messages_that_troubleshooting_quotes_exist() -> None:
+    messages = []
+    for path in (ROOT / "code").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            messages.append("".join(str(part.value) for part in parts if isinstance(part, ast.Constant)))
+    code = "\n".join(messages)
+    rows = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+    for quoted in re.findall(r'"([^"]+)"', "\n".join(row.split(" | ")[0] for row in rows)):
+        assert all(part.strip() in code for part in quoted.split("…")), f"no message contains {quoted!r}"
 
 
 def test_flags_that_the_documents_name_exist() -> None:
