@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,14 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
     with replacing(path, keep_suffix=True) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
+        try:
+            sitk.WriteImage(image, str(partial), useCompression=True)
+            written = sitk.GetArrayFromImage(sitk.ReadImage(str(partial)))  # NIfTI is cut off without an error
+            complete = np.array_equal(written.transpose(2, 1, 0), array, equal_nan=True)
+        except RuntimeError:
+            complete = False
+        if not complete:
+            raise OSError(errno.EIO, "the written file is incomplete; the disk may be full")
 
 
 def export_path(folder: Path, name: str, source: str | Path | None, kind: str = "") -> Path:
