@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "code" / "semisam_o1"
+MAX_MODULE, MAX_FUNCTION, MAX_PARAMETERS = 250, 50, 7  # lines, lines, without self
 # From the ground up, and on a floor from left to right: a room imports from rooms before it, never from later ones.
 ROOMS = (
     "core",
@@ -47,3 +51,20 @@ def test_rooms_import_from_below_and_from_the_left() -> None:
         if ROOMS.index(room(module)) > ROOMS.index(room(".".join(path.relative_to(PACKAGE).with_suffix("").parts)))
     ]
     assert not upwards
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_MODULE
+    assert "fmt: skip" not in text
+    for function in functions(path):
+        parameters = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+        assert function.end_lineno - function.lineno < MAX_FUNCTION, function.name
+        assert len([name for name in parameters if name not in ("self", "cls")]) <= MAX_PARAMETERS, function.name

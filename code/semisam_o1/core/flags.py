@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,10 +52,9 @@ def option(
         within: the numbers it takes; checked by ``check_ranges``.
         resume: 'same' if a run only continues with the value that it was started with, 'any' if it may change.
         positional: whether it is an argument without a flag.
-        keywords: for argparse, beside what the field's annotation says; with an ``action``, instead of that.
+        others: for argparse, beside what the field's annotation says; with an ``action``, instead of that.
     """
-    arguments = {"help": help, **keywords}
-    metadata = {"argparse": arguments, "within": within, "resume": resume, "positional": positional}
+    metadata = {"argparse": {"help": help, **others}, "within": within, "resume": resume, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -99,21 +99,20 @@ def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Con
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
-    """Add a flag for every field of a configuration; what is not given stays out of the parsed values."""
-    for item in dataclasses.fields(config):
-        if "argparse" in item.metadata:
-            declared = item.metadata["argparse"]
-            inferred = {} if "action" in declared else OF_TYPE.get(item.type.removesuffix(" | None"), {})
-            keywords = {**inferred, **declared}
-            if not keywords.get("required") and item.default not in (None, ()):
-                default = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
-                default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
-                keywords["help"] += f" (default: {default})"
-            keywords["help"] = keywords["help"].replace("%", "%%")
-            if item.metadata["positional"]:
-                parser.add_argument(item.name, default=item.default, **keywords)
-            else:
-                parser.add_argument(f"--{item.name}", **{"default": argparse.SUPPRESS, **keywords})
+    """Add a flag for every field of a configuration, its own before inherited ones; what is not given stays out."""
+    order = [name for owner in config.__mro__ for name in inspect.get_annotations(owner)]
+    declared_flags = [item for item in dataclasses.fields(config) if "argparse" in item.metadata]
+    for item in sorted(declared_flags, key=lambda item: order.index(item.name)):
+        declared = item.metadata["argparse"]
+        inferred = {} if "action" in declared else OF_TYPE.get(item.type.removesuffix(" | None"), {})
+        keywords = {"default": argparse.SUPPRESS, **inferred, **declared}
+        if not keywords.get("required") and item.default not in (None, ()):
+            default = " ".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
+            default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
+            keywords["help"] += f" (default: {default})"
+        keywords["help"] = keywords["help"].replace("%", "%%")
+        positional = {"default": item.default} if item.metadata["positional"] else {}
+        parser.add_argument(item.name if positional else f"--{item.name}", **keywords | positional)
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:

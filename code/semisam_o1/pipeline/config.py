@@ -95,9 +95,7 @@ class TrainConfig(TrainingOptions):
     image_key: str = option("image", "HDF5 dataset that holds the image")
     binary_label: bool = option(False, "merge all labels above 0 into class 1")
     orientations: str = option(
-        "all",
-        "orientations of the patches: all eight of the first two axes, or fewer",
-        choices=tuple(ORIENTATIONS),
+        "all", "orientations of the patches: all eight of the first two axes, or fewer", choices=tuple(ORIENTATIONS)
     )
     seed: int = option(1337, "random seed", within=AT_LEAST_0)
     deterministic: int = option(1, "1: deterministic algorithms of cuDNN; 0: the fastest ones", choices=(0, 1))
@@ -122,10 +120,7 @@ class TrainConfig(TrainingOptions):
         True, "score the pseudo-labels of unlabeled volumes that have a label (never used to train)", resume="any"
     )
     max_time: float | None = option(
-        None,
-        "hours after which the run saves its state and stops (default: no limit)",
-        within=POSITIVE,
-        resume="any",
+        None, "hours after which the run saves its state and stops (default: no limit)", within=POSITIVE, resume="any"
     )
     check_only: bool = option(False, "check arguments, data and checkpoint, then exit", resume="any")
     resume: bool = option(False, "continue from the newest state in the run folder", resume="any")
@@ -146,26 +141,20 @@ class TrainConfig(TrainingOptions):
         if self.features is None:
             builtin = self.propagation == "atlas" and not self.sam_ckpt.is_file()
             assign(self, features="builtin" if builtin else "sam")
-        self._check()
-
-    def _check(self) -> None:
         faults = patch_faults(self.patch_size)
         if Path(self.exp).name in ("", ".."):
             faults.append(f"--exp must name a folder, it is {self.exp!r}")
         if self.binary_label and self.num_classes != 2:
             faults.append(f"--binary_label leaves 2 classes, --num_classes is {self.num_classes}")
         if self.batch_size <= self.labeled_bs:
-            faults.append(
-                f"--batch_size {self.batch_size} leaves no unlabeled item beside --labeled_bs {self.labeled_bs}; "
-                "it must be larger"
-            )
+            given = f"--batch_size {self.batch_size} leaves no unlabeled item beside --labeled_bs {self.labeled_bs}"
+            faults.append(f"{given}; it must be larger")
         if self.model == "unet_3D_sdf" and self.backbone != "dtc":
             faults.append(f"--model unet_3D_sdf is trained by --backbone dtc, not by {self.backbone}")
-        if not self.registration:
-            for flag, needs in (("--refinement fusion", self.refinement == "fusion"),
-                                ("--augmentation template", "template" in self.augmentation)):  # fmt: skip
-                if needs:
-                    faults.append(f"{flag} needs registration; leave --registration on")
+        if self.refinement == "fusion" and not self.registration:
+            faults.append("--refinement fusion needs registration; leave --registration on")
+        if "template" in self.augmentation and not self.registration:
+            faults.append("--augmentation template needs registration; leave --registration on")
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite deletes it; use one of the two")
         check_ranges(self, faults)
