@@ -39,12 +39,7 @@ AT_LEAST_1, AT_LEAST_0, POSITIVE, SHARE = Range(1), Range(0), Range(0, open=True
 
 
 def option(
-    default: Any,
-    help: str,
-    within: Range | None = None,
-    resume: str = "same",
-    positional: bool = False,
-    **keywords: Any,
+    default: Any, help: str, within: Range | None = None, resume: str = "same", positional: bool = False, **others: Any
 ) -> Any:
     """Declare a dataclass field that is also a command-line flag.
 
