@@ -23,21 +23,15 @@ class ResumePoint:
     """Where a run starts or continues.
 
     Attributes:
-        last_round: the last finished round, None before round 0.
-        state: training state of the round after it, None where that starts from its beginning.
-        position: of a resumed run, for its logs; None for a new one.
+        state: training state of the round that is continued, None where it starts from its beginning.
+        resumed: whether an earlier run is continued.
         remarks: sentences for the user.
     """
 
-    last_round: int | None
+    position: Position
     state: dict[str, Any] | None
-    position: Position | None
+    resumed: bool
     remarks: list[str]
-
-    @property
-    def next_round(self) -> int:
-        """The first round to be trained."""
-        return 1 if self.last_round is None else self.last_round + 1
 
 
 def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) -> ResumePoint:
@@ -51,7 +45,7 @@ def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) ->
     """
     folder, cohort = checked.folder, checked.cohort
 
-    def take() -> tuple[int | None, list[str]]:
+    def take() -> tuple[int, list[str]]:
         folder.check(config.resume, config.overwrite)  # another run may have created it meanwhile
         remarks = [f"warning: {warning}" for warning in cohort.warnings]
         if lock.left_by is not None and not config.overwrite:
@@ -62,20 +56,17 @@ def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) ->
         write_arguments(folder, checked.arguments, checked.previous)
         return _last_finished_round(folder, cohort, remarks), remarks
 
-    last_round, remarks = distributed.on_main(take)
-    next_round = 1 if last_round is None else last_round + 1
+    finished, remarks = distributed.on_main(take)
+    next_round = max(finished, 0) + 1
     state, faults = checkpoint.load_state(folder.state, next_round)
     remarks += [f"warning: {fault}; an earlier state is used instead" for fault in faults]
-    position = None
-    if config.resume:
-        iteration = state["iteration"] if state else 0
-        step = (next_round - 1) * config.max_iterations + iteration
-        position = Position(-1 if last_round is None else last_round, next_round, iteration, step)
-    return ResumePoint(last_round, state, position, remarks)
+    iteration = state["iteration"] if state else 0
+    position = Position(finished, next_round, iteration, (next_round - 1) * config.max_iterations + iteration)
+    return ResumePoint(position, state, config.resume, remarks)
 
 
-def _last_finished_round(folder: RunFolder, cohort: Cohort, remarks: list[str]) -> int | None:
-    """Return the last round whose labels are on disk, None before round 0; a damaged file is set aside."""
+def _last_finished_round(folder: RunFolder, cohort: Cohort, remarks: list[str]) -> int:
+    """Return the last round whose labels are on disk, −1 before round 0; a damaged file is set aside."""
     for round_ in reversed(folder.labeled_rounds()):
         path = folder.pseudo_labels(round_)
         try:
@@ -88,4 +79,4 @@ def _last_finished_round(folder: RunFolder, cohort: Cohort, remarks: list[str]) 
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             remarks.append(f"warning: {error}; it is renamed to {aside.name}, and round {round_} is repeated")
-    return None
+    return -1

@@ -66,7 +66,8 @@ def train(config: TrainConfig) -> None:
         with RunLock(folder.path) as lock:
             resume_point = take_folder(config, checked, lock)
             stop.kept = "what is finished is kept"
-            with _input_errors_are_failures(), Tracker(folder, resume_point.position) as tracker:
+            since = resume_point.position if resume_point.resumed else None
+            with _input_errors_are_failures(), Tracker(folder, since) as tracker:
                 run = build_run(config, checked, feature_set, tracker, stop)
                 del feature_set  # the encoder's memory is better spent on training
                 run.run(resume_point)
@@ -112,13 +113,14 @@ class Run:
         """Do every stage that is not finished yet."""
         for remark in start.remarks:
             self.tracker.say(remark)
-        if start.last_round is None:
+        position = start.position
+        if position.finished < 0:
             self.propagate()
         augmentation = self.labels.augmentation()
-        for round_ in range(start.next_round, self.config.num_rounds + 1):
+        for round_ in range(position.round_, self.config.num_rounds + 1):
             self.stop_between_rounds(round_)
             started = time.monotonic()
-            best = self.train_round(round_, augmentation, start.state if round_ == start.next_round else None)
+            best = self.train_round(round_, augmentation, start.state if round_ == position.round_ else None)
             pseudo = self.labels.relabel(self.best_predictor(best))
             self.keep_models(round_, best)
             self.finish_round(round_, pseudo, time.monotonic() - started, best)

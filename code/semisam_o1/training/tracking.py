@@ -27,11 +27,11 @@ FLUSH_SECONDS = 30  # after which TensorBoard shows what was logged
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of a run that is resumed.
+    """Progress of a run.
 
     Attributes:
         finished: the last finished round, −1 before round 0 is finished.
-        round_: the round that is continued, after ``iteration`` iterations.
+        round_: the round that is trained next, or continued after ``iteration`` iterations.
         step: number of finished iterations over all rounds.
     """
 
