@@ -17,7 +17,7 @@ from semisam_o1.runs.records import RoundRecord, best_round
 
 
 def opening(config: TrainConfig, checked: PreflightResult, location: str, location_reason: str) -> str:
-    """Return the lines that a run starts with; whatever was left to 'auto' comes with its reason.
+    """Return the lines that a run starts with; choices left to 'auto' are given with their reason.
 
     Args:
         location: where decoded volumes are held: 'gpu', 'ram' or 'none'.

@@ -44,7 +44,7 @@ def read_run_arguments(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def describe_run(config: Any, cohort: Cohort, device: torch.device, precision: str, features: str) -> dict[str, Any]:
-    """Return the content of args.json: the resolved arguments and whatever else the result depends on.
+    """Return the content of args.json: the resolved arguments and everything else that the result depends on.
 
     Args:
         features: key of the feature set.

@@ -65,7 +65,7 @@ class RunFolder:
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def check(self, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that holds a run, unless it goes on or may be replaced.
+        """Refuse a folder that holds a run, unless the run is resumed or replaced.
 
         Raises:
             InputError: naming the folder and the flags that decide.
@@ -74,7 +74,7 @@ class RunFolder:
             raise InputError(f"{self.path} is a file; move it away or choose another --exp")
         if not (resume or overwrite) and self._entries():
             raise InputError(
-                f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite) or choose "
+                f"{self.path} already holds a run; continue it (--resume), replace it (--overwrite) or choose "
                 "another --exp"
             )
 
