@@ -65,22 +65,19 @@ class RunLock:
     def _take(self) -> None:
         try:
             self._lock.acquire()
+            return
         except Timeout:
             holder = describe(_read(self.folder / HOLDER))
-            raise InputError(
-                f"{self.folder} is in use by another run{holder}; wait for it, stop it, or choose another --exp"
-            ) from None
+            fault = f"is in use by another run{holder}; wait for it, stop it, or choose another --exp"
         except (OSError, NotImplementedError) as error:
-            raise InputError(
-                f"{self.folder} cannot be locked ({error}); give a folder on a drive that can, as an absolute --exp"
-            ) from None
+            fault = f"cannot be locked ({error}); give a folder on a drive that can, as an absolute --exp"
+        raise InputError(f"{self.folder} {fault}")
 
 
 def describe(holder: dict[str, Any] | None) -> str:
     """Return who a holder is, to follow a noun; nothing where it is not known."""
-    if holder is None:
-        return ""
-    return f" (process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')})"
+    known = holder or {}
+    return f" (process {known.get('pid')} on {known.get('host')}, since {known.get('since')})" if known else ""
 
 
 def _read(path: Path) -> dict[str, Any] | None:

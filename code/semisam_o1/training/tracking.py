@@ -56,7 +56,13 @@ class Tracker:
                 _drop_lines(folder.metrics, since)
             self._log = folder.log.open("a", encoding="utf-8")
             self._metrics = folder.metrics.open("a", encoding="utf-8")
-            self._board = Board(folder.tensorboard, None if since is None else since.step + 1)
+            # Written in this thread: a full disk then ends the run instead of a thread that the run waits for.
+            folder.tensorboard.mkdir(parents=True, exist_ok=True)
+            self._board = EventsWriter(str(folder.tensorboard / "events"), f".{os.getpid()}")
+            self._flushed_at = time.monotonic()
+            if since is not None:  # from this step on, earlier files are ignored
+                start = SessionLog(status=SessionLog.START)
+                self._board.write_event(Event(wall_time=time.time(), step=since.step + 1, session_log=start))
 
     def __enter__(self) -> Tracker:
         return self
@@ -84,7 +90,7 @@ class Tracker:
         """
         if self._main:
             for tag, value in values.items():
-                self._board.write(step, summary.scalar(tag, value))
+                self._write_event(step, summary.scalar(tag, value))
             self._metrics.write(json.dumps({"step": step, **context, **values}) + "\n")
             self._metrics.flush()
 
@@ -97,36 +103,13 @@ class Tracker:
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """Log an RGB picture (3, rows, columns) with values from 0 to 1."""
         if self._main:
-            self._board.write(step, summary.image(tag, pixels))
+            self._write_event(step, summary.image(tag, pixels))
 
-
-class Board:
-    """A TensorBoard file, written in this thread: a full disk ends the run instead of a thread it waits for.
-
-    Args:
-        folder: of the event files; each run, and each resumption, adds one.
-        purge_step: step from which on earlier files are ignored.
-    """
-
-    def __init__(self, folder: Path, purge_step: int | None = None):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        self._flushed = time.monotonic()
-        if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
-
-    def write(self, step: int, content: Summary) -> None:
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
-        if time.monotonic() > self._flushed + FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        self._writer.close()
+    def _write_event(self, step: int, content: Summary) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=content))
+        if time.monotonic() > self._flushed_at + FLUSH_SECONDS:
+            self._board.flush()
+            self._flushed_at = time.monotonic()
 
 
 def _drop_lines(path: Path, since: Position) -> None:
