@@ -125,11 +125,3 @@ def read_arguments(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it and give the settings as flags") from None
     return content if isinstance(content, dict) else {}
-
-
-def last_labels(folder: Path) -> Path | None:
-    """Return the labels of the last round in a run's folder, None where there are none."""
-    pattern = re.compile(r"round(\d+)\.h5")
-    found = [(int(match[1]), path) for path in (folder / "pseudo_labels").glob("*.h5")
-             if (match := pattern.fullmatch(path.name))]  # fmt: skip
-    return max(found)[1] if found else None
