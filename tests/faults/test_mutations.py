@@ -13,7 +13,7 @@ import torch
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
-from semisam_o1.data.preflight import readers
+from semisam_o1.data.preflight import inspection
 from semisam_o1.data.preflight.inspection import Need
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
@@ -72,14 +72,14 @@ def one_sentence(message: str, path: Path) -> None:
 
 
 def test_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "READ_TIMEOUT", 30.0)
+    monkeypatch.setattr(inspection, "READ_TIMEOUT", 30.0)
     originals = volume_files(tmp_path)
     dataset = Dataset(tmp_path)
     (tmp_path / "data").mkdir()
     names = [f"m{number}" for number in range(VOLUMES)]
     for number, name in enumerate(names):
         dataset.path(name).write_bytes(mutate(originals[number % 3], number // 3 * 7 + number))
-    reports = list(readers.inspect_all(dataset, [(name, Need(3, True, True)) for name in names], 2))
+    reports = list(inspection.inspect_all(dataset, [(name, Need(3, True, True)) for name in names], 2))
     refused = 0
     for name, report in zip(names, reports, strict=True):
         for fault in report.faults:

@@ -23,13 +23,11 @@ TEMPLATE_SPREAD = 0.4  # the only labeled scan is a typical one
 class PhantomCohort:
     """A dataset of synthetic subjects; the template is the first of train.txt.
 
-    Attributes:
-        seed: 0 or more. A subject depends on it, on its list and on its position in the list only.
-        train, val, test: number of subjects in each list.
-        shape: average shape (W, H, D) of the scans.
+    A subject depends on the seed, on its list and on its position in the list only.
 
-    Raises:
-        InputError: if a list would be empty.
+    Attributes:
+        train, val, test: number of subjects in each list, at least 1.
+        shape: average shape (W, H, D) of the scans.
     """
 
     seed: int
@@ -39,8 +37,7 @@ class PhantomCohort:
     shape: tuple[int, int, int] = SHAPE
 
     def __post_init__(self) -> None:
-        sizes = (self.train, self.val, self.test)
-        if min(sizes) < 1:
+        if min(sizes := (self.train, self.val, self.test)) < 1:
             raise InputError(f"every list needs a subject or more; train, val and test are {sizes}")
 
     @property
@@ -62,11 +59,7 @@ class PhantomCohort:
                 yield Volume(name, image, label, Geometry(SPACING, origin, known=True))
 
     def write(self, root: Path) -> None:
-        """Write the dataset folder; files of the same names are replaced.
-
-        Raises:
-            WriteError: if a file cannot be written.
-        """
+        """Write the dataset folder; files of the same names are replaced."""
         for volume in self.volumes():
             path, source = Dataset(root).path(volume.name), f"synthetic, seed {self.seed}"
             write_volume(path, volume.image, volume.label, volume.geometry, source)
@@ -79,11 +72,12 @@ class PhantomCohort:
         try:
             if any(dataset.names(f"{split}.txt") != names for split, names in self.lists.items()):
                 return False
-            return all(_equal(dataset.load(volume.name), volume) for volume in self.volumes())
+            pairs = ((dataset.load(volume.name), volume) for volume in self.volumes())
+            return all(
+                np.array_equal(found.image, volume.image)
+                and np.array_equal(found.label, volume.label)
+                and found.geometry == volume.geometry
+                for found, volume in pairs
+            )
         except InputError:  # a list or a file is missing or cannot be read
             return False
-
-
-def _equal(found: Volume, expected: Volume) -> bool:
-    arrays = ((found.image, expected.image), (found.label, expected.label))
-    return all(np.array_equal(*pair) for pair in arrays) and found.geometry == expected.geometry

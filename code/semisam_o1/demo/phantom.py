@@ -35,15 +35,19 @@ def make_subject(
 
     Args:
         shape: (W, H, D); the anatomy is scaled to fit and keeps its proportions.
-        generator: source of all random numbers.
         spread: factor of the differences from the average anatomy, 0 for the average itself.
 
     Returns:
         The image, float32 (W, H, D) of mean 0 and standard deviation 1, and the label, uint8 (W, H, D) of
         0 background, 1 chamber, 2 arch. Axes run to the left, to the back and up.
     """
-    coords = _anatomy_coords(shape, generator, spread)
-    tissue, label = _draw_anatomy(coords, Variation(generator, spread))
+    structures = _structures(_anatomy_coords(shape, generator, spread), Variation(generator, spread))
+    tissue = np.full(shape, 0.05, np.float32)
+    for distance, intensity in structures:
+        inside = np.clip(0.5 - distance, 0, 1)  # fraction of the voxel
+        tissue += inside * (intensity + generator.normal(0, 0.03) - tissue)
+    (arch, _), (chamber, _) = structures[-2:]
+    label = np.where(chamber < 0, 1, np.where(arch < 0, 2, 0)).astype(np.uint8)
     return _scan(tissue, generator), label
 
 
@@ -52,11 +56,7 @@ def make_subject(
 
 @dataclass(frozen=True)
 class Variation:
-    """Random differences of one subject's structures from the average ones.
-
-    Attributes:
-        spread: factor of the differences.
-    """
+    """Random differences of one subject's structures from the average ones, scaled by ``spread``."""
 
     generator: np.random.Generator
     spread: float
@@ -88,24 +88,6 @@ def _smooth_noise(shape: Sequence[int], length: float, generator: np.random.Gene
     """Return noise (W, H, D) of standard deviation 1, smoothed by a Gaussian of a width of ``length`` voxels."""
     noise = gaussian_filter(generator.standard_normal(shape, dtype=np.float32), length, mode="reflect")
     return noise / max(noise.std(), np.finfo(np.float32).tiny)
-
-
-def _draw_anatomy(coords: np.ndarray, vary: Variation) -> tuple[np.ndarray, np.ndarray]:
-    """Draw all structures.
-
-    Args:
-        coords: coordinates in the average anatomy, (3, W, H, D).
-
-    Returns:
-        The intensity of the tissue, about 0 to 1, and the label, both (W, H, D).
-    """
-    structures = _structures(coords, vary)
-    image = np.full(coords.shape[1:], 0.05, np.float32)
-    for distance, intensity in structures:
-        inside = np.clip(0.5 - distance, 0, 1)  # fraction of the voxel
-        image += inside * (intensity + vary.generator.normal(0, 0.03) - image)
-    (arch, _), (chamber, _) = structures[-2:]
-    return image, np.where(chamber < 0, 1, np.where(arch < 0, 2, 0)).astype(np.uint8)
 
 
 def _structures(coords: np.ndarray, vary: Variation) -> list[tuple[np.ndarray, float]]:

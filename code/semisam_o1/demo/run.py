@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
+from semisam_o1.core.text_table import text_table
 from semisam_o1.demo.cohort import PhantomCohort
-from semisam_o1.demo.comparison import compare_with_round0
+from semisam_o1.drawing.figures import draw_case
+from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.run import train
+from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.report.page import ReportConfig, report
-from semisam_o1.runs.results import read_run
+from semisam_o1.runs.results import RunResults, read_run
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,13 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Run the whole pipeline on synthetic scans.
-
-    Raises:
-        InputError: if the folder holds something else, or an argument cannot be used.
-    """
+    """Run the whole pipeline on synthetic scans; raises InputError as ``write_data`` and the commands do."""
     started = time.monotonic()
     root = config.destination
     write_data(root, config.seed, config.overwrite)
     if config.data_only:
         return
-    changes = {"num_rounds": config.rounds, "overwrite": config.overwrite}
-    train(train_config(root, config.exp, config.iterations, **changes))
+    train(train_config(root, config.exp, config.iterations, num_rounds=config.rounds, overwrite=config.overwrite))
     test(TestConfig(root_path=root, exp=config.exp, backbone="mt", stride_xy=24, stride_z=16))
     print(compare_with_round0(read_run(config.exp, "mt")))
     report(ReportConfig(config.exp, "mt"))
@@ -58,11 +58,7 @@ def run_demo(config: DemoConfig) -> None:
 
 
 def write_data(root: Path, seed: int, overwrite: bool) -> None:
-    """Write the demo's dataset; a folder that already holds it is left as it is.
-
-    Raises:
-        InputError: if the folder holds something else, unless ``overwrite``.
-    """
+    """Write the demo's dataset unless it is there; raises InputError if the folder holds something else."""
     cohort = PhantomCohort(seed)
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; name a folder for the demo's dataset")
@@ -70,10 +66,8 @@ def write_data(root: Path, seed: int, overwrite: bool) -> None:
         print(f"{root}: kept, it already holds the demo's scans of seed {seed}")
         return
     if root.is_dir() and any(root.iterdir()) and not overwrite:
-        raise InputError(
-            f"{root} is not empty and does not hold the demo's scans of seed {seed}; name another folder, or "
-            "--overwrite replaces the lists and the scans of the same names"
-        )
+        remedy = "name another folder, or --overwrite replaces the lists and the scans of the same names"
+        raise InputError(f"{root} is not empty and does not hold the demo's scans of seed {seed}; {remedy}")
     cohort.write(root)
     print(f"{root}: the demo's scans of seed {seed} written")
 
@@ -84,5 +78,27 @@ def train_config(root: Path, exp: str, iterations: int, **changes: Any) -> Train
     method = {"backbone": "mt", "propagation": "atlas", "features": "builtin", "registration": False}
     small = {"num_classes": 3, "patch_size": (48, 48, 32), "num_rounds": 2, "base_lr": 0.03, "orientations": "none"}
     logged = {"val_interval": 40, "val_stride": 24, "log_images": 50}
-    settings = method | small | logged | changes
-    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **settings)
+    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **(method | small | logged | changes))
+
+
+def compare_with_round0(results: RunResults) -> str:
+    """Return a table of the test scans' Dice in round 0, by propagation of the template's label, and after training.
+
+    A figure of the case with the median Dice is written to the run's figures/.
+    """
+    template = results.dataset.load(results.dataset.names("train.txt")[0])
+    atlas = AtlasPropagation([Template(template.image, template.label)], results.num_classes, registration=False)
+    tested = list(results.tested())
+    round0 = [atlas.label(scan.volume.image).label for scan in tested]
+    pairs = zip(tested, round0, strict=True)
+    scores = np.array([dice_per_class(label, scan.volume.label, results.num_classes) for scan, label in pairs])
+    median = int(np.argsort(scores.mean(axis=1))[len(tested) // 2])
+    path = results.folder.figures / "demo.png"
+    draw_case(tested[median].volume, round0[median], tested[median].labels["prediction"], path)
+
+    summary = results.test["summary"]
+    trained = {str(c): summary["classes"][c] for c in sorted(summary["classes"])} | {"all": summary["overall"]}
+    rows = [["class", "round 0", "trained"]]
+    for (name, after), before in zip(trained.items(), [*scores.mean(axis=0), scores.mean()], strict=True):
+        rows.append([name, f"{before:.4f}", f"{after['dice']['mean']:.4f}"])
+    return "\n".join([f"mean Dice on {len(tested)} test scans", *text_table(rows), f"figure: {path}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from semisam_o1.drawing.style import INK, RULE, SOFT, TEXT, class_color, png_figure
+from semisam_o1.drawing.figures import INK, RULE, SOFT, TEXT, class_color, png_figure
 
 MAX_POINTS = 240  # of a curve; more are averaged
 MAX_MARKS = 80  # points of a curve up to which each one is marked
@@ -33,13 +33,7 @@ SVG_CLEANUP = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart.
-
-    Attributes:
-        name: text in the legend.
-        x, y: coordinates of the points.
-        faint: drawn thin and left out of the legend, as raw values behind their running mean are.
-    """
+    """One line of a chart; a faint one is thin and not in the legend, as raw values behind their running mean are."""
 
     name: str
     x: Sequence[float]
@@ -50,11 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over a common axis that counts iterations or rounds.
-
-    Attributes:
-        y_range: lowest and highest value shown; None fits the curves.
-    """
+    """Curves over a common axis that counts iterations or rounds; without a range, the y axis fits the curves."""
 
     title: str
     curves: Sequence[Curve]
@@ -67,19 +57,15 @@ class Chart:
 
 
 def loss_chart(steps: Sequence[Mapping[str, Any]]) -> Chart:
-    """Return the training loss of every round, and its running mean over a fiftieth of the round.
-
-    Args:
-        steps: the objects of metrics.jsonl.
-    """
+    """Return every round's training loss in metrics.jsonl, and its running mean over a fiftieth of the round."""
     rows = [row for row in steps if "loss/total" in row]
     curves = []
     for number in dict.fromkeys(row["round"] for row in rows):
         x, y = np.array([(row["step"], row["loss/total"]) for row in rows if row["round"] == number], float).T
         window = max(1, len(y) // 50)
         mean = np.convolve(y, np.full(window, 1 / window), mode="valid")
-        name, color = f"round {number}", class_color(number)
-        curves += [Curve(name, x, y, color, faint=True), Curve(name, x[window - 1 :], mean, color)]
+        raw = Curve(f"round {number}", x, y, class_color(number), faint=True)
+        curves += [raw, replace(raw, x=x[window - 1 :], y=mean, faint=False)]
     return Chart("Training loss, and its running mean", curves)
 
 
@@ -131,7 +117,7 @@ def chart_svg(chart: Chart) -> str:
 
 def _draw(axis: Axes, chart: Chart) -> None:
     for i, curve in enumerate(chart.curves):
-        x, y = _thinned(np.asarray(curve.x, float)), _thinned(np.asarray(curve.y, float))
+        x, y = _thinned(curve.x), _thinned(curve.y)
         style = {"linewidth": 1, "alpha": 0.3, "label": "_"} if curve.faint else {"linewidth": 2.2, "label": curve.name}
         marker = "o" if len(x) <= MAX_MARKS and not curve.faint else ""
         axis.plot(x, y, color=curve.color, marker=marker, clip_on=False, gid=f"curve_{i}", **style)
@@ -145,9 +131,7 @@ def _draw(axis: Axes, chart: Chart) -> None:
         axis.set_ylim(chart.y_range)
 
 
-def _thinned(values: np.ndarray) -> np.ndarray:
-    """Return the means of up to 240 stretches of equal length."""
-    if len(values) <= MAX_POINTS:
-        return values
-    edges = np.linspace(0, len(values), MAX_POINTS + 1).astype(int)
-    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+def _thinned(values: Sequence[float]) -> np.ndarray:
+    """Return the means of up to ``MAX_POINTS`` stretches of equal length."""
+    edges = np.linspace(0, len(values), min(len(values), MAX_POINTS) + 1).astype(int)
+    return np.add.reduceat(np.asarray(values, float), edges[:-1]) / np.diff(edges)

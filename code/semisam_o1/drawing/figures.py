@@ -1,16 +1,40 @@
-"""Figures of slices with outlined labels, as PNG."""
+"""Figures as PNG files: their colors and text settings, and slices with outlined labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from semisam_o1.core.atomic_io import replacing
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.drawing.outlines import gray_values, largest_slice, polygons
-from semisam_o1.drawing.style import class_color, png_figure
+
+# After Okabe and Ito, "Color Universal Design", 2008; darkened or lightened to a contrast of at least 3 with both white
+# and black, so that a class keeps its color on a light page, on a dark page and on a scan.
+CLASS_COLORS = ("#d55e00", "#1f93d6", "#009e73", "#d15fa0", "#9a8700", "#8b6fd6", "#c78500")
+INK, SOFT, RULE = "#1c2430", "#5a6675", "#d9dee5"  # lines, text and grid lines
+TEXT = {"text.parse_math": False, "text.color": INK, "font.family": "DejaVu Sans"}  # a name may hold a dollar sign
+
+
+def class_color(c: int) -> str:
+    """Return the color of class ``c``, counted from 1."""
+    return CLASS_COLORS[(c - 1) % len(CLASS_COLORS)]
+
+
+@contextlib.contextmanager
+def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of a size in inches and write it as PNG; raises WriteError if it cannot be written."""
+    with matplotlib.rc_context(TEXT):
+        figure = Figure((width, height), layout="constrained")
+        yield figure
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=110)
 
 
 def draw_rounds(
@@ -27,21 +51,14 @@ def draw_rounds(
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for line, (name, image, truth, labels) in zip(axes, rows, strict=True):
             z = largest_slice(truth if truth is not None and truth.any() else labels[-1])
-            headings = [
-                name if len(name) < 24 else f"{name[:21]}…",
-                "no true label" if truth is None else "true label",
-                *titles,
-            ]
+            short_name = name if len(name) < 24 else f"{name[:21]}…"
+            headings = (short_name, "no true label" if truth is None else "true label", *titles)
             for axis, heading, label in zip(line, headings, (None, truth, *labels), strict=True):
                 _show(axis, image[..., z], None if label is None else label[..., z], heading)
 
 
 def draw_case(volume: Volume, round0: np.ndarray, prediction: np.ndarray, path: Path) -> None:
-    """Draw a test case in two planes: image, true label, round 0 and prediction; raises WriteError as ``png_figure``.
-
-    Args:
-        round0, prediction: label maps (W, H, D) of the volume.
-    """
+    """Draw a test case and its label maps (W, H, D) in two planes; raises WriteError as ``png_figure`` does."""
     columns = {"image": None, "true label": volume.label, "round 0": round0, "trained": prediction}
     with png_figure(path, 11, 5.6) as figure:
         for row, normal in zip(figure.subplots(2, 4), (2, 1), strict=True):

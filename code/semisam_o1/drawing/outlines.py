@@ -13,13 +13,9 @@ LABEL_COLOR, PREDICTION_COLOR = (0.0, 0.6, 1.0), (1.0, 0.6, 0.0)
 
 
 def polygons(label: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (class, points) of every closed outline of a slice.
+    """Yield (class, points (n, 2)) of every outline of a slice (W, H), the last point equal to the first.
 
-    Args:
-        label: (W, H).
-
-    Yields:
-        points: (n, 2), the last one equal to the first; pixel (i, j) covers i … i + 1 and j … j + 1.
+    Pixel (i, j) covers i … i + 1 and j … j + 1.
     """
     padded = np.pad(label, 1)
     for c in np.unique(label[label > 0]):
@@ -34,12 +30,9 @@ def svg_path(label: np.ndarray, pixel: Sequence[float]) -> str:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return a slice as RGB (3, rows, columns): label outlined in blue, prediction in orange, both in white.
+    """Return a slice (rows, columns) as RGB (3, ...): label outlined in blue, prediction in orange, both in white.
 
     Small slices are enlarged first, so that an outline does not cover the structure.
-
-    Args:
-        image, label, prediction: (rows, columns).
     """
     factor = -(-OVERLAY_SIDE // max(image.shape))
     image, label, prediction = (a.repeat(factor, 0).repeat(factor, 1) for a in (image, label, prediction))

@@ -14,16 +14,10 @@ OUTLIER_DEVIATIONS = 4.0  # robust standard deviations from which on the size of
 
 
 def advise(results: RunResults, groups: Mapping[str, Sequence[Case]]) -> list[str]:
-    """Return sentences about a run.
-
-    Args:
-        groups: cases by group, 'cohort' and 'test'; a group without cases may be missing.
-    """
+    """Return sentences about a run and its cases by group, 'cohort' and 'test' if it has cases."""
     lines = [*_about_rounds(results), *_about_cases(results, groups.get("cohort", ()))]
     if "test" not in groups:
-        lines.append(
-            "No test scan has been predicted yet: test_baseline.py, then report.py once more, adds them to this page."
-        )
+        lines.append("No test scan has been predicted yet: test_baseline.py, then report.py, adds them to this page.")
     if len(results.records) > 1:
         lines.append(f"Which scan to label next: python code/suggest_template.py --run {results.arguments['exp']}")
     return lines
@@ -36,8 +30,7 @@ def size_outliers(sizes: Sequence[float]) -> list[int]:
     logs = np.log(np.maximum(np.asarray(sizes, float), 1.0))
     distances = np.abs(logs - np.median(logs))
     deviation = max(1.4826 * float(np.median(distances)), 0.05)
-    found = np.flatnonzero(distances > OUTLIER_DEVIATIONS * deviation)
-    return sorted(found.tolist(), key=lambda i: -distances[i])
+    return [int(i) for i in np.argsort(-distances, kind="stable") if distances[i] > OUTLIER_DEVIATIONS * deviation]
 
 
 def _about_rounds(results: RunResults) -> list[str]:
@@ -46,15 +39,12 @@ def _about_rounds(results: RunResults) -> list[str]:
     if len(scored) > 1:
         first, last, best = scored[0], scored[-1], max(scored, key=lambda record: record.pseudo_dice)
         if best is last:
-            lines.append(
-                f"The pseudo-labels were best after the last round: Dice {first.pseudo_dice:.3f} in round 0, "
-                f"{last.pseudo_dice:.3f} now."
-            )
+            change = f"Dice {first.pseudo_dice:.3f} in round 0, {last.pseudo_dice:.3f} now"
+            lines.append(f"The pseudo-labels were best after the last round: {change}.")
         else:
-            lines.append(
-                f"The pseudo-labels were best in round {best.round} (Dice {best.pseudo_dice:.3f}) and are "
-                f"{last.pseudo_dice:.3f} now; fewer rounds, or more iterations in each, may do better."
-            )
+            change = f"(Dice {best.pseudo_dice:.3f}) and are {last.pseudo_dice:.3f} now"
+            advice = "fewer rounds, or more iterations in each, may do better"
+            lines.append(f"The pseudo-labels were best in round {best.round} {change}; {advice}.")
     trained = [record.best_iteration for record in results.records if record.trained]
     if trained and set(trained) == {results.arguments["max_iterations"]}:
         lines.append("Validation Dice was still rising at the end of every round: more --max_iterations should help.")

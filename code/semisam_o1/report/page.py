@@ -15,7 +15,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
 from semisam_o1.core.progress import duration
 from semisam_o1.drawing.curves import PAGE_COLORS, Chart, Curve, chart_svg, loss_chart, validation_chart
-from semisam_o1.drawing.style import INK, class_color
+from semisam_o1.drawing.figures import INK, class_color
 from semisam_o1.methods import METHODS
 from semisam_o1.report.advice import advise
 from semisam_o1.report.slices import Slice, slices
@@ -42,12 +42,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class Group:
-    """Scans of a kind.
-
-    Attributes:
-        cases: all of them, the worst first.
-        pictures: slices of the worst cases by name.
-    """
+    """Scans of a kind: all cases, the worst first, and slices of the worst ones by name."""
 
     title: str
     cases: list[Case]
@@ -104,8 +99,8 @@ def _round_charts(results: RunResults) -> list[Chart]:
     records, unknown = results.records, (None,) * results.num_classes
 
     def curve(name: str, color: str, values: Sequence[float | None]) -> Curve:
-        known = [(record.round, value) for record, value in zip(records, values, strict=True) if value is not None]
-        return Curve(name, [x for x, _ in known], [y for _, y in known], color)
+        known = {record.round: value for record, value in zip(records, values, strict=True) if value is not None}
+        return Curve(name, list(known), list(known.values()), color)
 
     dice = [
         curve(results.class_name(c), class_color(c), [(r.pseudo_dice_per_class or unknown)[c - 1] for r in records])
@@ -113,6 +108,8 @@ def _round_charts(results: RunResults) -> list[Chart]:
     ]
     entropy = [curve("cohort", INK, [r.uncertainty for r in records])]
     foreground = [curve("cohort", INK, [100 * r.foreground_ratio for r in records])]
-    titles = ("Pseudo-label Dice", "Uncertainty, mean entropy in nats", "Foreground, % of all voxels")
-    curves = (dice, entropy, foreground)
-    return [Chart(title, c, "round") for title, c in zip(titles, curves, strict=True)]
+    return [
+        Chart("Pseudo-label Dice", dice, "round"),
+        Chart("Uncertainty, mean entropy in nats", entropy, "round"),
+        Chart("Foreground, % of all voxels", foreground, "round"),
+    ]

@@ -24,30 +24,19 @@ PLANES = (  # name, axes across and down the picture, whether down is reversed, 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice.
-
-    Attributes:
-        image: JPEG as a data URI.
-        width, height: size in mm.
-        outlines: SVG path data of the label's outlines in mm, by kind of label.
-        sides: letters on the left, right, top and bottom; empty where they are not known.
-    """
+    """One slice."""
 
     name: str
     index: int
-    image: str
-    width: float
+    image: str  # JPEG as a data URI
+    width: float  # mm
     height: float
-    outlines: dict[str, str]
-    sides: str
+    outlines: dict[str, str]  # SVG path data in mm, by kind of label
+    sides: str  # letters on the left, right, top and bottom; empty where they are not known
 
 
 def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Slice]:
-    """Cut a volume where its labels are largest.
-
-    Args:
-        labels: label maps (W, H, D) by kind; the first one with foreground determines the slices.
-    """
+    """Cut a volume where the first of its label maps (W, H, D) that has foreground is largest."""
     grid, known = volume.grid, volume.geometry.known
     target = reoriented(grid, ORIENTATION) if known else grid
     image = np.uint8(gray_values(resample(volume.image, grid, target)) * 255)
@@ -62,12 +51,8 @@ def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Slice]:
         pixel = (target.geometry.spacing[across], target.geometry.spacing[down])
         width, height = target.size[across] * pixel[0], target.size[down] * pixel[1]
         outlines = {kind: svg_path(label[tuple(window)], pixel) for kind, label in labels.items()}
-        uri = _data_uri(image[tuple(window)])
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image[tuple(window)].T)).save(buffer, "JPEG", quality=85)
+        uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
         result.append(Slice(name, index, uri, width, height, outlines, sides if known else ""))
     return result
-
-
-def _data_uri(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image.T)).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

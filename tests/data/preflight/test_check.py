@@ -14,7 +14,7 @@ import pytest
 import train_SemiSAM_O1
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Dataset
-from semisam_o1.data.preflight import readers
+from semisam_o1.data.preflight import inspection
 from semisam_o1.data.preflight.check import check_training
 from semisam_o1.data.preflight.inspection import Need
 from tiny_cohort import train_flags, write_cohort
@@ -86,9 +86,9 @@ def test_check_only_lists_faults_with_exit_code_2(
     assert "val0.h5" in error
 
 
-FATAL = readers.CHILD.replace(
+FATAL = inspection.CHILD.replace(
     "serve()",
-    "import os, time, semisam_o1.data.preflight.readers as r; inspect = r.inspect; "
+    "import os, time, semisam_o1.data.preflight.inspection as r; inspect = r.inspect; "
     "r.inspect = lambda d, n, need: os.abort() if n == 'train1' else time.sleep(99) if n == 'train2' "
     "else print('noise') or inspect(d, n, need); serve()",
 )
@@ -97,11 +97,11 @@ FATAL = readers.CHILD.replace(
 def test_a_file_that_crashes_or_hangs_its_reader_is_a_fault_of_that_file(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "CHILD", FATAL)
-    monkeypatch.setattr(readers, "READ_TIMEOUT", 3.0)
+    monkeypatch.setattr(inspection, "CHILD", FATAL)
+    monkeypatch.setattr(inspection, "READ_TIMEOUT", 3.0)
     names = [f"train{i}" for i in range(6)]
     needs = [(name, Need(3, True, True)) for name in names]
-    reports = dict(zip(names, readers.inspect_all(Dataset(root), needs, 2), strict=True))
+    reports = dict(zip(names, inspection.inspect_all(Dataset(root), needs, 2), strict=True))
     assert "train1.h5 ends the process that reads it (signal 6)" in reports.pop("train1").faults[0]
     assert "train2.h5 could not be read in 3 s" in reports.pop("train2").faults[0]
     for name, report in reports.items():
@@ -111,9 +111,9 @@ def test_a_file_that_crashes_or_hangs_its_reader_is_a_fault_of_that_file(
 
 def test_child_processes_end_with_the_iterator(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    start = readers.start_child
-    monkeypatch.setattr(readers, "start_child", lambda: started.append(start()) or started[-1])
-    reports = readers.inspect_all(Dataset(root), [(f"train{i}", Need(3, True, True)) for i in range(6)], 2)
+    start = inspection.start_child
+    monkeypatch.setattr(inspection, "start_child", lambda: started.append(start()) or started[-1])
+    reports = inspection.inspect_all(Dataset(root), [(f"train{i}", Need(3, True, True)) for i in range(6)], 2)
     next(reports)
     reports.close()
     assert len(started) == 2
@@ -121,6 +121,6 @@ def test_child_processes_end_with_the_iterator(root: Path, monkeypatch: pytest.M
 
 
 def test_child_processes_start_without_pytorch() -> None:
-    script = "import sys, semisam_o1.data.preflight.readers; print('torch' in sys.modules)"
+    script = "import sys, semisam_o1.data.preflight.inspection; print('torch' in sys.modules)"
     code = Path(train_SemiSAM_O1.__file__).parent
     assert subprocess.run([sys.executable, "-c", script], cwd=code, capture_output=True, text=True).stdout == "False\n"

@@ -12,8 +12,7 @@ import numpy as np
 from semisam_o1.core.errors import DatasetError, listed, raise_faults
 from semisam_o1.core.progress import ProgressFn, progress
 from semisam_o1.data.dataset.volumes import Dataset
-from semisam_o1.data.preflight.inspection import Need, Report, VolumeInfo
-from semisam_o1.data.preflight.readers import inspect_all
+from semisam_o1.data.preflight.inspection import Need, Report, VolumeInfo, inspect_all
 
 MAX_READERS = 8
 SPACING_RATIO = 3.0  # between two volumes along the same axis, from which on there is a warning
@@ -22,13 +21,7 @@ MIN_AXIS_COSINE = 0.9  # between the same axis of two volumes, below which their
 
 @dataclass(frozen=True)
 class Cohort:
-    """The volumes of a training run.
-
-    Attributes:
-        labeled, unlabeled, validation: names of the volumes.
-        info: properties of every volume.
-        warnings: one sentence per oddity that is no fault.
-    """
+    """The volumes of a training run by name; each warning is one sentence about an oddity that is no fault."""
 
     labeled: tuple[str, ...]
     unlabeled: tuple[str, ...]
@@ -66,7 +59,7 @@ def check_training(
 
     Args:
         labeled_num: number of labeled volumes, the first ones in train.txt.
-        num_classes: number of classes, background included.
+        num_classes: background included.
         score_unlabeled: whether labels of unlabeled volumes are read and must be valid.
         progress: iterates over the reports.
 
@@ -75,10 +68,8 @@ def check_training(
     """
     faults: list[str] = []
     train, validation = (_names(dataset, key, faults) for key in ("train.txt", "val.txt"))
-    both = sorted(set(train) & set(validation))
-    if both:
-        path = dataset.root / "val.txt"
-        faults.append(f"{path} names {', '.join(both)}, which train.txt trains on; take them out of one")
+    if both := ", ".join(sorted(set(train) & set(validation))):
+        faults.append(f"{dataset.root / 'val.txt'} names {both}, which train.txt trains on; take them out of one")
     if train and len(train) <= labeled_num:
         counts = f"names {len(train)} volumes, of which the first {labeled_num} count as labeled"
         faults.append(f"{dataset.root / 'train.txt'} {counts}: no unlabeled volume is left")
@@ -89,13 +80,7 @@ def check_training(
     faults += _template_faults(dataset, {name: reports[name] for name in labeled}, num_classes)
     raise_faults(faults, "faults in the dataset", DatasetError)
     info = {name: report.info for name, report in reports.items()}
-    volumes = list(info.values())
-    warnings = (
-        *_spacing_warnings(volumes),
-        *_orientation_warnings(volumes),
-        *_duplicate_warnings(volumes),
-        *_overlap_warnings(dataset, {"train.txt": train, "val.txt": validation}),
-    )
+    warnings = (*_volume_warnings(info), *_overlap_warnings(dataset, {"train.txt": train, "val.txt": validation}))
     return Cohort(tuple(labeled), tuple(train[labeled_num:]), tuple(validation), info, warnings)
 
 
@@ -137,45 +122,35 @@ def _template_faults(dataset: Dataset, templates: Mapping[str, Report], num_clas
     if not templates or not all(report.info and report.info.label_hash for report in templates.values()):
         return  # reported already
     present = frozenset().union(*(report.classes for report in templates.values()))
-    missing = [str(c) for c in range(1, num_classes) if c not in present]
-    if missing:
+    if missing := [str(c) for c in range(1, num_classes) if c not in present]:
         files = ", ".join(str(dataset.path(name)) for name in templates)
         what = "no foreground at all" if len(missing) == num_classes - 1 else f"nothing of class {', '.join(missing)}"
         yield f"{files}: the template's label shows {what}; label it, or lower the number of classes"
 
 
-def _spacing_warnings(volumes: Sequence[VolumeInfo]) -> Iterator[str]:
-    known = [volume for volume in volumes if volume.geometry.known]
+def _volume_warnings(info: Mapping[str, VolumeInfo]) -> Iterator[str]:
+    known = {name: volume.geometry for name, volume in info.items() if volume.geometry.known}
     for axis, letter in enumerate("xyz"):
-        spacings = sorted((volume.geometry.spacing[axis], volume.name) for volume in known)
+        spacings = sorted((geometry.spacing[axis], name) for name, geometry in known.items())
         if spacings and spacings[-1][0] >= SPACING_RATIO * spacings[0][0]:
             ends = " to ".join(f"{spacing:g} ({name})" for spacing, name in (spacings[0], spacings[-1]))
             yield f"the spacing along {letter} varies from {ends} mm; resampling to one spacing may help"
-
-
-def _orientation_warnings(volumes: Sequence[VolumeInfo]) -> Iterator[str]:
-    """Compare with the first volume, the template."""
-    axes = {volume.name: np.reshape(volume.geometry.direction, (3, 3)) for volume in volumes if volume.geometry.known}
-    template = volumes[0].name
+    axes = {name: np.reshape(geometry.direction, (3, 3)) for name, geometry in known.items()}
+    template = next(iter(info))
     if template in axes:
         cosines = {name: np.sum(axes[template] * own, axis=0) for name, own in axes.items()}
-        turned = [name for name, cosine in cosines.items() if (cosine < MIN_AXIS_COSINE).any()]
-        if turned:
+        if turned := [name for name, cosine in cosines.items() if (cosine < MIN_AXIS_COSINE).any()]:
             yield f"{_count(turned)} in another orientation than the template {template}: {listed(turned)}"
-
-
-def _duplicate_warnings(volumes: Sequence[VolumeInfo]) -> Iterator[str]:
     by_hash: dict[str, list[str]] = {}
-    for volume in volumes:
-        by_hash.setdefault(volume.hash, []).append(volume.name)
-    return (f"{' and '.join(names)} hold the same image" for names in by_hash.values() if len(names) > 1)
+    for name, volume in info.items():
+        by_hash.setdefault(volume.hash, []).append(name)
+    yield from (f"{' and '.join(names)} hold the same image" for names in by_hash.values() if len(names) > 1)
 
 
 def _overlap_warnings(dataset: Dataset, lists: Mapping[str, Sequence[str]]) -> Iterator[str]:
     tested = set(_names(dataset, "test.txt", []))  # testing reports what is wrong with the list
     for key, names in lists.items():
-        overlap = [name for name in names if name in tested]
-        if overlap:
+        if overlap := [name for name in names if name in tested]:
             what = f"{dataset.root / 'test.txt'} names {_count(overlap)} of {key}"
             yield f"{what}, so test figures will not be those of unseen scans: {listed(overlap)}"
 

@@ -1,31 +1,37 @@
-"""Inspection of one volume: its properties and all of its faults.
+"""Inspection of volumes in child processes: a file that crashes or hangs the HDF5 library is a fault of that file.
 
-Imports no PyTorch, so that the processes that read volumes start quickly.
+Imports no PyTorch, so that the processes start quickly.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash
 
 MAX_INTENSITY = 1e12  # absolute value; its square, summed over a volume, is still a float32
+READ_TIMEOUT = 120.0  # seconds allowed for any file
+MIN_READ_SPEED = 2**20  # bytes per second of a slow network drive, for additional time
+CODE = Path(__file__).resolve().parents[3]
+CHILD = "import sys; sys.path[0] = sys.argv[1]; from semisam_o1.data.preflight.inspection import serve; serve()"
 
 
 @dataclass(frozen=True)
 class VolumeInfo:
-    """Properties of one volume.
-
-    Attributes:
-        name: name of the volume.
-        shape: (W, H, D).
-        hash: hash of the image.
-        label_hash: hash of the label, None if there is none.
-        geometry: spacing, origin and direction.
-    """
+    """Properties of one volume; shape is (W, H, D), label_hash is None without a label."""
 
     name: str
     shape: tuple[int, int, int]
@@ -39,7 +45,7 @@ class Need:
     """Requirements on a volume.
 
     Attributes:
-        num_classes: number of classes, background included.
+        num_classes: background included.
         label: whether a label is required.
         read_label: whether a label, if there is one, is read and must be valid.
     """
@@ -73,29 +79,119 @@ def inspect(dataset: Dataset, name: str, need: Need) -> Report:
         return Report(None, (str(error),))
     image, label = volume.image, volume.label
     classes = frozenset() if label is None or not need.read_label else frozenset(np.unique(label).tolist())
-    faults = [_image_fault(image)]
+    faults = [*_image_faults(image)]
     if label is None and need.label:
         faults.append("the volume needs a label here and has none; add the dataset 'label'")
     elif classes and max(classes) >= need.num_classes:
-        faults.append(
-            f"the label holds the value {max(classes)}, {need.num_classes} classes allow 0 to {need.num_classes - 1}; "
-            "raise the number of classes, or merge all foreground into one class"
-        )
+        allowed = f"{need.num_classes} classes allow 0 to {need.num_classes - 1}"
+        remedy = "raise the number of classes, or merge all foreground into one class"
+        faults.append(f"the label holds the value {max(classes)}, {allowed}; {remedy}")
     label_hash = None if label is None else content_hash(label)
     info = VolumeInfo(name, image.shape, content_hash(image), label_hash, volume.geometry)
-    return Report(info, tuple(f"{path}: {fault}" for fault in faults if fault), classes)
+    return Report(info, tuple(f"{path}: {fault}" for fault in faults), classes)
 
 
-def _image_fault(image: np.ndarray) -> str | None:
-    finite = np.isfinite(image)
-    if not finite.all():
-        return f"the image holds {int((~finite).sum())} values that are NaN or infinite; replace them"
+def _image_faults(image: np.ndarray) -> Iterator[str]:
     largest = image.flat[np.abs(image).argmax()]
-    if abs(largest) > MAX_INTENSITY:
-        return (
-            f"the image holds {largest:g}; values beyond {MAX_INTENSITY:g} are beyond float32 arithmetic. "
-            "Is that a mark for missing data? Replace it"
-        )
-    if image.min() == image.max():
-        return f"every voxel of the image is {image.flat[0]:g}; export the scan again"
-    return None
+    if invalid := np.count_nonzero(~np.isfinite(image)):
+        yield f"the image holds {invalid} values that are NaN or infinite; replace them"
+    elif abs(largest) > MAX_INTENSITY:
+        beyond = f"values beyond {MAX_INTENSITY:g} are beyond float32 arithmetic"
+        yield f"the image holds {largest:g}; {beyond}. Is that a mark for missing data? Replace it"
+    elif image.min() == image.max():
+        yield f"every voxel of the image is {image.flat[0]:g}; export the scan again"
+
+
+def inspect_all(dataset: Dataset, needs: Sequence[tuple[str, Need]], workers: int) -> Iterator[Report]:
+    """Yield the report of every (name, need), in order. Closing the iterator ends the child processes."""
+    readers = [Reader() for _ in range(workers)]
+    idle: SimpleQueue[Reader] = SimpleQueue()
+    for reader in readers:
+        idle.put(reader)
+
+    def read(item: tuple[str, Need]) -> Report:
+        reader = idle.get()
+        try:
+            return reader.inspect(dataset, *item)
+        finally:
+            idle.put(reader)
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(read, needs)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for reader in readers:
+            reader.close()
+        pool.shutdown()
+
+
+class Reader:
+    """A child process that inspects volumes; it is restarted after a file that ended it."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._process = start_child()
+
+    def inspect(self, dataset: Dataset, name: str, need: Need) -> Report:
+        """Return the child's report of a volume, or one that the child did not survive it."""
+        path, process, timed_out = dataset.path(name), self._process, threading.Event()
+        size = 0
+        with contextlib.suppress(OSError, ValueError):
+            size = path.stat().st_size
+        timer = threading.Timer(READ_TIMEOUT + size / MIN_READ_SPEED, lambda: (timed_out.set(), process.kill()))
+        timer.start()
+        try:
+            pickle.dump((dataset, name, need), process.stdin)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            process.kill()  # if it has not ended yet
+        finally:
+            timer.cancel()
+        code = process.wait()
+        if self._closed:
+            raise RunError(f"{path} was not read: the child process was ended")
+        self._process = start_child()
+        if timed_out.is_set():
+            return Report(None, (f"{path} could not be read in {timer.interval:.0f} s; write it again",))
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        ending = "killed, perhaps for lack of memory" if code == -9 else ending
+        return Report(None, (f"{path} ends the process that reads it ({ending}); write it again",))
+
+    def close(self) -> None:
+        """End the child process."""
+        self._closed = True
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def start_child() -> subprocess.Popen[bytes]:
+    """Start a process that runs ``serve``."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(CODE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches the run alone, which ends its children
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+def serve() -> None:
+    """Answer requests on standard input until its end: the main function of a child process."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that output of libraries is not taken for an answer
+    with contextlib.suppress(EOFError):
+        while True:
+            dataset, name, need = pickle.load(sys.stdin.buffer)
+            try:
+                report = inspect(dataset, name, need)
+            except Exception as error:
+                fault = f"{dataset.path(name)} cannot be used ({type(error).__name__}: {error}); write it again"
+                report = Report(None, (fault,))
+            pickle.dump(report, answers)
+            answers.flush()
