@@ -31,7 +31,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(root: Path, exp: Path, *flags: str, **changes: object) -> int:
-    return run_command(train_SemiSAM_O1.main, [*train_flags(root, exp, **{**SETTINGS, **changes}), *flags])
+    return run_command(
+        train_SemiSAM_O1.main, [*train_flags(root, exp, **{**SETTINGS, **changes}), *flags], train_SemiSAM_O1.HINTS
+    )
 
 
 def folder(exp: Path) -> Path:
