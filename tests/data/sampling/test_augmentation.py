@@ -67,9 +67,8 @@ def test_augmented_batches_repeat_and_differ_between_iterations(kind: str) -> No
 def test_the_label_goes_where_the_image_goes() -> None:
     label = (ramp() > 20).to(torch.uint8)
     for seed in range(9):
-        coords = Augmentation(spatial=True).voxel_coords(
-            (5, 6, 3), (4, 5, 4), None, numpy_generator(seed), label.device
-        )
+        coords = indices((4, 5, 4)) + torch.tensor((5, 6, 3)).view(3, 1, 1, 1)
+        coords = Augmentation(spatial=True).sample_coords(coords, None, numpy_generator(seed))
         image, seen = resample_at(ramp(), coords, nearest=False), resample_at(label, coords, nearest=True)
         sure = (image - 20.5).abs() > 1.6  # elsewhere the nearest voxel may lie beyond
         assert sure.sum() > 0

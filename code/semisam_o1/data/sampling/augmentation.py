@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semisam_o1.core.seeding import torch_generator
-from semisam_o1.data.sampling.fields import indices, rescale, sample
+from semisam_o1.data.sampling.fields import rescale, sample
 
 KINDS = ("spatial", "intensity", "template")
 
@@ -42,7 +42,6 @@ class Donor:
         template_coords: voxel coordinates in the template that correspond to the donor's voxels, (3, w, h, d) on any
             grid over its extent.
         affine: (3, 4), the least-squares affine fit to them, from voxel coordinates of the donor.
-        quantiles: intensity quantiles of the donor.
     """
 
     shape: tuple[int, int, int]
@@ -56,15 +55,10 @@ class Warps:
     """Warps of the template into the shapes of other volumes; the label is warped with the image.
 
     Zhao et al., "Data Augmentation Using Learned Transformations for One-Shot Medical Image Segmentation", CVPR 2019.
-
-    Attributes:
-        template: name of the labeled volume that is warped.
-        quantiles: intensity quantiles of the template.
-        donors: volumes to draw from, uniformly.
     """
 
-    template: str
-    quantiles: Tensor
+    template: str  # name of the labeled volume that is warped
+    quantiles: Tensor  # of its intensities
     donors: Sequence[Donor]
 
 
@@ -85,16 +79,10 @@ class Warp:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentations that are switched on.
+    """The augmentations that are switched on."""
 
-    Attributes:
-        spatial: rotation, zoom and elastic deformation.
-        intensity: gamma, contrast, brightness, noise and blur.
-        warps: warps of the template, None for none.
-    """
-
-    spatial: bool = False
-    intensity: bool = False
+    spatial: bool = False  # rotation, zoom and elastic deformation
+    intensity: bool = False  # gamma, contrast, brightness, noise and blur
     warps: Warps | None = None
 
     def draw_warp(self, name: str, generator: np.random.Generator) -> Warp | None:
@@ -105,18 +93,9 @@ class Augmentation:
         donor = self.warps.donors[generator.integers(len(self.warps.donors))]
         return Warp(donor, strength * MAX_WARP_STRENGTH, style) if share < WARP_PROBABILITY else None
 
-    def voxel_coords(
-        self,
-        start: Sequence[int],
-        size: Sequence[int],
-        warp: Warp | None,
-        generator: np.random.Generator,
-        device: torch.device,
-    ) -> Tensor:
-        """Return the voxel coordinates (3, w, h, d) at which a patch of ``size`` at ``start`` samples its volume."""
-        coords = indices(size, device) + torch.tensor(start, device=device).view(3, 1, 1, 1)
-        if self.spatial:
-            coords = deform(coords, generator)
+    def sample_coords(self, voxel_coords: Tensor, warp: Warp | None, generator: np.random.Generator) -> Tensor:
+        """Return where in its volume a patch at voxel coordinates (3, w, h, d) is sampled."""
+        coords = deform(voxel_coords, generator) if self.spatial else voxel_coords
         return warp_coords(coords, warp) if warp else coords
 
     def change_appearance(self, patch: Tensor, warp: Warp | None, generator: np.random.Generator) -> Tensor:
@@ -133,21 +112,15 @@ def deform(voxel_coords: Tensor, generator: np.random.Generator) -> Tensor:
     size = voxel_coords.shape[1:]
     elastic = generator.standard_normal((3, *(ELASTIC_POINTS,) * 3)) * ELASTIC_DEVIATION
     elastic = torch.from_numpy(elastic * np.array(size).reshape(3, 1, 1, 1)).to(voxel_coords)
-    matrix = torch.from_numpy(_rotation(angles) * zoom).to(voxel_coords)
+    rotation = np.eye(3)
+    for (i, j), angle in zip(((1, 2), (0, 2), (0, 1)), angles, strict=True):
+        about_axis = np.eye(3)
+        about_axis[np.ix_([i, j], [i, j])] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        rotation = rotation @ about_axis
+    matrix = torch.from_numpy(rotation * zoom).to(voxel_coords)
     center = voxel_coords.mean(dim=(1, 2, 3), keepdim=True)
     rotated = torch.einsum("ij,j...->i...", matrix, voxel_coords - center) + center
     return rotated + F.interpolate(elastic[None], tuple(size), mode="trilinear", align_corners=True)[0]
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Return the matrix of rotations (radians) about the three axes."""
-    matrix = np.eye(3)
-    for (i, j), angle in zip(((1, 2), (0, 2), (0, 1)), angles, strict=True):
-        about_axis = np.eye(3)
-        about_axis[[i, j], [i, j]] = math.cos(angle)
-        about_axis[i, j], about_axis[j, i] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ about_axis
-    return matrix
 
 
 def warp_coords(voxel_coords: Tensor, warp: Warp) -> Tensor:
@@ -167,8 +140,8 @@ def change_intensity(image: Tensor, generator: np.random.Generator) -> Tensor:
     noise = generator.uniform(0, MAX_NOISE)
     blurred = generator.random() < BLUR_PROBABILITY
     seed = int(generator.integers(2**62))
-    low, high = image.amin(), image.amax()
-    span = (high - low).clamp_min(1e-6)
+    low = image.amin()
+    span = (image.amax() - low).clamp_min(1e-6)
     if blurred:
         image = F.avg_pool3d(F.pad(image[None, None], [1] * 6, mode="replicate"), 3, stride=1)[0, 0]
     image = ((image - low) / span).clamp(0, 1) ** gamma * span + low
@@ -180,14 +153,12 @@ def change_intensity(image: Tensor, generator: np.random.Generator) -> Tensor:
 
 def resample_at(volume: Tensor, voxel_coords: Tensor, nearest: bool) -> Tensor:
     """Return a volume (W, H, D) at voxel coordinates (3, w, h, d) in the volume's type, zeros outside."""
-    mode = "nearest" if nearest else "bilinear"
-    return sample(volume[None].float(), voxel_coords, mode, "zeros")[0].to(volume.dtype)
+    return sample(volume[None].float(), voxel_coords, "nearest" if nearest else "bilinear", "zeros")[0].to(volume.dtype)
 
 
 def quantiles(image: Tensor) -> Tensor:
     """Return the intensity quantiles of an image, for ``match_intensity``."""
-    flat = image.flatten()
-    flat = flat[:: max(1, len(flat) // 100_000)]
+    flat = image.flatten()[:: max(1, image.numel() // 100_000)]
     return torch.quantile(flat, torch.linspace(0, 1, QUANTILES, device=image.device))
 
 
@@ -195,5 +166,4 @@ def match_intensity(image: Tensor, own: Tensor, other: Tensor, strength: float) 
     """Match the intensities of an image with quantiles ``own`` to quantiles ``other``, by a share ``strength``."""
     upper = torch.searchsorted(own, image.contiguous()).clamp(1, QUANTILES - 1)
     share = ((image - own[upper - 1]) / (own[upper] - own[upper - 1]).clamp_min(1e-6)).clamp(0, 1)
-    matched = torch.lerp(other[upper - 1], other[upper], share)
-    return torch.lerp(image, matched, strength)
+    return torch.lerp(image, torch.lerp(other[upper - 1], other[upper], share), strength)

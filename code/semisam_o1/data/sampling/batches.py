@@ -16,26 +16,19 @@ from torch import Tensor
 
 from semisam_o1.core.seeding import numpy_generator
 from semisam_o1.data.sampling.augmentation import Augmentation, resample_at
+from semisam_o1.data.sampling.fields import indices
 from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation, patch_start, source_size, write_patch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of patches.
+    """A batch of patches."""
 
-    Attributes:
-        image: (B, 1, w, h, d) float32.
-        label: (B, w, h, d) uint8, true labels first, then pseudo-labels.
-        labeled: number of labeled items.
-        names: names of the items' volumes.
-        weight: (B, w, h, d) float32 in [0, 1], weight of each voxel's label; None for 1 everywhere.
-    """
-
-    image: Tensor
-    label: Tensor
-    labeled: int
-    names: tuple[str, ...]
-    weight: Tensor | None = None
+    image: Tensor  # (B, 1, w, h, d) float32
+    label: Tensor  # (B, w, h, d) uint8, true labels first, then pseudo-labels
+    labeled: int  # number of labeled items
+    names: tuple[str, ...]  # names of the items' volumes
+    weight: Tensor | None = None  # (B, w, h, d) float32 in [0, 1], of each voxel's label; None for 1 everywhere
 
     def voxel_weight(self, items: slice) -> Tensor | None:
         """Return the weight (b, w, h, d) of some items."""
@@ -43,20 +36,17 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies to a GPU are asynchronous."""
-
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            copied = device.type == "cuda" and tensor.device.type == "cpu"
-            return (tensor.pin_memory() if copied else tensor).to(device, non_blocking=True)
-
-        return replace(self, image=moved(self.image), label=moved(self.label), weight=moved(self.weight))
+        pinned = device.type == "cuda" and self.image.device.type == "cpu"
+        tensors = {key: value.pin_memory() if pinned else value for key, value in self._tensors().items()}
+        return replace(self, **{key: value.to(device, non_blocking=True) for key, value in tensors.items()})
 
     def used_on(self, stream: torch.cuda.Stream) -> None:
         """Keep the batch's memory until ``stream``, which did not make the batch, has read it."""
-        for tensor in (self.image, self.label, self.weight):
-            if tensor is not None:
-                tensor.record_stream(stream)
+        for tensor in self._tensors().values():
+            tensor.record_stream(stream)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 class VolumeSource(Protocol):
@@ -74,24 +64,14 @@ class VolumeSource(Protocol):
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Settings of a ``BatchStream``.
-
-    Attributes:
-        patch_size: (w, h, d).
-        labeled_bs: number of labeled items of a batch, over all ranks.
-        batch_size: number of all items of a batch, over all ranks.
-        length: number of batches.
-        seed: any number of non-negative integers.
-        orientations: orientations to draw from, uniformly.
-        augmentation: random augmentation of the patches.
-    """
+    """Settings of a ``BatchStream``."""
 
     patch_size: tuple[int, int, int]
-    labeled_bs: int
-    batch_size: int
-    length: int
-    seed: tuple[int, ...]
-    orientations: tuple[Orientation, ...] = ORIENTATIONS["all"]
+    labeled_bs: int  # number of labeled items of a batch, over all ranks
+    batch_size: int  # number of all items of a batch, over all ranks
+    length: int  # number of batches
+    seed: tuple[int, ...]  # any number of non-negative integers
+    orientations: tuple[Orientation, ...] = ORIENTATIONS["all"]  # drawn from uniformly
     augmentation: Augmentation = Augmentation()
 
 
@@ -100,8 +80,6 @@ class BatchStream(torch.utils.data.Dataset):
 
     Args:
         labeled, unlabeled: names of the volumes; each is drawn equally often, in shuffled order.
-        source: images, labels and label weights of the volumes.
-        settings: sizes, seed and augmentation.
         shard: (rank, ranks); this rank gets every ``ranks``-th labeled and unlabeled item.
     """
 
@@ -137,8 +115,7 @@ class BatchStream(torch.utils.data.Dataset):
         label = torch.empty_like(image, dtype=torch.uint8)
         weight = None if self.source.weight(names[0]) is None else torch.empty_like(label)
         for index, item in enumerate(items):
-            outs = (image[index], label[index], None if weight is None else weight[index])
-            self._write_item(outs, *item)
+            self._write_item((image[index], label[index], None if weight is None else weight[index]), *item)
         return Batch(image[:, None], label, len(labeled), names, None if weight is None else weight.float() / 255)
 
     def _write_item(
@@ -158,7 +135,8 @@ class BatchStream(torch.utils.data.Dataset):
         warp = augmentation.draw_warp(name, generator)
         start, coords = patch_start(warp.donor.shape if warp else image.shape, size, position), None
         if warp or augmentation.spatial:
-            start, coords = (0, 0, 0), augmentation.voxel_coords(start, size, warp, generator, image.device)
+            voxel_coords = indices(size, image.device) + torch.tensor(start, device=image.device).view(3, 1, 1, 1)
+            start, coords = (0, 0, 0), augmentation.sample_coords(voxel_coords, warp, generator)
         for out, volume in zip(outs, (image, label, weight), strict=True):
             if volume is not None:
                 volume = volume if coords is None else resample_at(volume, coords, nearest=volume is not image)

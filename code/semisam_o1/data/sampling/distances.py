@@ -53,11 +53,7 @@ def signed_distances(labels: Tensor, num_classes: int) -> Tensor:
     classes = torch.arange(1, num_classes, device=labels.device).view(1, -1, 1, 1, 1)
     objects = (labels[:, None] == classes).flatten(0, 1)
     outside, inside = squared_distances(torch.cat([objects, ~objects])).chunk(2)
-    inner_boundary = inside == 1  # a neighbor across a face is background
-    signed = _share_of_maximum(outside) - _share_of_maximum(inside).masked_fill(inner_boundary, 0)
+    shares = [(squared / squared.amax(dim=(1, 2, 3), keepdim=True)).sqrt() for squared in (outside, inside)]
+    signed = shares[0] - shares[1].masked_fill(inside == 1, 0)  # 1: a neighbor across a face is background
     signed = torch.where(outside.isinf(), 0.0, torch.where(inside.isinf(), -1.0, signed))
     return signed.unflatten(0, (len(labels), num_classes - 1))
-
-
-def _share_of_maximum(squared: Tensor) -> Tensor:
-    return (squared / squared.amax(dim=(1, 2, 3), keepdim=True)).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Orientation(NamedTuple):
         return tuple(axis for axis, flip in enumerate(self[1:]) if flip)
 
 
-_ALL = tuple(Orientation(s, a, b) for s in (False, True) for a in (False, True) for b in (False, True))
+_ALL = tuple(Orientation(*bits) for bits in itertools.product((False, True), repeat=3))
 ORIENTATIONS = {
     "all": _ALL,
     "rotations": tuple(o for o in _ALL if sum(o) % 2 == 0),

@@ -41,7 +41,6 @@ class VolumeStore:
     """Images and true labels by name.
 
     Args:
-        dataset: dataset folder of the volumes.
         names: names of the volumes that will be requested.
         cache: 'gpu' (on ``device``), 'ram', or 'none' (read from the file; the last volume alone is kept).
     """
@@ -80,8 +79,6 @@ class PseudoLabeledVolumes:
     Pseudo-labels are in memory if the store's volumes are; otherwise they are read at each request.
 
     Args:
-        store: images and true labels.
-        unlabeled: names of the volumes with pseudo-labels.
         read_labels: names → pseudo-labels uint8 (W, H, D); pickled for worker processes.
         read_weights: names → weight of each voxel's pseudo-label, uint8 (W, H, D) from 0 to 255; None for no weights.
     """
@@ -94,25 +91,26 @@ class PseudoLabeledVolumes:
         read_weights: ReadLabels | None = None,
     ):
         self._store, self._unlabeled = store, frozenset(unlabeled)
-        self._read_labels, self._read_weights = read_labels, read_weights
-        self._labels = self._tensors(read_labels, unlabeled) if store.in_memory else {}
-        self._weights = self._tensors(read_weights, unlabeled) if store.in_memory and read_weights else {}
+        self._read = {"label": read_labels, "weight": read_weights}
+        kinds = [kind for kind, read in self._read.items() if read and store.in_memory]
+        self._in_memory = {kind: self._tensors(kind, unlabeled) for kind in kinds}
 
     def image(self, name: str) -> Tensor:
         return self._store.image(name)
 
     def label(self, name: str) -> Tensor:
-        if name not in self._unlabeled:
-            return self._store.label(name)
-        return self._labels[name] if self._labels else self._tensors(self._read_labels, [name])[name]
+        return self._get("label", name) if name in self._unlabeled else self._store.label(name)
 
     def weight(self, name: str) -> Tensor | None:
-        if self._read_weights is None:
+        if self._read["weight"] is None:
             return None
-        if name not in self._unlabeled:  # true labels have full weight
-            label = self.label(name)
-            return label.new_full((), 255).expand_as(label)
-        return self._weights[name] if self._weights else self._tensors(self._read_weights, [name])[name]
+        if name in self._unlabeled:
+            return self._get("weight", name)
+        label = self.label(name)  # true labels have full weight
+        return label.new_full((), 255).expand_as(label)
 
-    def _tensors(self, read: ReadLabels, names: Sequence[str]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(array).to(self._store.device) for name, array in read(names).items()}
+    def _get(self, kind: str, name: str) -> Tensor:
+        return (self._in_memory.get(kind) or self._tensors(kind, [name]))[name]
+
+    def _tensors(self, kind: str, names: Sequence[str]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array).to(self._store.device) for name, array in self._read[kind](names).items()}
