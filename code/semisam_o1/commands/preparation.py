@@ -79,16 +79,11 @@ OPTIONS = {"la": (LaOptions,), "nifti": (ListOptions,), "nnunet": (ListOptions,)
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions, Conversion):
-    """Everything that ``prepare_data.py`` can be told.
+    """Everything that ``prepare_data.py`` can be told."""
 
-    Attributes:
-        layout: one of LAYOUTS.
-        crop_table: CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'.
-    """
-
-    layout: str
+    layout: str  # one of LAYOUTS
     source: Path
-    crop_table: Path | None = None
+    crop_table: Path | None = None  # CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'
 
     def __post_init__(self) -> None:
         faults = self.faults()
@@ -168,11 +163,7 @@ def join_numbers(argv: Sequence[str]) -> list[str]:
 
 
 def parse_label_map(texts: Sequence[str]) -> tuple[dict[int, int], int | None]:
-    """Read '3=1,4=2,other=0': the classes that label values become, and that of all other values (None: they stay).
-
-    Raises:
-        InputError: if a text says something else.
-    """
+    """Read '3=1,4=2,other=0': the classes that label values become, and that of all other values (None: they stay)."""
     text = ",".join(texts)
     pairs = [re.fullmatch(r"\s*(\d+|other)\s*=\s*(\d+)\s*", part) for part in text.split(",")] if texts else []
     numbers = [int(number) for pair in pairs if pair for number in pair.groups() if number != "other"]

@@ -1,8 +1,4 @@
-"""Scans converted into the files of a dataset folder: HDF5 volumes, and the settings they were prepared with.
-
-A conversion reads every header first, then every voxel, and moves its files into place at the end:
-one fault anywhere and nothing is written.
-"""
+"""Scans converted into HDF5 volumes and settings of a dataset folder; a fault anywhere and nothing is written."""
 
 from __future__ import annotations
 
@@ -33,17 +29,11 @@ VOXELS_PER_PROCESS = 30_000_000  # fewer are converted sooner than a process has
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Where and how scans are converted.
-
-    Attributes:
-        destination: dataset folder to write.
-        preparation: settings that turn a scan into a volume.
-        source_spacing: voxel spacing in mm of scans that do not state theirs, needed to resample them.
-    """
+    """Where and how scans are converted."""
 
     destination: Path
     preparation: Preparation
-    source_spacing: tuple[float, ...] | None = None
+    source_spacing: tuple[float, ...] | None = None  # mm, of scans that do not state theirs; needed to resample them
     workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
     overwrite: bool = option(False, "replace files and lists that differ", action="store_true")
 
@@ -81,11 +71,7 @@ def _refuse(faults: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _staging_folder(destination: Path) -> Iterator[Path]:
-    """Yield a temporary folder in the destination; the destination is removed again if it is new and stays empty.
-
-    Raises:
-        InputError: if the destination cannot be written to.
-    """
+    """Yield a temporary folder in the destination; the destination is removed again if it is new and stays empty."""
     new = not destination.exists()
     try:
         destination.mkdir(parents=True, exist_ok=True)

@@ -77,11 +77,7 @@ def own_locale() -> Iterator[None]:
 
 @own_locale()
 def _read_series(folder: Path) -> sitk.Image:
-    """Read the one DICOM series of a folder, slices sorted by position.
-
-    Raises:
-        InputError: if there is none or more than one, or slices are missing.
-    """
+    """Read the one DICOM series of a folder, slices sorted by position."""
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if is_dicom_folder(folder) else ()
     files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
     if len(series) != 1:
@@ -101,11 +97,7 @@ def _read_series(folder: Path) -> sitk.Image:
 
 
 def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
-    """Refuse a series with a gap: ITK would close it, and all slices behind it would have wrong positions.
-
-    Raises:
-        InputError: if the slices are not evenly spaced.
-    """
+    """Refuse a series with a gap: ITK would close it, and all slices behind it would have wrong positions."""
     try:
         position = np.array([reader.GetMetaData(i, "0020|0032").split("\\") for i in range(count)], float)
         across, down = np.array(reader.GetMetaData(0, "0020|0037").split("\\"), float).reshape(2, 3)
@@ -163,11 +155,7 @@ def _geometry_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Geome
 
 
 def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Refuse a NIfTI file that was cut off: ITK would read its missing end as zeros.
-
-    Raises:
-        InputError: if the file holds fewer bytes than its header announces.
-    """
+    """Refuse a NIfTI file that was cut off: ITK would read its missing end as zeros."""
     if not {"vox_offset", "bitpix"} <= set(reader.GetMetaDataKeys()):
         return  # the readers of the other formats check this themselves
     offset, bits = (float(reader.GetMetaData(key)) for key in ("vox_offset", "bitpix"))

@@ -7,14 +7,13 @@ rotation. So one function, ``resample``, does every change of grid axis by axis,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from semisam_o1.data.dataset.volumes import Geometry, Grid
 
-# Letter of an orientation → axis and sign of that direction in ITK's coordinates (LPS).
-LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+LETTERS = "LRPASI"  # the two directions of each of ITK's axes (LPS), positive first
 ROUNDING = 1e-4  # voxels; smaller differences between grids are rounding errors
 
 
@@ -26,32 +25,28 @@ def orientation_of(geometry: Geometry) -> str:
     for axis in np.argsort(-np.abs(direction).max(axis=0), kind="stable"):
         world = max(free, key=lambda row: abs(direction[row, axis]))
         free.remove(world)
-        sign = 1 if direction[world, axis] >= 0 else -1
-        letters[axis] = next(letter for letter, meaning in LETTERS.items() if meaning == (world, sign))
+        letters[axis] = LETTERS[2 * world + int(direction[world, axis] < 0)]
     return "".join(letters)
 
 
 def is_orientation(text: str) -> bool:
     """Return whether three letters name each axis of the patient once."""
-    return len(text) == 3 and set(text) <= LETTERS.keys() and len({LETTERS[letter][0] for letter in text}) == 3
+    return sorted(LETTERS.find(letter) // 2 for letter in text) == [0, 1, 2]
 
 
 def reoriented(grid: Grid, orientation: str) -> Grid:
     """Return the grid over the same voxels whose axes point towards the letters of ``orientation``."""
-    now = orientation_of(grid.geometry)
-    direction = np.reshape(grid.geometry.direction, (3, 3))
-    spacing, size = np.array(grid.geometry.spacing), np.array(grid.size)
-    origin = np.array(grid.geometry.origin)
-    axes, columns = [], []
-    for letter in orientation:
-        axis = next(i for i, other in enumerate(now) if LETTERS[other][0] == LETTERS[letter][0])
-        column = direction[:, axis]
-        if now[axis] != letter:
-            origin = origin + column * spacing[axis] * (size[axis] - 1)
-            column = -column
-        axes.append(axis)
-        columns.append(column)
-    return _grid(size[axes], spacing[axes], origin, np.stack(columns, axis=1), grid.geometry.known)
+    now, geometry = orientation_of(grid.geometry), grid.geometry
+    worlds = [LETTERS.index(letter) // 2 for letter in now]
+    axes = [worlds.index(LETTERS.index(letter) // 2) for letter in orientation]
+    direction, origin = np.reshape(geometry.direction, (3, 3))[:, axes], np.array(geometry.origin)
+    spacing, size = np.array(geometry.spacing)[axes], np.array(grid.size)[axes]
+    for i, axis in enumerate(axes):
+        if now[axis] != orientation[i]:
+            origin = origin + direction[:, i] * spacing[i] * (size[i] - 1)
+            direction[:, i] *= -1
+    position = (tuple(values.ravel().tolist()) for values in (spacing, origin, direction))
+    return Grid(tuple(size.tolist()), Geometry(*position, geometry.known))
 
 
 def resampled(grid: Grid, spacing: Sequence[float]) -> Grid:
@@ -59,19 +54,21 @@ def resampled(grid: Grid, spacing: Sequence[float]) -> Grid:
     old, size = np.array(grid.geometry.spacing), np.array(grid.size)
     new = np.array(spacing, float)
     new_size = np.maximum(np.floor(size * old / new + 0.5), 1).astype(int)
-    # The first voxel, in voxels of the old grid: both centers coincide.
-    first = (size - 1) / 2 - (new_size - 1) / 2 * new / old
-    direction = np.reshape(grid.geometry.direction, (3, 3))
-    origin = np.array(grid.geometry.origin) + direction @ (first * old)
-    return _grid(new_size, new, origin, direction, grid.geometry.known)
+    return _moved(grid, (size - 1) / 2 - (new_size - 1) / 2 * new / old, new_size, new)
 
 
 def cropped(grid: Grid, box: Sequence[slice]) -> Grid:
     """Return the part of a grid that ``box`` (three slices with start and stop) leaves."""
-    direction, spacing = np.reshape(grid.geometry.direction, (3, 3)), np.array(grid.geometry.spacing)
-    starts = np.array([part.start for part in box])
-    origin = np.array(grid.geometry.origin) + direction @ (starts * spacing)
-    return _grid([part.stop - part.start for part in box], spacing, origin, direction, grid.geometry.known)
+    starts, stops = np.array([(part.start, part.stop) for part in box]).T
+    return _moved(grid, starts, stops - starts, np.array(grid.geometry.spacing, float))
+
+
+def _moved(grid: Grid, first: np.ndarray, size: np.ndarray, spacing: np.ndarray) -> Grid:
+    """Return a grid with the same axes whose first voxel lies at ``first``, in voxels of the given grid."""
+    direction = np.reshape(grid.geometry.direction, (3, 3))
+    origin = np.array(grid.geometry.origin) + direction @ (first * np.array(grid.geometry.spacing))
+    geometry = replace(grid.geometry, spacing=tuple(spacing.tolist()), origin=tuple(origin.tolist()))
+    return Grid(tuple(size.tolist()), geometry)
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,7 @@ class _Axis:
 def resample(array: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False, outside: float = 0) -> np.ndarray:
     """Bring an array from one grid of a scan to another.
 
-    Where the grids hold the same voxels the values are copied. Otherwise they are interpolated linearly; a coarser
-    target averages over what its voxels cover.
+    Values are copied where the grids share voxels, else interpolated linearly, or averaged for a coarser target.
 
     Args:
         array: (..., W, H, D) on ``source``.
@@ -148,8 +144,7 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bo
         nearest: take the nearest voxel's class; otherwise every class's mask is interpolated and the largest
             share wins, which keeps surfaces smooth. Ties go to the lower class.
     """
-    copies = all(axis.taps(False)[0].shape[1] == 1 for axis in _axes(source, target))
-    if nearest or copies:
+    if nearest or all(axis.taps(False)[0].shape[1] == 1 for axis in _axes(source, target)):
         return resample(label, source, target, nearest=True)
     best, share = np.zeros(target.size, label.dtype), np.zeros(target.size, np.float32)
     for value in np.unique(label):  # one class at a time: a label map may hold many
@@ -160,18 +155,13 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bo
 
 
 def _axes(source: Grid, target: Grid) -> list[_Axis]:
-    """Return the map of every target axis onto the source.
-
-    Raises:
-        ValueError: if one grid is rotated against the other.
-    """
+    """Return the map of every target axis onto the source."""
     to_source = np.linalg.inv(_affine(source)) @ _affine(target)
     linear, offset = to_source[:3, :3], to_source[:3, 3]
     partner = np.abs(linear).argmax(axis=0)
     rest = linear.copy()
     rest[partner, range(3)] = 0
-    size = np.array(target.size)
-    if len(set(partner.tolist())) < 3 or (np.abs(rest) * size).max() > 0.1:
+    if len(set(partner.tolist())) < 3 or (np.abs(rest) * np.array(target.size)).max() > 0.1:
         raise ValueError("the two grids are rotated against each other")
     axes = []
     for axis, other in enumerate(partner):
@@ -189,15 +179,3 @@ def _affine(grid: Grid) -> np.ndarray:
     affine[:3, :3] = np.reshape(grid.geometry.direction, (3, 3)) * grid.geometry.spacing
     affine[:3, 3] = grid.geometry.origin
     return affine
-
-
-def _grid(
-    size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: np.ndarray, known: bool
-) -> Grid:
-    geometry = Geometry(
-        tuple(float(v) for v in spacing),
-        tuple(float(v) for v in origin),
-        tuple(float(v) for v in np.ravel(direction)),
-        known,
-    )
-    return Grid(tuple(int(n) for n in size), geometry)

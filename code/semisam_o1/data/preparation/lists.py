@@ -55,19 +55,12 @@ class ListOptions:
 
 @dataclass(frozen=True)
 class DatasetLists:
-    """The lists that a dataset is to have.
+    """The lists that a dataset is to have."""
 
-    Attributes:
-        names: names of the scans of each list; in train.txt the template comes first.
-        keep: whether the destination has these lists, or its own ones that are not to be replaced.
-        missing: names of each standard list that belong to no scan.
-        faults: sentences on what is wrong with the lists.
-    """
-
-    names: dict[str, list[str]]
-    keep: bool
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    names: dict[str, list[str]]  # of the scans of each list; in train.txt the template comes first
+    keep: bool  # whether the destination has these lists, or its own ones that are not to be replaced
+    missing: dict[str, list[str]] = field(default_factory=dict)  # names of each standard list without a scan
+    faults: list[str] = field(default_factory=list)  # sentences
 
     def write(self, destination: Path) -> None:
         """Write the lists unless they are to be kept; one without names does not exist afterwards."""
@@ -96,11 +89,7 @@ def standard_lists(found: FoundScans, destination: Path, standard: Path, overwri
 
 
 def chosen_lists(found: FoundScans, options: ListOptions, destination: Path, overwrite: bool) -> DatasetLists:
-    """Return the lists that were given as files, or else drawn at random.
-
-    Raises:
-        InputError: if a file of names cannot be read.
-    """
+    """Return the lists that were given as files, or else drawn at random."""
     template, faults = options.template, []
     if options.files:
         given, faults = _read_lists(options.files, found)
@@ -128,11 +117,7 @@ def split(
 
     Args:
         names: all scans; their order does not matter.
-        labeled: those with a label.
         fractions: of all scans for train, val and test; they sum to 1.
-
-    Returns:
-        The names of each of LISTS; in train the labeled ones come first.
     """
     names = sorted(names)
     free = [name for name in names if name in labeled and name != template]

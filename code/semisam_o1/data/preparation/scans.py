@@ -58,8 +58,7 @@ def read_scan(scan: ScanFiles, channel: int | None = None, source_spacing: Seque
     label = None
     if scan.label is not None:
         label, label_geometry = read_image(scan.label)
-        fault = _mismatch(scan, Grid(image.shape, geometry), Grid(label.shape, label_geometry))
-        if fault:
+        if fault := _mismatch(scan, Grid(image.shape, geometry), Grid(label.shape, label_geometry)):
             raise InputError(fault)
         label = as_label(label, scan.label)
     return Volume(scan.name, image, label, geometry, source=source)
@@ -84,14 +83,12 @@ def header_faults(scan: ScanFiles, channel: int | None) -> list[str]:
 def _mismatch(scan: ScanFiles, image: Grid, label: Grid) -> str | None:
     """Return a sentence on how the grids of an image and its label differ, None where they do not."""
     if tuple(image.size) != tuple(label.size):
-        return (
-            f"{scan.image} has the size {times(image.size)} and its label {scan.label} {times(label.size)}; "
-            "they must be the same"
-        )
-    alike = np.allclose(image.geometry.spacing, label.geometry.spacing, rtol=1e-3, atol=0) and np.allclose(
-        image.geometry.direction, label.geometry.direction, atol=1e-3
-    )
-    if alike:
+        sizes = f"{scan.image} has the size {times(image.size)} and its label {scan.label} {times(label.size)}"
+        return f"{sizes}; they must be the same"
+    one, other = image.geometry, label.geometry
+    if np.allclose(one.spacing, other.spacing, rtol=1e-3, atol=0) and np.allclose(
+        one.direction, other.direction, atol=1e-3
+    ):
         return None
     # Of the same size, but turned, flipped or scaled: voxel by voxel the label lies on something else.
     return (

@@ -1,7 +1,4 @@
-"""Settings of a preparation: declared as command-line flags, and stored beside the dataset that was made with them.
-
-They are also stored in every run's args.json, so that prediction prepares new scans as the training data were.
-"""
+"""Settings of a preparation: command-line flags, stored beside the dataset and in args.json of every run on it."""
 
 from __future__ import annotations
 
@@ -18,9 +15,15 @@ from typing import Any
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
 from semisam_o1.data.preparation.grid import is_orientation
-from semisam_o1.data.preparation.intensity import WINDOWS
 
 FILE_NAME = "preparation.json"
+WINDOWS = {  # Hounsfield units, low and high
+    "abdomen": (-160.0, 240.0),
+    "mediastinum": (-125.0, 275.0),
+    "lung": (-1000.0, 400.0),
+    "bone": (-450.0, 1050.0),
+    "brain": (0.0, 80.0),
+}
 BOUNDS, NAMES = "x0,x1,y0,y1,z0,z1", ", ".join(WINDOWS)
 
 

@@ -28,35 +28,22 @@ BRATS_LABEL = ("_seg", "-seg")
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """The files of one scan.
-
-    Attributes:
-        image: a file, a folder with a DICOM series, or the HDF5 file of the public LA copy.
-        label: a file with the label map, None where there is none.
-        bounds: first and last voxel along x, y, z to crop to.
-    """
+    """The files of one scan."""
 
     name: str
-    image: Path
+    image: Path  # a file, a folder with a DICOM series, or the HDF5 file of the public LA copy
     label: Path | None = None
-    bounds: tuple[int, ...] | None = None
+    bounds: tuple[int, ...] | None = None  # first and last voxel along x, y, z to crop to
 
 
 @dataclass(frozen=True)
 class FoundScans:
-    """The scans of a source.
+    """The scans of a source."""
 
-    Attributes:
-        scans: files of each scan by its name, sorted.
-        where: description of the searched folders, for error messages.
-        orphans: names of labels without an image.
-        class_names: names of label values, where the source states them.
-    """
-
-    scans: dict[str, ScanFiles]
-    where: str
-    orphans: tuple[str, ...] = ()
-    class_names: dict[int, str] = field(default_factory=dict)
+    scans: dict[str, ScanFiles]  # by name, sorted
+    where: str  # the searched folders, for error messages
+    orphans: tuple[str, ...] = ()  # names of labels without an image
+    class_names: dict[int, str] = field(default_factory=dict)  # of label values, where the source states them
 
     @property
     def labeled(self) -> set[str]:
@@ -88,15 +75,10 @@ def find_folder(images: Path, labels: Path | None = None) -> FoundScans:
 
 
 def find_dataset_json(folder: Path, channel: int | None = None) -> FoundScans:
-    """Find the scans of an nnU-Net or Decathlon dataset: dataset.json, imagesTr, labelsTr and, if present, imagesTs.
-
-    The scans of imagesTs have no label; they are part of the cohort.
+    """Find the scans of an nnU-Net or Decathlon dataset; those of imagesTs have no label.
 
     Args:
         channel: of nnU-Net's NAME_0000, NAME_0001, … (Decathlon keeps the channels in one 4-D file).
-
-    Raises:
-        InputError: if the folder does not hold such a dataset.
     """
     dataset, number = _read_dataset_json(folder / "dataset.json"), channel or 0
     scans: dict[str, ScanFiles] = {}
@@ -126,14 +108,7 @@ def find_dataset_json(folder: Path, channel: int | None = None) -> FoundScans:
 
 
 def find_brats(folder: Path, modality: str) -> FoundScans:
-    """Find the scans of a BraTS release: a folder per scan, anywhere below, with a file per modality and a label.
-
-    Args:
-        modality: one of BRATS_MODALITIES.
-
-    Raises:
-        InputError: if there are none, or a scan lacks the modality.
-    """
+    """Find the scans of a BraTS release: a folder per scan, anywhere below, with a file per modality and a label."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the one that holds the scans' folders")
     scans, lacking = {}, []
@@ -156,11 +131,7 @@ def find_brats(folder: Path, modality: str) -> FoundScans:
 
 
 def find_public_la(folder: Path) -> FoundScans:
-    """Find the scans of the public LA copy, FOLDER/NAME/mri_norm2.h5.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """Find the scans of the public LA copy, FOLDER/NAME/mri_norm2.h5."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the one that holds NAME/{PUBLIC_FILE}")
     scans = {file.parent.name: ScanFiles(file.parent.name, file, file) for file in folder.glob(f"*/{PUBLIC_FILE}")}
@@ -170,17 +141,12 @@ def find_public_la(folder: Path) -> FoundScans:
 
 
 def with_bounds(found: FoundScans, table: Path) -> FoundScans:
-    """Return the scans with the bounds that a CSV table gives: NAME, x0, x1, y0, y1, z0, z1 (voxels, from 0).
-
-    Raises:
-        InputError: if the table cannot be read or names a scan that does not exist.
-    """
+    """Return the scans with the bounds that a CSV table gives: NAME, x0, x1, y0, y1, z0, z1 (voxels, from 0)."""
     try:
         rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if any(row)]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the crop {table} is neither 'body', six numbers nor a readable CSV table ({error})"
-        ) from None
+        message = f"the crop {table} is neither 'body', six numbers nor a readable CSV table ({error})"
+        raise InputError(message) from None
     scans = dict(found.scans)
     for number, (name, *values) in enumerate(rows, start=1):
         name, bounds = name.strip(), ()

@@ -53,19 +53,12 @@ class ScanSummary:
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """One scan that was prepared.
-
-    Attributes:
-        before: properties of the scan as found.
-        after: properties of the prepared volume.
-        unchanged: whether the file existed already, with the same content.
-        lost: classes of which cropping or resampling left no voxel.
-    """
+    """Properties of one scan as found and as prepared."""
 
     before: ScanSummary
     after: ScanSummary
-    unchanged: bool
-    lost: tuple[int, ...] = ()
+    unchanged: bool  # whether the file existed already, with the same content
+    lost: tuple[int, ...] = ()  # classes of which cropping or resampling left no voxel
 
 
 def label_values(scans: Iterable[ScanSummary]) -> list[int]:
@@ -91,7 +84,7 @@ def describe(
         f"lists {done}: " + ", ".join(f"{name} {len(listed)}" for name, listed in lists.names.items() if listed),
         f"not {done}, no scan is left for it: {', '.join(empty)}" if empty else "",
         *_comparison([scan.before for scan in scans], [scan.after for scan in scans]),
-        f"intensities: {_intensity(settings)}" + (f"; cropped: {_crop(settings)}" if settings.crop else ""),
+        _treatment(settings),
         f"nothing left of a class after cropping and resampling: {', '.join(lost)}" if lost else "",
         *(
             f"missing of {name}, {len(missing)} of {len(lists.names[name]) + len(missing)}: {', '.join(missing)}"
@@ -141,18 +134,17 @@ def _counts(texts: Sequence[str]) -> str:
     return ", ".join(f"{text} ({count})" for text, count in counts)
 
 
-def _intensity(settings: Preparation) -> str:
-    if settings.intensity == "window":
-        return "window {:g} to {:g}, scaled to −1 … 1".format(*settings.window)
+def _treatment(settings: Preparation) -> str:
+    """Describe the normalization of the intensities, and the crop if there is one."""
     normalized = "0.5 to 99.5 percentile, mean 0, standard deviation 1"
-    nonzero = f"{normalized} over voxels that are not 0"
-    return {"zscore": normalized, "zscore-nonzero": nonzero, "keep": "unchanged"}[settings.intensity]
-
-
-def _crop(settings: Preparation) -> str:
+    names = {"zscore": normalized, "zscore-nonzero": f"{normalized} over voxels that are not 0", "keep": "unchanged"}
+    window = settings.intensity == "window"
+    text = "window {:g} to {:g}, scaled to −1 … 1".format(*settings.window) if window else names[settings.intensity]
+    if settings.crop is None:
+        return f"intensities: {text}"
     regions = {"body": "the body", "bounds": "the bounds of each scan"}
     region = regions.get(settings.crop) or " ".join(map(str, settings.crop))
-    return f"to {region} and {settings.margin:g} mm around"
+    return f"intensities: {text}; cropped: to {region} and {settings.margin:g} mm around"
 
 
 def fitting_patch(sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
