@@ -25,8 +25,7 @@ from semisam_o1.data.sampling.fields import resize
 from semisam_o1.data.sampling.store import VolumeStore
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures, cell_means
-from semisam_o1.features.cohort_access import CohortAccess
-from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.matching import working_grid
 

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 
 from semisam_o1.methods import dan
+from semisam_o1.methods.dan import Discriminator
 from semisam_o1.networks import unet3d
-from semisam_o1.networks.discriminator import Discriminator
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:

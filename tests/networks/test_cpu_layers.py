@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from semisam_o1.core.device import resolve_precision
+from semisam_o1.methods.dan import Discriminator
 from semisam_o1.networks import build_network
 from semisam_o1.networks.cpu_layers import (
     Dropout,
@@ -20,7 +21,6 @@ from semisam_o1.networks.cpu_layers import (
     convolve_upsampled,
     is_channels_last,
 )
-from semisam_o1.networks.discriminator import Discriminator
 
 native = pytest.mark.skipif(resolve_precision("auto", "cpu") != "bf16", reason="no bf16 arithmetic on this processor")
 

@@ -15,8 +15,7 @@ from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.data.sampling.fields import resize
 from semisam_o1.features.builtin import BuiltinFeatures
-from semisam_o1.features.cohort_access import CohortAccess
-from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.warps import make_warps

@@ -1,13 +1,14 @@
-"""The uncertainty of class probabilities."""
+"""The uncertainty of class probabilities, and the largest component of each class."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from semisam_o1.refinement.pseudo_labels import mean_entropy
+from semisam_o1.refinement.pseudo_labels import largest_components, mean_entropy
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -19,3 +20,21 @@ def test_entropy_of_certainty_is_0_and_means_are_taken_over_voxels() -> None:
     certain = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
     assert mean_entropy(certain) == 0
     assert mean_entropy(torch.cat([certain, torch.full((2, 1, 1, 1), 0.5)], dim=3)) == pytest.approx(math.log(2) / 2)
+
+
+def test_only_the_largest_part_of_each_class_stays() -> None:
+    label = np.zeros((7, 5, 4), np.uint8)
+    label[0:3, 0:2] = 1
+    label[4, 4, 3] = 1  # apart
+    label[3, 2, 0] = 1  # touches the large part at an edge only
+    label[5:7, 0:2, 0:2] = 2
+    label[0, 4, 0] = 2
+    expected = label.copy()
+    expected[4, 4, 3] = expected[3, 2, 0] = expected[0, 4, 0] = 0
+    before = label.copy()
+    np.testing.assert_array_equal(largest_components(label, 4), expected)
+    np.testing.assert_array_equal(label, before)
+
+
+def test_an_empty_map_stays_empty() -> None:
+    assert not largest_components(np.zeros((3, 2, 4), np.uint8), 3).any()

@@ -80,7 +80,7 @@ STAGES = {
     "features": (BuiltinFeatures, "__call__"),
     "propagation": (CohortAtlas, "registered"),
     "training": (RoundTrainer, "train_step"),
-    "validation": (inference, "confusion"),
+    "validation": (inference, "dice_per_class"),
     "relabeling": (Prediction, "from_probabilities"),
     "refinement": (labeling, "refine"),
 }

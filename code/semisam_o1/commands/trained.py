@@ -17,7 +17,7 @@ from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.predictor import Predictor
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS, build_network
-from semisam_o1.refinement.components import largest_components
+from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, best_round, read_records

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core.distributed import share_out
-from semisam_o1.evaluation.metrics import dice_from_confusion
+from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.sliding_window import sliding_window
 from semisam_o1.networks.unet3d import UNet3D
 
@@ -53,12 +53,6 @@ def mean_dice(
 
     def score(name: str) -> list[float]:
         prediction = predictor(image(name)).argmax(0)
-        return dice_from_confusion(confusion(prediction, label(name).to(prediction.device), num_classes))
+        return dice_per_class(prediction, label(name).to(prediction.device), num_classes)
 
     return np.mean(share_out(score, names), axis=0).tolist()
-
-
-def confusion(prediction: Tensor, truth: Tensor, num_classes: int) -> np.ndarray:
-    """Count voxels by (true class, predicted class) on the device; both are (W, H, D)."""
-    pairs = truth.flatten().long() * num_classes + prediction.flatten().long()
-    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()

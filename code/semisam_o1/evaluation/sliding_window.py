@@ -58,9 +58,7 @@ def sliding_window(
     starts = [window_starts(n, p, s) for n, p, s in zip(image.shape, patch, steps, strict=True)]
     total = _sum_of_windows(image, predict, starts, patch)
     for axis, axis_starts in enumerate(starts):  # windows over a voxel: the product of the counts of its indices
-        count = torch.zeros(image.shape[axis])
-        for start in axis_starts:
-            count[start : start + patch[axis]] += 1
+        count = torch.from_numpy(np.bincount(np.add.outer(axis_starts, range(patch[axis])).ravel()))
         total /= count.to(total.device).view(-1, *(1,) * (2 - axis))
     total = total[(slice(None), *(slice(a, n - b) for (a, b), n in zip(padding, image.shape, strict=True)))]
     return total.cpu().numpy() if isinstance(volume, np.ndarray) else total

@@ -1,4 +1,4 @@
-"""Features of volumes, computed once and cached on disk."""
+"""Features of volumes, computed once and cached on disk, and the volumes of a cohort with their features."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from semisam_o1.core.distributed import from_main, share_out
 from semisam_o1.core.progress import ProgressFn, silent
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.geometry import to_patch
+from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.data.sampling.store import VolumeStore
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.sam_med3d import PATCH_SIDE, load_encoder
 
@@ -118,3 +120,47 @@ def extract_features(
     missing = from_main([name for name, features in found.items() if features is None])
     found.update(zip(missing, share_out(compute, missing, progress, "features"), strict=True))
     return found, len(missing)
+
+
+@dataclass(frozen=True)
+class CohortAccess:
+    """Image, true label, shape, content hash and features of every training volume by name.
+
+    Attributes:
+        cohort: names of the labeled and unlabeled volumes, as the preflight checked them.
+        features_key: key of the feature set that computed the features.
+        num_classes: background included.
+    """
+
+    cohort: Cohort
+    store: VolumeStore
+    features: Mapping[str, VolumeFeatures]
+    features_key: str
+    num_classes: int
+
+    @property
+    def labeled(self) -> tuple[str, ...]:
+        return self.cohort.labeled
+
+    @property
+    def unlabeled(self) -> tuple[str, ...]:
+        return self.cohort.unlabeled
+
+    def image(self, name: str) -> np.ndarray:
+        """Return the image (W, H, D) float32."""
+        return self.store.image(name).cpu().numpy()
+
+    def label(self, name: str) -> np.ndarray:
+        """Return the true label (W, H, D) uint8 of a volume that has one."""
+        return self.store.label(name).cpu().numpy()
+
+    def shape(self, name: str) -> tuple[int, int, int]:
+        return self.cohort.info[name].shape
+
+    def content_hash(self, name: str) -> str:
+        """Return the hash of the image's values."""
+        return self.cohort.info[name].hash
+
+    def global_features(self) -> dict[str, np.ndarray]:
+        """Return the global feature (G,) of unit length of every training volume."""
+        return {name: features.global_feature for name, features in self.features.items()}

@@ -11,23 +11,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from semisam_o1.networks.cpu_layers import (
-    Dropout,
-    InstanceNorm,
-    MaxPool,
-    Upsample,
-    channels_last,
-    convolve_upsampled,
-    guard_small,
-    is_channels_last,
-)
+from semisam_o1.networks import cpu_layers as layers
 
 WIDTHS = (16, 32, 64, 128, 256)
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     # Not in place: the gradient of InstanceNorm needs its output.
-    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 3, padding=1), InstanceNorm(out_channels), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, 3, padding=1), layers.InstanceNorm(out_channels), nn.ReLU()
+    )
 
 
 class DoubleConvolution(nn.Module):
@@ -37,7 +30,7 @@ class DoubleConvolution(nn.Module):
         self.conv2 = _convolution(out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return guard_small(lambda x: self.conv2(self.conv1(x)), x)
+        return layers.guard_small(lambda x: self.conv2(self.conv1(x)), x)
 
 
 class UpConcat(nn.Module):
@@ -46,14 +39,14 @@ class UpConcat(nn.Module):
     def __init__(self, skip_channels: int, lower_channels: int):
         super().__init__()
         self.conv = DoubleConvolution(skip_channels + lower_channels, skip_channels)
-        self.up = Upsample()
+        self.up = layers.Upsample()
 
     def forward(self, skip: Tensor, lower: Tensor) -> Tensor:
-        if is_channels_last(skip) and is_channels_last(lower):
+        if layers.is_channels_last(skip) and layers.is_channels_last(lower):
             convolution, norm, relu = self.conv.conv1
-            return self.conv.conv2(relu(norm(convolve_upsampled(convolution, skip, lower))))
+            return self.conv.conv2(relu(norm(layers.convolve_upsampled(convolution, skip, lower))))
         # Levels too small for bf16 are not in channels last: convert above them.
-        return self.conv(channels_last(torch.cat([skip, self.up(lower)], dim=1)))
+        return self.conv(layers.channels_last(torch.cat([skip, self.up(lower)], dim=1)))
 
 
 class UNet3D(nn.Module):
@@ -74,18 +67,18 @@ class UNet3D(nn.Module):
         self.conv3 = DoubleConvolution(w2, w3)
         self.conv4 = DoubleConvolution(w3, w4)
         self.center = DoubleConvolution(w4, w5)
-        self.pool = MaxPool()
+        self.pool = layers.MaxPool()
         self.up_concat4 = UpConcat(w4, w5)
         self.up_concat3 = UpConcat(w3, w4)
         self.up_concat2 = UpConcat(w2, w3)
         self.up_concat1 = UpConcat(w1, w2)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
+        self.dropout1 = layers.Dropout(dropout)
+        self.dropout2 = layers.Dropout(dropout)
         self.final = nn.Conv3d(w1, num_classes, 1)
 
     def decode(self, x: Tensor) -> Tensor:
         """Return the features (B, 16, W, H, D) before the output convolutions."""
-        skip1 = self.conv1(channels_last(x))
+        skip1 = self.conv1(layers.channels_last(x))
         skip2 = self.conv2(self.pool(skip1))
         skip3 = self.conv3(self.pool(skip2))
         skip4 = self.conv4(self.pool(skip3))

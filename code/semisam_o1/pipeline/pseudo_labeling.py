@@ -15,15 +15,13 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.fields import resize
-from semisam_o1.features.cohort_access import CohortAccess
+from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.warps import make_warps
-from semisam_o1.refinement.components import largest_components
-from semisam_o1.refinement.fusion import fuse, on_grid
-from semisam_o1.refinement.neighbors import refine
-from semisam_o1.refinement.pseudo_labels import PseudoLabels, mean_entropy
+from semisam_o1.refinement.neighbors import fuse, on_grid, refine
+from semisam_o1.refinement.pseudo_labels import PseudoLabels, largest_components, mean_entropy
 
 
 class CohortLabels:

@@ -23,8 +23,7 @@ from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
 from semisam_o1.evaluation.predictor import Predictor, mean_dice
-from semisam_o1.features.cohort_access import CohortAccess
-from semisam_o1.features.extract import FEATURE_SETS, FeatureSet, extract_features
+from semisam_o1.features.extract import FEATURE_SETS, CohortAccess, FeatureSet, extract_features
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.pipeline import console

@@ -8,7 +8,7 @@ import numpy as np
 
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.features.cohort_access import CohortAccess
+from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.refinement.pseudo_labels import PseudoLabels

@@ -10,7 +10,7 @@ from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.progress import ProgressFn
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.fields import resize
-from semisam_o1.features.cohort_access import CohortAccess
+from semisam_o1.features.extract import CohortAccess
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.prototype import class_prototypes, propagate
 

@@ -21,8 +21,7 @@ from semisam_o1.core.progress import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import content_hash
 from semisam_o1.data.sampling.fields import resize, sample
-from semisam_o1.features.cohort_access import CohortAccess
-from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
 from semisam_o1.propagation.registration import box_mean

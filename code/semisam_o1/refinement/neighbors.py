@@ -1,12 +1,22 @@
-"""Uncertain volumes are relabeled by a vote of their nearest certain neighbors."""
+"""Correction of predictions by other volumes: a vote of the nearest certain neighbors, or fusion with the atlas.
+
+Fusion: the network, the predictions of registered neighbors, and the templates' propagated labels of round 0 label
+every voxel. A certain prediction of the network is never overruled; where it is uncertain, the other two decide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from semisam_o1.data.dataset.geometry import resize_nearest
+from semisam_o1.data.sampling.fields import resize
+from semisam_o1.propagation.cohort import CohortAtlas
+
+NEIGHBOR_WEIGHT = 0.25
+TEMPLATE_WEIGHT = 0.25
 
 
 def uncertain_volumes(uncertainty: Mapping[str, float], quantile: float) -> list[str]:
@@ -65,3 +75,18 @@ def vote(label: np.ndarray, voters: Sequence[np.ndarray], weights: np.ndarray, n
         for c in range(num_classes):
             ballots[c] += weight * (voter == c)
     return ballots.argmax(0).astype(np.uint8)
+
+
+def fuse(name: str, atlas: CohortAtlas, predicted: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Return the fused class probabilities (C, w, h, d) float32 of a volume, on its working grid.
+
+    Args:
+        predicted: name → the network's probabilities (C, w, h, d) float32, for this volume and its neighbors.
+    """
+    own = (1 - NEIGHBOR_WEIGHT - TEMPLATE_WEIGHT) * predicted(name)
+    return own + NEIGHBOR_WEIGHT * atlas.fuse_neighbors(name, predicted) + TEMPLATE_WEIGHT * atlas.consensus(name)
+
+
+def on_grid(probabilities: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
+    """Resample predicted probabilities (C, W, H, D) to the working grid, in half precision."""
+    return resize(probabilities, grid).cpu().numpy().astype(np.float16)

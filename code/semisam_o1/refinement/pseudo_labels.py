@@ -1,4 +1,4 @@
-"""The pseudo-labels of a cohort after one round, and how uncertain the network is of a volume."""
+"""Pseudo-labels of a cohort, the uncertainty of a prediction, and the largest components of a label map."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 
@@ -31,3 +32,21 @@ class PseudoLabels:
 def mean_entropy(probabilities: Tensor) -> float:
     """Return the mean over voxels of −Σ p ln p in nats, from probabilities (C, W, H, D)."""
     return float(-torch.xlogy(probabilities, probabilities).sum(0).mean(dtype=torch.float64))
+
+
+def largest_components(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Set all voxels outside the largest connected component of each foreground class to background.
+
+    Voxels are connected through their faces; of two components of the same size, the first in memory remains.
+
+    Args:
+        label: uint8 (W, H, D).
+        num_classes: background included.
+    """
+    result = np.zeros_like(label)
+    for c in range(1, num_classes):
+        components, count = ndimage.label(label == c)
+        if count:
+            sizes = np.bincount(components.ravel())[1:]
+            result[components == 1 + sizes.argmax()] = c
+    return result

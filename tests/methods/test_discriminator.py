@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from golden_inputs import fill, golden, shapes, volume
-from semisam_o1.networks.discriminator import Discriminator
+from semisam_o1.methods.dan import Discriminator
 
 
 def test_state_dict_has_the_published_keys_and_shapes() -> None:
