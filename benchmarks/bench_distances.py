@@ -14,7 +14,7 @@ import plain
 import scans
 import timing
 from semisam_o1.core.memory import configure_allocator
-from semisam_o1.data.sampling.distances import signed_distances
+from semisam_o1.data.sampling.fields import signed_distances
 
 
 def main() -> None:

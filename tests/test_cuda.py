@@ -14,7 +14,7 @@ from method_helpers import SHAPE, make_batch, make_method, train_step
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
-from semisam_o1.data.sampling.distances import signed_distances
+from semisam_o1.data.sampling.fields import signed_distances
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.training.prefetch import on_device

@@ -12,8 +12,7 @@ from scipy.ndimage import binary_dilation, label
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Dataset
-from semisam_o1.demo.cohort import PhantomCohort
-from semisam_o1.demo.phantom import make_subject
+from semisam_o1.demo.phantom import PhantomCohort, make_subject
 
 COMMAND = Path(__file__).resolve().parents[2] / "code" / "make_demo.py"
 SMALL = (34, 30, 26)

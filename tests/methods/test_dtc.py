@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from method_helpers import answer, make_batch, make_method, make_outputs, reached, small_student
-from semisam_o1.data.sampling.distances import signed_distances
+from semisam_o1.data.sampling.fields import signed_distances
 from semisam_o1.methods.losses import dice_loss, one_hot
 from semisam_o1.networks import build_network
 

@@ -7,15 +7,24 @@ Every subject has its own size, posture, shape, contrast, bias field and noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from semisam_o1.core.atomic_io import write_text
+from semisam_o1.core.errors import InputError
+from semisam_o1.core.seeding import numpy_generator
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, write_volume
+
 SHAPE = (56, 48, 40)  # of the average scan in voxels; the anatomy is drawn in these, relative to the center
+SHAPE_RANGE = 3  # largest difference of a scan's shape per axis in voxels; too small to make two axes equal
+SPACING = (1.5, 1.5, 1.5)  # mm
+TEMPLATE_SPREAD = 0.4  # the only labeled scan is a typical one
 
 # Standard deviations between subjects.
 ROTATION = (5.0, 5.0, 9.0)  # about x, y and z, in degrees
@@ -26,6 +35,70 @@ WARP_SMOOTHNESS = 5.0  # Gaussian width of the displacement field in voxels
 POSITION = 1.3  # of a structure, in voxels
 LOG_RADIUS = 0.1  # of a structure
 NOISE = (0.02, 0.035)  # range of the noise level; tissue has intensities of about 0 to 1
+
+
+@dataclass(frozen=True)
+class PhantomCohort:
+    """A dataset of synthetic subjects; the template is the first of train.txt.
+
+    A subject depends on the seed, on its list and on its position in the list only.
+
+    Attributes:
+        train, val, test: number of subjects in each list, at least 1.
+        shape: average shape (W, H, D) of the scans.
+    """
+
+    seed: int
+    train: int = 29
+    val: int = 3
+    test: int = 6
+    shape: tuple[int, int, int] = SHAPE
+
+    def __post_init__(self) -> None:
+        if min(sizes := (self.train, self.val, self.test)) < 1:
+            raise InputError(f"every list needs a subject or more; train, val and test are {sizes}")
+
+    @property
+    def lists(self) -> dict[str, list[str]]:
+        """Names of the subjects by list."""
+        sizes = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: [f"{split}_{index:02d}" for index in range(size)] for split, size in sizes.items()}
+
+    def volumes(self) -> Iterator[Volume]:
+        """Yield the scans in the order of the lists."""
+        for part, names in enumerate(self.lists.values()):
+            for index, name in enumerate(names):
+                generator = numpy_generator(self.seed, part, index)
+                change = generator.integers(-SHAPE_RANGE, SHAPE_RANGE, 3, endpoint=True)
+                shape = np.maximum(np.asarray(self.shape) + change, 1)
+                spread = TEMPLATE_SPREAD if (part, index) == (0, 0) else 1.0
+                image, label = make_subject(shape.tolist(), generator, spread)
+                origin = tuple((-(shape - 1) / 2 * SPACING).tolist())
+                yield Volume(name, image, label, Geometry(SPACING, origin, known=True))
+
+    def write(self, root: Path) -> None:
+        """Write the dataset folder; files of the same names are replaced."""
+        for volume in self.volumes():
+            path, source = Dataset(root).path(volume.name), f"synthetic, seed {self.seed}"
+            write_volume(path, volume.image, volume.label, volume.geometry, source)
+        for split, names in self.lists.items():  # last, so that a folder with lists has all scans
+            write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
+
+    def is_in(self, root: Path) -> bool:
+        """Return whether the lists and files of a folder are those that ``write`` would write there."""
+        dataset = Dataset(root)
+        try:
+            if any(dataset.names(f"{split}.txt") != names for split, names in self.lists.items()):
+                return False
+            pairs = ((dataset.load(volume.name), volume) for volume in self.volumes())
+            return all(
+                np.array_equal(found.image, volume.image)
+                and np.array_equal(found.label, volume.label)
+                and found.geometry == volume.geometry
+                for found, volume in pairs
+            )
+        except InputError:  # a list or a file is missing or cannot be read
+            return False
 
 
 def make_subject(
@@ -51,9 +124,6 @@ def make_subject(
     return _scan(tissue, generator), label
 
 
-# Shapes
-
-
 @dataclass(frozen=True)
 class Variation:
     """Random differences of one subject's structures from the average ones, scaled by ``spread``."""
@@ -61,14 +131,11 @@ class Variation:
     generator: np.random.Generator
     spread: float
 
-    def point(self, *average: float) -> np.ndarray:
-        return np.array(average) + self.spread * self.generator.normal(0, POSITION, 3)
+    def points(self, *average: float | tuple[float, float, float]) -> np.ndarray:
+        return np.array(average) + self.spread * self.generator.normal(0, POSITION, np.shape(average))
 
     def radii(self, *average: float) -> np.ndarray:
         return np.array(average) * np.exp(self.spread * self.generator.normal(0, LOG_RADIUS, len(average)))
-
-    def path(self, *points: tuple[float, float, float]) -> np.ndarray:
-        return np.stack([self.point(*point) for point in points])
 
 
 def _anatomy_coords(shape: Sequence[int], generator: np.random.Generator, spread: float) -> np.ndarray:
@@ -92,33 +159,33 @@ def _smooth_noise(shape: Sequence[int], length: float, generator: np.random.Gene
 
 def _structures(coords: np.ndarray, vary: Variation) -> list[tuple[np.ndarray, float]]:
     """Return (signed distance (W, H, D) in voxels, intensity) of every structure; the last two are arch and chamber."""
-    body = _ellipsoid(coords, vary.point(0, 0, 0), vary.radii(25, 20, 70), power=2.4)
-    heart, chamber = vary.point(5, -3, -5), vary.point(8, -1, -6)
+    body = _ellipsoid(coords, vary.points(0, 0, 0), vary.radii(25, 20, 70), power=2.4)
+    heart, chamber = vary.points(5, -3, -5), vary.points(8, -1, -6)
     chamber_distance = _ellipsoid(coords, chamber, vary.radii(6.5, 6.3, 7.2), power=2.4)
     for offset in ((5, -5, 4), (6, 4, -3), (-2, 5, -6)):
-        appendage = _tube(coords, np.stack([chamber, chamber + vary.point(*offset)]), vary.radii(3.2)[0])
+        appendage = _tube(coords, np.stack([chamber, chamber + vary.points(*offset)]), vary.radii(3.2)[0])
         overlap = np.maximum(2.0 - np.abs(chamber_distance - appendage), 0) / 2.0  # joined with a rounded crease
         chamber_distance = np.minimum(chamber_distance, appendage) - overlap**2 * 2.0 / 4
     # It starts inside the chamber, so that the two always touch.
     root = chamber + np.array((-2, 0, 3))
-    arch = np.vstack([root, vary.path((1, -3, 4), (-1, -1, 9), (2, 4, 11.5), (5, 9, 6.5), (5, 10, -3))])
+    arch = np.vstack([root, vary.points((1, -3, 4), (-1, -1, 9), (2, 4, 11.5), (5, 9, 6.5), (5, 10, -3))])
     arch_distance = _tube(coords, arch, vary.radii(4.3)[0])
     top = arch[2:4].mean(axis=0)
     return [  # (signed distance in voxels, intensity); a later one covers those before it
         (body, 0.72),  # subcutaneous fat
         (body + vary.radii(2.6)[0], 0.42),  # muscle
-        (_ellipsoid(coords, vary.point(-14, 1, 5), vary.radii(8.5, 12, 19)), 0.14),  # lungs
-        (_ellipsoid(coords, vary.point(14, 3, 5), vary.radii(8.0, 12, 18)), 0.14),
-        (_ellipsoid(coords, vary.point(0, 1, 9), vary.radii(9, 9, 14)), 0.38),  # mediastinum
-        (_ellipsoid(coords, vary.point(-9, -1, -20), vary.radii(16, 13, 8.5)), 0.66),  # liver
-        (_tube(coords, vary.path((-1, 15, -30), (0, 14, 0), (0, 15, 30)), vary.radii(4.0)[0]), 0.68),  # spine
+        (_ellipsoid(coords, vary.points(-14, 1, 5), vary.radii(8.5, 12, 19)), 0.14),  # lungs
+        (_ellipsoid(coords, vary.points(14, 3, 5), vary.radii(8.0, 12, 18)), 0.14),
+        (_ellipsoid(coords, vary.points(0, 1, 9), vary.radii(9, 9, 14)), 0.38),  # mediastinum
+        (_ellipsoid(coords, vary.points(-9, -1, -20), vary.radii(16, 13, 8.5)), 0.66),  # liver
+        (_tube(coords, vary.points((-1, 15, -30), (0, 14, 0), (0, 15, 30)), vary.radii(4.0)[0]), 0.68),  # spine
         (_ellipsoid(coords, heart, vary.radii(13.5, 11, 11.5)), 0.42),  # heart muscle
-        (_ellipsoid(coords, vary.point(4, 7, -12), vary.radii(7.5, 5.0, 5.0)), 0.64),  # lower chamber
-        (_ellipsoid(coords, vary.point(-4, -4, -6), vary.radii(6.5, 6.5, 8.0)), 0.64),  # second chamber
-        (_tube(coords, vary.path((-7, 1, -8), (-7, 0, 6), (-6, -1, 24)), vary.radii(2.7)[0]), 0.62),  # veins
-        (_tube(coords, vary.path((-5, 9, -25), (-6, 10, 0), (-4, 9, 25)), vary.radii(1.8)[0]), 0.62),
-        (_tube(coords, np.vstack([top, top + vary.path((-2, -1, 8), (-4, -2, 16))]), vary.radii(1.8)[0]), 0.62),
-        (_tube(coords, np.vstack([top, top + vary.path((3, 1, 8), (6, 0, 16))]), vary.radii(1.6)[0]), 0.62),
+        (_ellipsoid(coords, vary.points(4, 7, -12), vary.radii(7.5, 5.0, 5.0)), 0.64),  # lower chamber
+        (_ellipsoid(coords, vary.points(-4, -4, -6), vary.radii(6.5, 6.5, 8.0)), 0.64),  # second chamber
+        (_tube(coords, vary.points((-7, 1, -8), (-7, 0, 6), (-6, -1, 24)), vary.radii(2.7)[0]), 0.62),  # veins
+        (_tube(coords, vary.points((-5, 9, -25), (-6, 10, 0), (-4, 9, 25)), vary.radii(1.8)[0]), 0.62),
+        (_tube(coords, np.vstack([top, top + vary.points((-2, -1, 8), (-4, -2, 16))]), vary.radii(1.8)[0]), 0.62),
+        (_tube(coords, np.vstack([top, top + vary.points((3, 1, 8), (6, 0, 16))]), vary.radii(1.6)[0]), 0.62),
         (chamber_distance - vary.radii(1.6)[0], 0.42),  # the chamber's wall, open where the vessel leaves
         (arch_distance, 0.72),
         (chamber_distance, 0.80),
@@ -141,9 +208,6 @@ def _tube(coords: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:
     for x, y, z in curve.astype(np.float32):
         np.minimum(squared, (coords[0] - x) ** 2 + (coords[1] - y) ** 2 + (coords[2] - z) ** 2, out=squared)
     return np.sqrt(squared) - np.float32(radius)
-
-
-# Imaging
 
 
 def _scan(tissue: np.ndarray, generator: np.random.Generator) -> np.ndarray:

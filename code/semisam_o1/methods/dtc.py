@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semisam_o1.data.sampling.batches import Batch
-from semisam_o1.data.sampling.distances import signed_distances
+from semisam_o1.data.sampling.fields import signed_distances
 from semisam_o1.methods.base import LossTerm, Method
 from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot, squared_difference
 

@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from golden_inputs import golden
-from semisam_o1.data.sampling import distances
-from semisam_o1.data.sampling.distances import signed_distances, squared_distances
+from semisam_o1.data.sampling import fields
+from semisam_o1.data.sampling.fields import signed_distances, squared_distances
 
 
 def blobs(shape: tuple[int, int, int], seed: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def plain(mask: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("chunk", [1, 500, 2**20])
 def test_distances_are_those_of_scipy(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(distances.CHUNK, "cpu", chunk)
+    monkeypatch.setitem(fields.CHUNK, "cpu", chunk)
     masks = np.stack([blobs((31, 20, 13), seed) for seed in range(5)])
     found = squared_distances(torch.from_numpy(masks))
     expected = np.stack([distance_transform_edt(~mask) for mask in masks])

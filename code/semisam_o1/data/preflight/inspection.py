@@ -11,11 +11,11 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 
@@ -42,32 +42,20 @@ class VolumeInfo:
 
 @dataclass(frozen=True)
 class Need:
-    """Requirements on a volume.
+    """Requirements on a volume."""
 
-    Attributes:
-        num_classes: background included.
-        label: whether a label is required.
-        read_label: whether a label, if there is one, is read and must be valid.
-    """
-
-    num_classes: int
-    label: bool
-    read_label: bool
+    num_classes: int  # background included
+    label: bool  # whether a label is required
+    read_label: bool  # whether a label, if there is one, is read and must be valid
 
 
 @dataclass(frozen=True)
 class Report:
-    """Result of the inspection of a volume.
+    """Result of the inspection of a volume."""
 
-    Attributes:
-        info: properties of the volume, None if it cannot be read.
-        faults: one sentence per fault, each with the file's name.
-        classes: label values, if the label was read.
-    """
-
-    info: VolumeInfo | None
-    faults: tuple[str, ...] = ()
-    classes: frozenset[int] = frozenset()
+    info: VolumeInfo | None  # None if the volume cannot be read
+    faults: tuple[str, ...] = ()  # one sentence per fault, each with the file's name
+    classes: frozenset[int] = frozenset()  # label values, if the label was read
 
 
 def inspect(dataset: Dataset, name: str, need: Need) -> Report:
@@ -105,16 +93,14 @@ def _image_faults(image: np.ndarray) -> Iterator[str]:
 def inspect_all(dataset: Dataset, needs: Sequence[tuple[str, Need]], workers: int) -> Iterator[Report]:
     """Yield the report of every (name, need), in order. Closing the iterator ends the child processes."""
     readers = [Reader() for _ in range(workers)]
-    idle: SimpleQueue[Reader] = SimpleQueue()
-    for reader in readers:
-        idle.put(reader)
+    idle = deque(readers)  # never empty in ``read``, which runs in as many threads
 
     def read(item: tuple[str, Need]) -> Report:
-        reader = idle.get()
+        reader = idle.popleft()
         try:
             return reader.inspect(dataset, *item)
         finally:
-            idle.put(reader)
+            idle.append(reader)
 
     pool = ThreadPoolExecutor(workers)
     try:
@@ -162,11 +148,8 @@ class Reader:
     def close(self) -> None:
         """End the child process."""
         self._closed = True
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        with contextlib.suppress(OSError), self._process:
+            self._process.kill()
 
 
 def start_child() -> subprocess.Popen[bytes]:
