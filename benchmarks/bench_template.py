@@ -23,8 +23,8 @@ from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation import class_prototypes, propagate
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
-from semisam_o1.propagation.prototype import class_prototypes, propagate
 from semisam_o1.propagation.representativeness import rank
 from semisam_o1.runs.results import read_run
 

@@ -18,7 +18,6 @@ from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
-from semisam_o1.propagation.warps import make_warps
 
 SCANS = {
     "template": scan(),
@@ -101,7 +100,7 @@ def test_warps_give_the_template_the_shape_of_the_donor(cohort: CohortAtlas) -> 
     from semisam_o1.data.sampling.augmentation import Warp, warp_coords
     from semisam_o1.data.sampling.fields import indices, sample
 
-    donor = make_warps(cohort).donors[0]
+    donor = cohort.warps().donors[0]
     template, truth = (torch.from_numpy(SCANS[name][1]) for name in ("template", "a"))
     scores = []
     for strength in (0.0, 1.0):

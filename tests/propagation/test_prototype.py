@@ -9,7 +9,7 @@ import pytest
 
 from golden_inputs import golden
 from semisam_o1.features.extract import VolumeFeatures, global_feature
-from semisam_o1.propagation.prototype import class_prototypes, propagate
+from semisam_o1.propagation import class_prototypes, propagate
 
 COHORTS = ("binary", "multi", "two_templates")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,21 +19,12 @@ from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.propagation.cohort import CohortAtlas
-from semisam_o1.propagation.warps import make_warps
 from semisam_o1.refinement.neighbors import fuse, on_grid, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, largest_components, mean_entropy
 
 
 class CohortLabels:
-    """Labels the unlabeled volumes of a run.
-
-    Args:
-        access: the volumes and their features.
-        cache: where the atlas keeps registrations.
-        device: the device of the registration.
-        progress: iterates over volumes.
-        say: tells the user.
-    """
+    """Labels the unlabeled volumes of a run; ``cache`` and ``device`` are those of the registration."""
 
     def __init__(
         self,
@@ -51,8 +42,8 @@ class CohortLabels:
 
     def propagate(self) -> PseudoLabels:
         """Round 0: propagate the labels of the labeled volumes."""
-        propagation = PROPAGATIONS[self.config.propagation]
-        return self._collect(propagation(self.access, self.atlas, self.progress, self.say))
+        propagate = PROPAGATIONS[self.config.propagation]
+        return self._collect(propagate(self.access, self.atlas, self.progress, self.say))
 
     def relabel(self, predict: Callable[[Tensor], Tensor]) -> PseudoLabels:
         """Label the unlabeled volumes with a trained model, and refine the labels where it is uncertain.
@@ -68,19 +59,18 @@ class CohortLabels:
             return self._label(probabilities), mean_entropy(probabilities), coarse
 
         results = share_out(label, self.access.unlabeled, self.progress, "relabeling")
-        predictions, uncertainty, coarse = zip(*results, strict=True)
-        pseudo = self._collect(predictions)
-        pseudo.uncertainty = dict(zip(self.access.unlabeled, uncertainty, strict=True))
-        if fusing:
-            return self._fuse(pseudo, dict(zip(self.access.unlabeled, coarse, strict=True)))
-        return self._vote(pseudo)
+        predictions, uncertainty, coarse = (
+            dict(zip(self.access.unlabeled, values, strict=True)) for values in zip(*results, strict=True)
+        )
+        pseudo = replace(self._collect(predictions.values()), uncertainty=uncertainty)
+        return self._fuse(pseudo, coarse) if fusing else self._vote(pseudo)
 
     def augmentation(self) -> Augmentation:
         """Return the augmentation that ``--augmentation`` names; warps of the template need registration."""
         kinds, warps = self.config.augmentation, None
         if "template" in kinds:
             self.atlas.register_all(self.progress)
-            warps = make_warps(self.atlas)
+            warps = self.atlas.warps()
         return Augmentation("spatial" in kinds, "intensity" in kinds, warps)
 
     def _vote(self, pseudo: PseudoLabels) -> PseudoLabels:
@@ -118,10 +108,10 @@ class CohortLabels:
             return prediction
         return replace(prediction, label=largest_components(prediction.label, self.config.num_classes))
 
-    def _collect(self, predictions: Sequence[Prediction]) -> PseudoLabels:
+    def _collect(self, predictions: Iterable[Prediction]) -> PseudoLabels:
         """Combine predictions of the unlabeled volumes with the true labels of the labeled ones."""
         named = dict(zip(self.access.unlabeled, predictions, strict=True))
         labels = {name: self.access.label(name) for name in self.access.labeled}
-        labels.update((name, prediction.label) for name, prediction in named.items())
+        labels |= {name: prediction.label for name, prediction in named.items()}
         confidence = {name: p.confidence for name, p in named.items() if p.confidence is not None}
         return PseudoLabels(labels, confidence=confidence)

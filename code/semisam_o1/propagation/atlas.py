@@ -1,8 +1,8 @@
 """Label propagation by registration and voxel-wise matches.
 
-Each volume is aligned with the template by its matches (``matching``); deformable registration refines the alignment
-(``registration``). Two segmentations are averaged: the template's label, warped by the registration, and the vote of
-the matches that are searched again around the registered coordinates.
+Each volume is aligned with the template by its matches; deformable registration refines the alignment. Two
+segmentations are averaged: the template's label, warped by the registration, and the vote of the matches that are
+searched again around the registered coordinates.
 """
 
 from __future__ import annotations
@@ -32,13 +32,7 @@ VOTE_SHARE = 1e-3  # of warped foreground in that window, above which a voxel's 
 
 
 class Template(NamedTuple):
-    """A labeled volume.
-
-    Attributes:
-        image: (W, H, D) float32.
-        label: whole numbers (W, H, D).
-        features: of a foundation model, None where volumes are compared without.
-    """
+    """Image (W, H, D) float32 and label (W, H, D) of a labeled volume, and features if volumes are compared by them."""
 
     image: np.ndarray
     label: np.ndarray
@@ -50,16 +44,16 @@ class RegisteredVolume:
     """A volume registered to the first template.
 
     Attributes:
-        frame_coords: coordinates of its voxels in the template's frame, (3, w, h, d) float32 on the working grid, in
-            the units of ``TemplateMatcher``.
+        frame_coords: coordinates of its voxels in the template's frame (see ``matching``), (3, w, h, d) float32 on the
+            working grid.
         probabilities: class probabilities (num_classes, w, h, d) float32 on the working grid.
-        relative_improvement: relative decrease of the mismatch by deformable registration; 0 where there was none and
-            the alignment by matches was used.
+        relative_improvement: relative decrease of the mismatch by deformable registration; 0 if the alignment by
+            matches was used.
     """
 
     frame_coords: np.ndarray
     probabilities: np.ndarray
-    relative_improvement: float
+    relative_improvement: float = 0.0
 
 
 class AtlasPropagation:
@@ -67,8 +61,7 @@ class AtlasPropagation:
 
     Args:
         templates: of any sizes. Either all volumes of the cohort have features or none.
-        num_classes: background included; labels must be below it.
-        device: the device of the registration.
+        num_classes: background included.
         registration: whether to register deformably after the alignment by matches, which alone takes seconds.
 
     Attributes:
@@ -85,9 +78,9 @@ class AtlasPropagation:
         device: torch.device | str = "cpu",
         registration: bool = True,
     ) -> None:
-        for template in templates:
-            if template.label.max() >= num_classes:
-                raise ValueError(f"a template's label holds {template.label.max()}, with {num_classes} classes")
+        highest = max(template.label.max() for template in templates)
+        if highest >= num_classes:
+            raise ValueError(f"a template's label holds {highest}, with {num_classes} classes")
         self.num_classes, self.device, self.registration = num_classes, torch.device(device), registration
         first = templates[0]
         self._frame_shape = first.image.shape
@@ -95,19 +88,17 @@ class AtlasPropagation:
         self._sampling = 2 if radius * max(grid) / max(self._frame_shape) > COARSE_RADIUS else 1
         features = [template.features for template in templates if template.features is not None]
         self._components = FeatureComponents(features) if features else None
-        described = [self._describe(template.image, template.features) for template in templates]
+        self._directions: Tensor | None = None  # until the first template is described
+        described = [self.describe(template.image, template.features) for template in templates]
         self._directions = principal_directions(described[0].registration)
         self._described = [description.project(self._directions) for description in described]
         votes = [
             np.stack([cell_means(template.label == c, description.grid) for c in range(num_classes)])
             for template, description in zip(templates, described, strict=True)
         ]
-        matching = [description.matching for description in described]
-        self._matcher = TemplateMatcher(list(zip(matching, votes, strict=True)), self._frame_shape, radius)
-        self.templates = [
-            RegisteredVolume(frame_coords, vote, relative_improvement=0.0)
-            for frame_coords, vote in zip(self._matcher.template_coords, votes, strict=True)
-        ]
+        pairs = [(description.matching, vote) for description, vote in zip(described, votes, strict=True)]
+        self._matcher = TemplateMatcher(pairs, self._frame_shape, radius)
+        self.templates = list(map(RegisteredVolume, self._matcher.template_coords, votes))
 
     def grid(self, shape: Sequence[int]) -> list[int]:
         """Return the working grid of a volume of ``shape``."""
@@ -115,18 +106,19 @@ class AtlasPropagation:
 
     def describe(self, image: np.ndarray, features: VolumeFeatures | None = None) -> VolumeDescription:
         """Describe an image (W, H, D) on its working grid."""
-        return self._describe(image, features).project(self._directions)
-
-    def _describe(self, image: np.ndarray, features: VolumeFeatures | None) -> VolumeDescription:
-        return describe(image, features, self.grid(image.shape), self._components, self.device)
+        description = describe(image, features, self.grid(image.shape), self._components, self.device)
+        return description if self._directions is None else description.project(self._directions)
 
     def register(self, volume: VolumeDescription) -> RegisteredVolume:
         """Register a volume to the templates and label it on its working grid."""
         aligned = self._matcher.align(volume.matching).astype(np.float32)
-        if not self.registration:
-            return RegisteredVolume(aligned, self._match_votes(volume, aligned), relative_improvement=0.0)
-        frame_coords, relative_improvement = aligned, 0.0
         warped = np.zeros((self.num_classes, *volume.grid), np.float32)
+        if not self.registration:
+            warped[0] = 1  # far from any structure
+            inside = self._matcher.near_foreground(aligned, margin=1.0)
+            warped[:, inside] = self._matcher.votes(volume.matching[:, inside], aligned[:, inside])
+            return RegisteredVolume(aligned, warped)
+        frame_coords, relative_improvement = aligned, 0.0
         for index, template in enumerate(self.templates):
             start = self._to_voxel_coords(aligned, template.frame_coords)
             displacement, improvement = self.register_pair(volume, aligned, self._described[index], start)
@@ -144,26 +136,14 @@ class AtlasPropagation:
         probabilities = torch.from_numpy(self.register(self.describe(image, features)).probabilities)
         return Prediction.from_probabilities(resize(probabilities, image.shape))
 
-    def _match_votes(self, volume: VolumeDescription, frame_coords: np.ndarray) -> np.ndarray:
-        """Return the votes of the matches (num_classes, w, h, d); far from any structure, background."""
-        inside = self._matcher.near_foreground(frame_coords, margin=1.0)
-        votes = np.zeros((self.num_classes, *volume.grid), np.float32)
-        votes[0] = 1
-        votes[:, inside] = self._matcher.votes(volume.matching[:, inside], frame_coords[:, inside])
-        return votes
-
     def register_pair(
         self, fixed: VolumeDescription, frame_coords: np.ndarray, moving: VolumeDescription, start: np.ndarray
     ) -> tuple[np.ndarray, float]:
-        """Register one volume to another near the structures.
-
-        Args:
-            frame_coords: coordinates of the fixed volume's voxels in the frame, (3, w, h, d).
-            start: initial voxel coordinates in the moving volume's working grid, (3, w, h, d).
+        """Register one volume, with its ``frame_coords``, to another near the structures.
 
         Returns:
-            The displacement (3, w, h, d) float32 from ``start``, extrapolated from the border of the registered region,
-            and the relative decrease of the mismatch. Both are 0 where registration did not decrease it.
+            The displacement (3, w, h, d) float32 from the voxel coordinates ``start``, extrapolated from the border of
+            the registered region, and the relative decrease of the mismatch. Both are 0 if it did not decrease.
         """
         start_coords = torch.from_numpy(start).to(self.device)
         inside = self._matcher.near_foreground(frame_coords, margin=1.0)
@@ -172,7 +152,11 @@ class AtlasPropagation:
         (box,) = ndimage.find_objects(inside.astype(np.uint8))
         part, start_coords = (array[(slice(None), *box)] for array in (fixed.registration, start_coords))
         found = register(part, moving.registration, start_coords, self._sampling)
-        before, after = (_mismatch(part, moving.registration, coords) for coords in (start_coords, found))
+        every = (slice(None), *[slice(None, None, 2)] * 3)
+        before, after = (
+            float((part[every] - sample(moving.registration, coords[every])).square().mean())
+            for coords in (start_coords, found)
+        )
         if not after < before:
             return np.zeros_like(start), 0.0
         margins = [m for s, n in zip(box[::-1], fixed.grid[::-1], strict=True) for m in (s.start, n - s.stop)]
@@ -206,9 +190,3 @@ class AtlasPropagation:
         center, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
         matrix = np.linalg.lstsq((known - center).T, (values - mean).T, rcond=None)[0].T
         return matrix, mean - matrix @ center
-
-
-def _mismatch(fixed: Tensor, moving: Tensor, voxel_coords: Tensor) -> float:
-    """Return the mean squared difference of two descriptions, over every other voxel of each axis."""
-    every = (slice(None), *[slice(None, None, 2)] * 3)
-    return float((fixed[every] - sample(moving, voxel_coords[every])).square().mean())

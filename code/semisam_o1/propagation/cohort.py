@@ -1,17 +1,16 @@
 """A cohort in the frame of its templates: every volume registered to them, and neighbors registered to each other.
 
-Errors of single registrations are independent of each other. A volume is therefore also labeled by its nearest
-neighbors, whose labels a second registration warps. They are fused voxel by voxel with weights that rise with the local
-similarity (Artaechevarria et al., "Combination Strategies in Multi-Atlas Image Segmentation", IEEE TMI 2009).
+A volume is also labeled by its nearest neighbors, whose labels a second registration warps. They are fused voxel by
+voxel with weights that rise with the local similarity (Artaechevarria et al., "Combination Strategies in Multi-Atlas
+Image Segmentation", IEEE TMI 2009).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable
-from functools import cached_property
-from threading import Lock
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -20,14 +19,17 @@ from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.progress import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import content_hash
+from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
 from semisam_o1.data.sampling.fields import resize, sample
-from semisam_o1.features.extract import CohortAccess, VolumeFeatures
+from semisam_o1.features.extract import CohortAccess
 from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
+from semisam_o1.propagation.matching import working_grid
 from semisam_o1.propagation.registration import box_mean
 
 VERSION = 1  # part of the cache key, to be raised whenever results change
 DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
+BYTES_PER_VOXEL = 200  # of a description, at most: 50 channels
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
 
 
@@ -37,11 +39,8 @@ class CohortAtlas:
     All arrays are on the working grids of the volumes. Safe to use from several threads.
 
     Args:
-        access: the volumes and their features.
-        cache: where registrations are kept.
         neighbors: number of other volumes, templates included, that a volume is registered to; those with the largest
             cosine of the global features.
-        device: the device of the registration.
         registration: whether to register, or to align by matches only.
         compare_features: whether volumes are compared by their spatial features as well. Not useful for the built-in
             ones, which are computed here on a finer grid.
@@ -57,18 +56,17 @@ class CohortAtlas:
         compare_features: bool = False,
     ) -> None:
         self.access, self.registration = access, registration
-        self._cache, self._neighbors, self._device, self._compare_features = cache, neighbors, device, compare_features
-        self._descriptions: OrderedDict[str, VolumeDescription] = OrderedDict()
-        self._lock = Lock()
+        self._cache, self._neighbors, self._device = cache, neighbors, device
+        self._features = access.features if compare_features else {}
+        largest = BYTES_PER_VOXEL * max(math.prod(self.grid(name)) for name in access.features)
+        self._description = lru_cache(max(1, DESCRIPTION_BYTES // largest))(self._describe)
 
     @cached_property
     def propagation(self) -> AtlasPropagation:
         """The propagation from the labeled volumes, which are described on first use."""
-        templates = [
-            Template(self.access.image(name), self.access.label(name), self._features(name))
-            for name in self.access.labeled
-        ]
-        return AtlasPropagation(templates, self.access.num_classes, self._device, self.registration)
+        access, features = self.access, self._features
+        templates = [Template(access.image(name), access.label(name), features.get(name)) for name in access.labeled]
+        return AtlasPropagation(templates, access.num_classes, self._device, self.registration)
 
     @cached_property
     def _folder(self) -> str:
@@ -79,12 +77,9 @@ class CohortAtlas:
             digest.update(f"{access.content_hash(name)} {content_hash(access.label(name))}".encode())
         return f"atlas-{digest.hexdigest()}"
 
-    def _features(self, name: str) -> VolumeFeatures | None:
-        return self.access.features[name] if self._compare_features else None
-
     def grid(self, name: str) -> list[int]:
         """Return the working grid of a volume."""
-        return self.propagation.grid(self.access.shape(name))
+        return working_grid(self.access.shape(name), self.access.shape(self.access.labeled[0]))
 
     def register_all(self, progress: ProgressFn) -> list[float]:
         """Register the unlabeled volumes, shared out over processes and threads; return the relative improvements."""
@@ -116,11 +111,7 @@ class CohortAtlas:
         return [others[i] for i in np.argsort(-cosine, kind="stable")[: self._neighbors]]
 
     def fuse_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Return the neighbors' class probabilities (C, w, h, d) float32, warped to a volume and fused.
-
-        Args:
-            probabilities: name of a neighbor → (C, w', h', d') on its working grid.
-        """
+        """Return the neighbors' class ``probabilities`` (C, w, h, d) float32, by name, warped to a volume and fused."""
         own = self._description(name)
         half = _half(own.grid)  # sufficient to compare on
         reduced = resize(own.registration, half)
@@ -136,10 +127,7 @@ class CohortAtlas:
         return sum(resize(w, own.grid).cpu() * part for w, part in zip(weights, warped, strict=True)).numpy()
 
     def consensus(self, name: str) -> np.ndarray:
-        """Return the mean class probabilities (C, w, h, d) from the templates and from the neighbors.
-
-        Without registration, which warps the neighbors' labels, those from the templates.
-        """
+        """Return the mean class probabilities (C, w, h, d) from the templates and, if registered, the neighbors."""
         own = self.registered(name).probabilities
         if not self.registration:
             return own
@@ -161,20 +149,31 @@ class CohortAtlas:
             self._cache.put(key, **cached)
         return start + resize(torch.from_numpy(cached["displacement"].astype(np.float32)), grid).numpy()
 
-    def _description(self, name: str) -> VolumeDescription:
-        with self._lock:
-            if name in self._descriptions:
-                self._descriptions.move_to_end(name)
-                return self._descriptions[name]
-        description = self.propagation.describe(self.access.image(name), self._features(name))
-        with self._lock:
-            self._descriptions[name] = description
-            while (
-                len(self._descriptions) > 1 and sum(d.nbytes for d in self._descriptions.values()) > DESCRIPTION_BYTES
-            ):
-                self._descriptions.popitem(last=False)
-        return description
+    def _describe(self, name: str) -> VolumeDescription:
+        return self.propagation.describe(self.access.image(name), self._features.get(name))
+
+    def warps(self) -> Warps:
+        """Return the warps of the first labeled volume to the unlabeled ones, on the device of the stored volumes."""
+        access, store = self.access, self.access.store
+        donors = []
+        for name in access.unlabeled:
+            template_coords = self.propagation.template_coords(self.registered(name).frame_coords)
+            affine = _fit_affine(template_coords, access.shape(name))
+            arrays = (torch.from_numpy(array).to(store.device) for array in (template_coords, affine))
+            donors.append(Donor(access.shape(name), *arrays, quantiles(store.image(name)).to(store.device)))
+        template = access.labeled[0]
+        return Warps(template, quantiles(store.image(template)).to(store.device), donors)
 
 
-def _half(grid: tuple[int, ...]) -> list[int]:
+def _half(grid: Sequence[int]) -> list[int]:
     return [-(-size // 2) for size in grid]
+
+
+def _fit_affine(template_coords: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Fit the affine map (3, 4) from voxel coordinates of a volume of ``shape`` to template_coords (3, w, h, d)."""
+    grid = template_coords.shape[1:]
+    axes = [(np.arange(n) + 0.5) * (size / n) - 0.5 for n, size in zip(grid, shape, strict=True)]
+    voxels = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    known = np.concatenate([voxels, np.ones((1, voxels.shape[1]))])
+    values = template_coords.reshape(3, -1).astype(np.float64)
+    return np.linalg.lstsq(known.T, values.T, rcond=None)[0].T.astype(np.float32)

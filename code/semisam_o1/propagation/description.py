@@ -1,7 +1,4 @@
-"""Voxel-wise descriptions that volumes are compared by.
-
-A description consists of self-similarity, built-in features, and principal components of a foundation model's features.
-"""
+"""Voxel-wise descriptions: self-similarity, built-in features, components of a foundation model's features."""
 
 from __future__ import annotations
 
@@ -39,13 +36,9 @@ class VolumeDescription:
     def grid(self) -> tuple[int, ...]:
         return self.matching.shape[1:]
 
-    @property
-    def nbytes(self) -> int:
-        return self.matching.nbytes + self.registration.nbytes
-
     def project(self, directions: Tensor) -> VolumeDescription:
         """Return the description with its registration channels projected onto directions (K, G)."""
-        return VolumeDescription(self.matching, project(self.registration, directions))
+        return VolumeDescription(self.matching, torch.tensordot(directions, self.registration, 1))
 
 
 class FeatureComponents:
@@ -78,12 +71,9 @@ def describe(
     components: FeatureComponents | None,
     device: torch.device,
 ) -> VolumeDescription:
-    """Describe an image (W, H, D) on a grid over all of it, with all channels.
+    """Describe an image (W, H, D) on a grid over all of it, with all channels, those of registration on ``device``.
 
-    Args:
-        features: of a foundation model; read only if there are ``components``.
-        components: the components of such features to add; None: none.
-        device: the device of the registration channels.
+    The foundation model's ``features`` are read only if there are ``components``.
     """
     reduced = cell_means(image, grid)
     matching = voxel_features(reduced)
@@ -95,16 +85,8 @@ def describe(
 
 
 def principal_directions(description: Tensor) -> Tensor:
-    """Return the directions (CHANNELS, G) in which a description (G, w, h, d) varies most.
-
-    Distances between voxels change little when descriptions are projected onto them.
-    """
+    """Return the directions (CHANNELS, G) in which a description (G, w, h, d) varies most."""
     flat = description.flatten(1).double()
     flat = flat - flat.mean(dim=1, keepdim=True)
     _, directions = torch.linalg.eigh(flat @ flat.T)  # in ascending order of their eigenvalues
     return directions.flip(1)[:, :CHANNELS].T.float().contiguous()
-
-
-def project(description: Tensor, directions: Tensor) -> Tensor:
-    """Project a description (G, w, h, d) onto directions (K, G): (K, w, h, d)."""
-    return (directions @ description.flatten(1)).unflatten(1, description.shape[1:])

@@ -1,18 +1,15 @@
 """Nearest neighbors between the voxels of a volume and those of the labeled templates.
 
-Each voxel of a volume is matched with the template voxels that are nearest in local features and in position. The
-position is refined as matches are found: a smooth map into the template's frame is fitted to them and the search
-repeated, as in iterative closest points. The mean label of the matches is their vote.
-
-Frame coordinates are positions in the frame of the first template: voxels from its center, divided by the mean radius
-of its structures.
+Each voxel is matched with the template voxels nearest in local features and in position. As in iterative closest
+points, a smooth map into the template's frame is fitted to the matches, and the search repeated. The mean label of the
+matches is their vote. Frame coordinates are voxels from the center of the first template, divided by the mean radius of
+its structures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, count
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -25,31 +22,9 @@ SPARSE_QUERIES = 8_000  # voxels that align a volume
 MIN_QUERIES = 100  # too few voxels for a polynomial below that
 FOREGROUND_WEIGHT = 2.0  # additional weight of matches in the foreground, in the fit
 RIDGE = 1e-3  # regularization of the fit, relative to a mean square of 1
-
-
-@dataclass(frozen=True)
-class AlignmentStep:
-    """One step of the fit of a volume's frame coordinates to its matches.
-
-    Attributes:
-        degree: of the polynomials that map the volume to the frame.
-        gain: factor on the displacement to the matches, which are too near since near ones are preferred.
-        weight: of the frame coordinates in the search for matches.
-    """
-
-    degree: int
-    gain: float
-    weight: float
-
-
-ALIGNMENT = (
-    AlignmentStep(degree=1, gain=2.0, weight=1.6),
-    AlignmentStep(degree=1, gain=2.0, weight=1.6),
-    AlignmentStep(degree=1, gain=2.0, weight=2.0),
-    AlignmentStep(degree=1, gain=1.5, weight=2.0),
-    AlignmentStep(degree=3, gain=1.0, weight=2.4),
-    AlignmentStep(degree=3, gain=1.0, weight=2.4),
-)
+# Steps that fit a volume's frame coordinates to its matches: degree of the polynomials; factor on the displacement to
+# the matches, which are too near since near ones are preferred; weight of the frame coordinates in the search.
+ALIGNMENT = ((1, 2.0, 1.6), (1, 2.0, 1.6), (1, 2.0, 2.0), (1, 1.5, 2.0), (3, 1.0, 2.4), (3, 1.0, 2.4))
 
 
 class TemplateMatcher:
@@ -58,8 +33,7 @@ class TemplateMatcher:
     Args:
         templates: (features (F, w, h, d), votes (num_classes, w, h, d)) each, on the grid of ``working_grid``; votes
             are the share of each class in a cell.
-        frame_shape: shape of the first template in voxels.
-        radius: mean radius of its structures in voxels, see ``mean_radius``.
+        radius: mean radius of the first template's structures in voxels.
 
     Attributes:
         template_coords: frame coordinates (3, w, h, d) of every template.
@@ -70,9 +44,21 @@ class TemplateMatcher:
     ) -> None:
         self.frame_shape, self.radius = tuple(frame_shape), radius
         self.template_coords: list[np.ndarray] = []
-        self._pool: list[tuple[np.ndarray, ...]] = []
+        pool: list[tuple[np.ndarray, ...]] = []
         for features, votes in templates:
-            self._add_template(features, votes)
+            frame_coords = self.align(features) if pool else self._centered(features.shape[1:])
+            self.template_coords.append(frame_coords)
+            pool.append(tuple(array.reshape(len(array), -1) for array in (features, frame_coords, votes)))
+            pooled = [np.concatenate(parts, axis=1) for parts in zip(*pool, strict=True)]
+            foreground = pooled[2][0] < 1
+            structures = pooled[1][:, foreground if foreground.any() else slice(None)]
+            self._bounds = structures.min(axis=1), structures.max(axis=1)
+            # Twice the margin of the voxels to be labeled, whose matches lie on all sides of them.
+            near = np.flatnonzero(self.near_foreground(pooled[1], margin=2.0))
+            near = near[:: -(-len(near) // MAX_VOXELS)]
+            self._features, self._coords, votes_near = (part[:, near] for part in pooled)
+            self._values = np.concatenate([votes_near, self._coords], dtype=np.float64)
+            self._trees: dict[float, cKDTree] = {}
 
     def near_foreground(self, frame_coords: np.ndarray, margin: float) -> np.ndarray:
         """Return whether frame coordinates (3, ...) lie within ``margin`` radii of the structures' bounding box."""
@@ -82,17 +68,16 @@ class TemplateMatcher:
     def align(self, features: np.ndarray) -> np.ndarray:
         """Return the frame coordinates (3, w, h, d) of a volume with features (F, w, h, d) by a smooth map."""
         start = frame_coords = self._centered(features.shape[1:])
-        for step in ALIGNMENT:
+        for degree, gain, weight in ALIGNMENT:
             inside = np.flatnonzero(self.near_foreground(frame_coords, margin=1.0))
-            picks = np.linspace(0, len(inside) - 1, min(len(inside), SPARSE_QUERIES))
-            chosen = inside[picks.astype(np.int64)]
+            chosen = inside[np.linspace(0, len(inside) - 1, min(len(inside), SPARSE_QUERIES)).astype(np.int64)]
             if len(chosen) < MIN_QUERIES:
                 break
             flat = [array.reshape(len(array), -1)[:, chosen] for array in (features, start, frame_coords)]
-            votes, matched = self._match(flat[0], flat[2], step.weight)
-            target = flat[2] + step.gain * (matched - flat[2])
+            votes, matched = self._match(flat[0], flat[2], weight)
+            target = flat[2] + gain * (matched - flat[2])
             weights = 1 + FOREGROUND_WEIGHT * (1 - votes[0])
-            frame_coords = start + _fit_polynomials(flat[1], target - flat[1], weights, start, step.degree)
+            frame_coords = start + _fit_polynomials(flat[1], target - flat[1], weights, start, degree)
         return frame_coords
 
     def votes(self, features: np.ndarray, frame_coords: np.ndarray) -> np.ndarray:
@@ -107,47 +92,19 @@ class TemplateMatcher:
         ]
         return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
 
-    def _add_template(self, features: np.ndarray, votes: np.ndarray) -> None:
-        """Align a template with the previous ones and pool the voxels near any structure."""
-        frame_coords = self.align(features) if self._pool else self._centered(features.shape[1:])
-        self.template_coords.append(frame_coords)
-        self._pool.append(tuple(array.reshape(len(array), -1) for array in (features, frame_coords, votes)))
-        pooled = [np.concatenate(parts, axis=1) for parts in zip(*self._pool, strict=True)]
-        foreground = pooled[2][0] < 1
-        structures = pooled[1][:, foreground if foreground.any() else slice(None)]
-        self._bounds = structures.min(axis=1), structures.max(axis=1)
-        # Twice the margin of the voxels to be labeled, whose matches lie on all sides of them.
-        near = np.flatnonzero(self.near_foreground(pooled[1], margin=2.0))
-        near = near[:: -(-len(near) // MAX_VOXELS)]
-        self._features, self._coords, self._votes = (part[:, near] for part in pooled)
-        self._trees: dict[float, cKDTree] = {}
-
     def _match(self, features: np.ndarray, frame_coords: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean votes (num_classes, n) and frame coordinates (3, n) of the nearest template voxels.
-
-        Args:
-            features: (F, n).
-            frame_coords: (3, n).
-            weight: of the frame coordinates beside the features.
-        """
+        """Return the mean votes (num_classes, n) and frame coordinates (3, n) of the nearest template voxels."""
 
         def points(features: np.ndarray, frame_coords: np.ndarray) -> np.ndarray:
             return np.concatenate([features, weight * frame_coords]).T.astype(np.float32)
 
         if weight not in self._trees:
             self._trees[weight] = cKDTree(points(self._features, self._coords))
-        count = min(NEIGHBORS, self._coords.shape[1])
+        neighbors = range(1, min(NEIGHBORS, self._coords.shape[1]) + 1)
         # The approximation costs no measurable Dice and saves four fifths of the time.
-        _, nearest = self._trees[weight].query(points(features, frame_coords), k=range(1, count + 1), eps=1.0)
-        return _mean_columns(self._votes, nearest), _mean_columns(self._coords, nearest)
-
-
-def _mean_columns(values: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Average the columns of (V, N) with the indices ``nearest`` (n, k): (V, n)."""
-    total = np.zeros((len(values), len(nearest)))
-    for column in nearest.T:
-        total += values[:, column]
-    return total / nearest.shape[1]
+        _, nearest = self._trees[weight].query(points(features, frame_coords), k=neighbors, eps=1.0)
+        mean = sum(self._values[:, column] for column in nearest.T) / len(neighbors)
+        return mean[:-3], mean[-3:]
 
 
 def _fit_polynomials(
@@ -166,17 +123,13 @@ def _fit_polynomials(
 
 def _monomials(points: np.ndarray, degree: int) -> np.ndarray:
     """Return the products of up to ``degree`` coordinates of points (3, n): (terms, n), the constant first."""
-    terms = [np.ones(points.shape[1])]
-    for count in range(1, degree + 1):
-        terms += [np.prod(points[list(axes)], axis=0) for axes in combinations_with_replacement(range(3), count)]
-    return np.stack(terms)
+    factors = [axes for n in range(degree + 1) for axes in combinations_with_replacement(range(3), n)]
+    return np.stack([points[list(axes)].prod(axis=0) for axes in factors], dtype=np.float64)
 
 
 def working_grid(shape: Sequence[int], frame_shape: Sequence[int]) -> list[int]:
     """Return the grid on which a volume of ``shape`` is compared with a template of ``frame_shape``."""
-    factor = 1
-    while np.prod([-(-size // factor) for size in frame_shape]) > MAX_VOXELS:
-        factor += 1
+    factor = next(f for f in count(1) if np.prod([-(-size // f) for size in frame_shape]) <= MAX_VOXELS)
     # Short axes are not reduced: a thin volume would lose all structure along them.
     return [-(-size // factor) if size >= MIN_REDUCED_AXIS else size for size in shape]
 

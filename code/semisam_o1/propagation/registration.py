@@ -1,12 +1,8 @@
 """Deformable registration of one volume to another, from the descriptions of their voxels.
 
-Two steps, after Siebert et al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D Multitask Medical Image
-Registration", IEEE TMI 2024:
-
-1. A search over all displacements of a coarse grid, balanced with smoothness by coupled convex optimization.
-2. Gradient descent on a finer grid.
-
-Voxel coordinates (3, w, h, d) are the positions in the moving volume of the fixed volume's voxels. Nothing is random.
+After Siebert et al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D Multitask Medical Image
+Registration", IEEE TMI 2024: a search over all displacements of a coarse grid, balanced with smoothness by coupled
+convex optimization, then gradient descent on a finer grid. Nothing is random.
 """
 
 from __future__ import annotations
@@ -51,11 +47,9 @@ def self_similarity(image: Tensor) -> Tensor:
 
 
 def register(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int = 1) -> Tensor:
-    """Return the voxel coordinates (3, w, h, d) in the moving volume of the fixed volume's voxels.
+    """Return the voxel coordinates (3, w, h, d) in the moving volume (F, w', h', d') of the fixed one (F, w, h, d).
 
     Args:
-        fixed: description (F, w, h, d).
-        moving: description (F, w', h', d').
         start: initial voxel coordinates, (3, w, h, d).
         sampling: factor by which both steps reduce the resolution.
     """
@@ -66,20 +60,14 @@ def register(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int = 1) ->
 
 
 def search(fixed: Tensor, moved: Tensor, cell: int) -> Tensor:
-    """Return the best smooth displacement in voxels, (3, w/cell, h/cell, d/cell), by exhaustive search in a range.
-
-    Args:
-        fixed, moved: descriptions (F, w, h, d) on the same grid.
-        cell: voxels per cell and axis.
-    """
+    """Return the best smooth displacement in voxels, (3, w/cell, h/cell, d/cell), between descriptions (F, w, h, d)."""
     grid = [max(1, round(size / cell)) for size in fixed.shape[1:]]
     cells = F.adaptive_avg_pool3d(fixed[None], grid)[0]
     # At twice the density, for displacements by half cells; index 2i is the mean of cell i.
     halves = F.adaptive_avg_pool3d(box_mean(moved)[None], [2 * n for n in grid])
     halves = F.avg_pool3d(F.pad(halves, [0, 1] * 3, mode="replicate"), 2, stride=1)[0]
     padded = _replicate(halves, SEARCH_STEPS)
-    steps = range(2 * SEARCH_STEPS + 1)
-    offsets = torch.cartesian_prod(*[torch.arange(len(steps), device=fixed.device)] * 3)
+    offsets = torch.cartesian_prod(*[torch.arange(2 * SEARCH_STEPS + 1, device=fixed.device)] * 3)
     # The smallest displacement first: it wins a tie.
     offsets = offsets[(offsets - SEARCH_STEPS).square().sum(1).argsort(stable=True)]
 

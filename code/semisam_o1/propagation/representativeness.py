@@ -1,7 +1,6 @@
 """The scan that represents a cohort best: the one that explains the others best once it is registered to them.
 
-Label propagation fails where registration leaves differences, by noise or by another anatomy. The remaining differences
-between scans can be measured without any label.
+Label propagation fails where registration leaves differences; these can be measured without any label.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from semisam_o1.core.progress import ProgressFn, silent
 from semisam_o1.data.sampling.fields import indices, sample
 from semisam_o1.features.extract import VolumeFeatures
-from semisam_o1.propagation.description import FeatureComponents, describe, principal_directions, project
+from semisam_o1.propagation.description import FeatureComponents, describe, principal_directions
 from semisam_o1.propagation.matching import MIN_REDUCED_AXIS
 from semisam_o1.propagation.registration import register
 
@@ -32,26 +31,16 @@ FLOAT16_LIMIT = 6e4
 
 @dataclass(frozen=True)
 class Candidate:
-    """One scan as a template.
-
-    Attributes:
-        distance: mean distance of the other scans to it, relative to the cohort's average.
-        nearest, farthest: the smallest and the largest of these distances.
-    """
+    """One scan as a template, with the distances of the other scans to it, relative to the cohort's average."""
 
     name: str
-    distance: float
+    distance: float  # mean
     nearest: float
     farthest: float
 
 
 class Distances(NamedTuple):
-    """Distances between scans.
-
-    Attributes:
-        values: (candidates, targets), NaN for a scan to itself. Every target's distances have mean 1, so that an
-            outlier does not dominate.
-    """
+    """Distances (candidates, targets), NaN for a scan to itself; mean 1 per target, so that no outlier dominates."""
 
     candidates: list[str]
     targets: list[str]
@@ -61,8 +50,7 @@ class Distances(NamedTuple):
 def rank(distances: Distances, weights: Mapping[str, float] | None = None) -> list[Candidate]:
     """Return the candidates by their mean distance to the targets, the smallest first.
 
-    Args:
-        weights: weight of every target; None, or zeros for all targets but the candidate: equal weights.
+    Targets have equal weights without ``weights``, or if all but the candidate's own are 0.
     """
     target_weights = np.array([1.0 if weights is None else weights[name] for name in distances.targets])
     result = []
@@ -88,8 +76,7 @@ def distances_between(
     Args:
         image: name → (W, H, D) float32.
         shapes: name → (W, H, D) of every scan.
-        features: name → features to compare as well; None: only descriptions computed from the images.
-        device: the device of the registration.
+        features: name → features to compare beside the descriptions computed from the images.
     """
     device, names = torch.device(device), list(shapes)
     count = min(len(names), MAX_TARGETS, max(MIN_TARGETS, PAIRS // len(names)))
@@ -100,7 +87,8 @@ def distances_between(
         weight = _center_weight(described[target].shape[1:], device)
         for i, candidate in enumerate(names):
             if candidate != target:
-                distances[i, j] = _distance(described[target], described[candidate], weight)
+                difference = _registered_difference(described[target], described[candidate])
+                distances[i, j] = float((difference * weight).sum())
     mean = np.nanmean(distances, axis=0)
     return Distances(names, targets, distances / np.where(mean > 0, mean, 1))
 
@@ -115,45 +103,32 @@ def _describe_all(
 ) -> dict[str, Tensor]:
     """Return the description (K, w, h, d) of every scan on grids with cells of the same size in voxels."""
     median = np.median(list(shapes.values()), axis=0)
-    cell = _cell_size(median)
+    long = median >= MIN_REDUCED_AXIS  # thin axes are not reduced
+    excess = max(1.0, np.prod(median) / MAX_VOXELS)
+    cell = np.where(long, excess ** (1 / max(long.sum(), 1)), 1.0)
     components = None if features is None else FeatureComponents([features[name] for name in targets])
     described = {}
     for name in progress(list(shapes), "describing"):
         grid = np.maximum((np.array(shapes[name]) / cell).round().astype(int), 1).tolist()
         description = describe(image(name), (features or {}).get(name), grid, components, device).registration
+        for axis, limit in enumerate(np.ceil(MAX_SIZE * median / cell).astype(int).tolist(), start=1):
+            excess = max(description.shape[axis] - limit, 0)
+            description = description.narrow(axis, excess // 2, description.shape[axis] - excess)
         # All channels, as float16, until the principal directions of all scans are known.
-        cropped = _center_crop(description, MAX_SIZE * median / cell)
-        described[name] = cropped.clamp(-FLOAT16_LIMIT, FLOAT16_LIMIT).half()
+        described[name] = description.clamp(-FLOAT16_LIMIT, FLOAT16_LIMIT).half()
     flat = [described[name].flatten(1) for name in targets]
     sampled = torch.cat([voxels[:, :: -(-voxels.shape[1] // SAMPLED_VOXELS)] for voxels in flat], dim=1)
     directions = principal_directions(sampled.float())
     for name in shapes:
-        described[name] = project(described[name].float(), directions)
+        described[name] = torch.tensordot(directions, described[name].float(), 1)
     return described
 
 
-def _cell_size(shape: np.ndarray) -> np.ndarray:
-    """Return the size of a cell (3,) in voxels, for a median ``shape``; thin axes are not reduced."""
-    long = shape >= MIN_REDUCED_AXIS
-    excess = max(1.0, np.prod(shape) / MAX_VOXELS)
-    return np.where(long, excess ** (1 / max(long.sum(), 1)), 1.0)
-
-
-def _center_crop(description: Tensor, max_size: np.ndarray) -> Tensor:
-    """Crop a description (G, w, h, d) to the center, to at most ``max_size`` voxels per axis."""
-    for axis, limit in enumerate(np.ceil(max_size).astype(int).tolist(), start=1):
-        excess = description.shape[axis] - limit
-        if excess > 0:
-            description = description.narrow(axis, excess // 2, limit)
-    return description
-
-
-def _distance(fixed: Tensor, moving: Tensor, weight: Tensor) -> float:
-    """Return the weighted mean squared difference of two descriptions (K, w, h, d) once the second is registered."""
+def _registered_difference(fixed: Tensor, moving: Tensor) -> Tensor:
+    """Return the squared difference (w, h, d) of two descriptions (K, w, h, d) once the second is registered."""
     shift = torch.tensor([m - f for m, f in zip(moving.shape[1:], fixed.shape[1:], strict=True)], device=fixed.device)
     centered = indices(fixed.shape[1:], fixed.device) + shift.view(3, 1, 1, 1) / 2
-    voxel_coords = register(fixed, moving, centered)
-    return float(((fixed - sample(moving, voxel_coords)).square().mean(0) * weight).sum())
+    return (fixed - sample(moving, register(fixed, moving, centered))).square().mean(0)
 
 
 def _center_weight(shape: Sequence[int], device: torch.device) -> Tensor:
