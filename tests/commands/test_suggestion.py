@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -186,6 +188,24 @@ def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFix
     assert lines[0].startswith("4 unlabeled scans after round 1")
     distances = [float(line.split()[3]) for line in lines[2:5]]
     assert distances == sorted(distances)
+
+
+def test_a_damaged_round_before_the_last_does_not_count(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = trained.glob("run_*/unet_3D")
+    labels = run / "pseudo_labels"
+    with h5py.File(labels / "round1.h5") as file:
+        record = json.loads(file.attrs["record"])
+    shutil.copy(labels / "round1.h5", labels / "round2.h5")
+    with h5py.File(labels / "round2.h5", "r+") as file:
+        file.attrs["record"] = json.dumps(record | {"round": 2})
+    whole = (labels / "round1.h5").read_bytes()
+    (labels / "round1.h5").write_bytes(whole[:100])
+    try:
+        assert run_command(suggest_template.main, ["--run", str(run)]) == 0
+    finally:
+        (labels / "round1.h5").write_bytes(whole)
+        (labels / "round2.h5").unlink()
+    assert "after round 2 of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("names", [("train0", "train2", "train1"), ("train0", "train1"), ("train0", "train1", "test0")])

@@ -39,6 +39,17 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     assert not (folder.path / "old.pth").exists()
 
 
+def test_leftovers_of_a_killed_run_are_cleared_away(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path / "x"), "mt", 1, "unet_3D")
+    folder.create()
+    leftovers = [folder.path / "state.pth.partial", folder.figures / "partial_curves.png"]
+    for path in (*leftovers, folder.state):
+        path.touch()
+    folder.create()
+    assert folder.state.exists()
+    assert not any(path.exists() for path in leftovers)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="choose another --exp"):

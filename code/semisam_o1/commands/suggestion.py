@@ -80,7 +80,7 @@ def suggest(config: SuggestConfig) -> None:
         features = config.features or results.arguments["features"]
         ranking, uncertainty = rank_next(results, features, config.sam_ckpt, device)
         print(
-            f"{len(ranking)} unlabeled scans after round {len(results.records) - 1} of {results.folder.path}; the "
+            f"{len(ranking)} unlabeled scans after round {results.records[-1].round} of {results.folder.path}; the "
             "others count by their uncertainty"
         )
         print(table(ranking, config.top, uncertainty))
@@ -118,7 +118,7 @@ def rank_next(results: RunResults, features: str, checkpoint: Path, device: str)
     if len(results.records) < 2:
         raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
     unlabeled = results.unlabeled
-    with open_round(results.folder.pseudo_labels(len(results.records) - 1)) as labels:
+    with open_round(results.folder.pseudo_labels(results.records[-1].round)) as labels:
         values = {name: labels.uncertainty(name) for name in labels.names}  # None for labeled scans
     uncertainty = {name: value for name, value in values.items() if value is not None}
     if set(unlabeled) != set(uncertainty):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -48,8 +48,7 @@ def segmentation_metrics(
     if not volume_p or not volume_t:
         return dict(ONE_EMPTY)
     intersection = np.count_nonzero(prediction & truth)
-    # A surface voxel has a face neighbor outside of the mask or of the volume.
-    surface_p, surface_t = (mask & ~binary_erosion(mask) for mask in (prediction, truth))
+    surface_p, surface_t = _surface(prediction), _surface(truth)
     to_truth = surface_distances(surface_p, surface_t, spacing)
     to_prediction = surface_distances(surface_t, surface_p, spacing)
     return {
@@ -80,7 +79,20 @@ def surface_distances(surface: np.ndarray, other: np.ndarray, spacing: Sequence[
 
 def dice_per_class(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_classes: int) -> list[float]:
     """Return the Dice of every foreground class of two label maps (W, H, D); 1 where a class is in neither."""
-    pairs = torch.as_tensor(truth).flatten().long() * num_classes + torch.as_tensor(prediction).flatten().long()
+    labels = (a if isinstance(a, Tensor) else torch.from_numpy(np.ascontiguousarray(a)) for a in (prediction, truth))
+    predicted, true = (label.flatten().long() for label in labels)
+    pairs = true * num_classes + predicted
     counts = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()
     sizes = counts.sum(axis=0) + counts.sum(axis=1)
     return [2 * int(counts[c, c]) / int(sizes[c]) if sizes[c] else BOTH_EMPTY["dice"] for c in range(1, len(counts))]
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    """Return the voxels of a mask with a face neighbor outside of it, or of the volume; faster than an erosion."""
+    inner = mask.copy()
+    for axis in range(mask.ndim):
+        inside, source = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        inside[1:] &= source[:-1]
+        inside[:-1] &= source[1:]
+        inside[[0, -1]] = False
+    return mask & ~inner

@@ -91,7 +91,7 @@ class RunFolder:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             for folder in (self.path, self.labels, self.figures):
                 folder.mkdir(parents=True, exist_ok=True)
-            for partial in self.path.rglob("*.partial"):
+            for partial in (*self.path.rglob("*.partial"), *self.figures.glob("partial_*")):
                 partial.unlink()
         except OSError as error:
             raise InputError(f"the run folder {self.path} cannot be made ({error}); choose another --exp") from None
