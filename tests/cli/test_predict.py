@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -139,6 +140,15 @@ def test_labels_of_the_cohort_lie_on_each_scans_own_grid(
             label = sitk.ReadImage(str(out / name.replace(".mhd", ".mha")))
             assert same_grid(label, sitk.ReadImage(str(cohort / "images" / name)))
     assert "the labels of 3 scans, 1 of them your own" in capsys.readouterr().out
+
+
+def test_without_its_arguments_a_cohort_is_not_known(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(cohort / "run_MT_1label_1", tmp_path / "run_MT_1label_1")
+    (run / "unet_3D" / "args.json").unlink()
+    assert run_command(predict.main, ["--exp", str(tmp_path / "run"), "--cohort", "--out", str(tmp_path / "out")]) == 2
+    assert "holds no args.json, so the run's scans are not known; use --scans" in capsys.readouterr().err
 
 
 def test_checkpoint_alone_with_the_preparation_of_its_data(cohort: Path, tmp_path: Path, threshold: None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 from pathlib import Path
 
 import h5py
@@ -32,7 +31,7 @@ from malformed import (
     unfolding,
     virtual,
 )
-from tiny_cohort import train_flags, write_cohort
+from tiny_cohort import train_flags
 
 VOLUME = "data/train2.h5"
 TEMPLATE = "data/train0.h5"
@@ -132,16 +131,6 @@ POSIX_DATASETS: dict[str, tuple[str, Spoil, str]] = {
     "a link to itself": (VOLUME, link("train2.h5"), "is missing"),
     "a name no file can have": ("train.txt", text(f"train0\n{'x' * 300}\n"), "is missing"),
 } if hasattr(os, "mkfifo") else {}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def root(cohort: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(cohort, tmp_path / "dataset")
 
 
 @pytest.mark.parametrize("case", [*DATASETS, *(pytest.param(case, marks=posix) for case in POSIX_DATASETS)])

@@ -19,17 +19,7 @@ from malformed import (
 )
 from malicious import bomb, script, tar, zipped
 from semisam_o1.networks import build_network
-from tiny_cohort import train_flags, write_cohort
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def root(cohort: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(cohort, tmp_path / "dataset")
+from tiny_cohort import train_flags
 
 
 def save(content: object) -> Spoil:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.data.sampling.fields import resize
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.extract import CohortAccess, VolumeFeatures
+from semisam_o1.propagation import cohort as cohort_module
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
 
@@ -58,6 +61,22 @@ def score(probabilities: np.ndarray, name: str) -> float:
     label = SCANS[name][1]
     predicted = resize(torch.from_numpy(probabilities), label.shape).argmax(0).numpy()
     return min(dice(predicted, label, 1), dice(predicted, label, 2))
+
+
+def test_threads_describe_the_templates_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slow(*arguments: object) -> object:
+        time.sleep(0.05)
+        made.append(arguments)
+        return object()
+
+    monkeypatch.setattr(cohort_module, "AtlasPropagation", slow)
+    atlas = make_cohort(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: atlas.propagation, range(4)))
+    assert len(made) == 1
+    assert len(set(map(id, found))) == 1
 
 
 def test_neighbors_are_the_nearest_by_cosine(cohort: CohortAtlas) -> None:

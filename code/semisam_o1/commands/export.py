@@ -46,10 +46,9 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)
             written = sitk.GetArrayFromImage(sitk.ReadImage(str(partial)))  # NIfTI is cut off without an error
-            complete = np.array_equal(written.transpose(2, 1, 0), array, equal_nan=True)
-        except RuntimeError:
-            complete = False
-        if not complete:
+        except RuntimeError as error:
+            raise OSError(errno.EIO, f"{str(error).splitlines()[-1]}; the disk may be full") from error
+        if not np.array_equal(written.transpose(2, 1, 0), array, equal_nan=True):
             raise OSError(errno.EIO, "the written file is incomplete; the disk may be full")
 
 

@@ -70,9 +70,10 @@ def predict(config: PredictConfig) -> list[Path]:
         InputError: if the checkpoint or a scan cannot be used; no file was written then.
     """
     if config.cohort:
-        # Labels exist before the first checkpoint does.
-        file = config.ckpt or "args.json"
-        run = find_trained(config.exp or "", config.model, file, config.backbone, config.labeled_num)
+        try:  # labels exist before the first checkpoint does
+            run = _find_run(config, config.ckpt or "args.json")
+        except InputError:
+            run = _find_run(config, config.ckpt)
         outputs = export_cohort(run, config.root_path, config.out, config.overwrite)
     else:
         outputs = predict_scans(config)
@@ -81,6 +82,10 @@ def predict(config: PredictConfig) -> list[Path]:
         "ITK-SNAP or 3D Slicer"
     )
     return outputs
+
+
+def _find_run(config: PredictConfig, file: str | None) -> TrainedModel:
+    return find_trained(config.exp or "", config.model, file, config.backbone, config.labeled_num)
 
 
 def predict_scans(config: PredictConfig) -> list[Path]:

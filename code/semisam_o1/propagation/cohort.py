@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from threading import Lock
 
 import numpy as np
 import torch
@@ -58,15 +59,20 @@ class CohortAtlas:
         self.access, self.registration = access, registration
         self._cache, self._neighbors, self._device = cache, neighbors, device
         self._features = access.features if compare_features else {}
+        self._propagation: AtlasPropagation | None = None
+        self._lock = Lock()
         largest = BYTES_PER_VOXEL * max(math.prod(self.grid(name)) for name in access.features)
         self._description = lru_cache(max(1, DESCRIPTION_BYTES // largest))(self._describe)
 
-    @cached_property
+    @property
     def propagation(self) -> AtlasPropagation:
-        """The propagation from the labeled volumes, which are described on first use."""
-        access, features = self.access, self._features
-        templates = [Template(access.image(name), access.label(name), features.get(name)) for name in access.labeled]
-        return AtlasPropagation(templates, access.num_classes, self._device, self.registration)
+        """The propagation from the labeled volumes, which are described on first use, by whichever thread it is."""
+        with self._lock:
+            if self._propagation is None:
+                access, get = self.access, self._features.get
+                templates = [Template(access.image(name), access.label(name), get(name)) for name in access.labeled]
+                self._propagation = AtlasPropagation(templates, access.num_classes, self._device, self.registration)
+        return self._propagation
 
     @cached_property
     def _folder(self) -> str:
@@ -83,7 +89,6 @@ class CohortAtlas:
 
     def register_all(self, progress: ProgressFn) -> list[float]:
         """Register the unlabeled volumes, shared out over processes and threads; return the relative improvements."""
-        _ = self.propagation  # described once, before threads start
 
         def improvement(name: str) -> float:
             return self.registered(name).relative_improvement
