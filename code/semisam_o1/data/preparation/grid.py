@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import SimpleITK as sitk
+from scipy import sparse
 
 from semisam_o1.data.dataset.volumes import Geometry, Grid
 
@@ -19,14 +21,7 @@ ROUNDING = 1e-4  # voxels; smaller differences between grids are rounding errors
 
 def orientation_of(geometry: Geometry) -> str:
     """Return three letters: the side of the patient that each voxel axis points towards, such as 'RAS'."""
-    direction = np.reshape(geometry.direction, (3, 3))
-    letters, free = ["", "", ""], [0, 1, 2]
-    # The clearest axes first, so that an oblique scan never gets the same letter twice.
-    for axis in np.argsort(-np.abs(direction).max(axis=0), kind="stable"):
-        world = max(free, key=lambda row: abs(direction[row, axis]))
-        free.remove(world)
-        letters[axis] = LETTERS[2 * world + int(direction[world, axis] < 0)]
-    return "".join(letters)
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
 
 
 def is_orientation(text: str) -> bool:
@@ -73,31 +68,16 @@ def _moved(grid: Grid, first: np.ndarray, size: np.ndarray, spacing: np.ndarray)
 
 @dataclass(frozen=True)
 class _Axis:
-    """Coordinates of the voxels of one target axis along the source's axis of the same direction."""
+    """How the voxels of one target axis come from the source's axis of the same direction."""
 
     source_axis: int
-    voxel_coords: np.ndarray  # (n,), in voxels of the source
-    step: float  # distance between two of them
-    size: int  # number of voxels of the source
+    weights: sparse.csr_array  # (target, source), of the source's voxels in each of the target's
+    outside: np.ndarray  # (target,), whether a voxel lies outside of the source
 
     @property
-    def inside(self) -> np.ndarray:
-        return (self.voxel_coords >= -0.5 - ROUNDING) & (self.voxel_coords <= self.size - 0.5 + ROUNDING)
-
-    def taps(self, nearest: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the source indices (n, k) and weights (n, k) that make up each target voxel."""
-        if nearest:
-            index = np.clip(np.floor(self.voxel_coords + 0.5), 0, self.size - 1).astype(int)
-            return index[:, None], np.ones((len(index), 1), np.float32)
-        reach = max(self.step, 1.0)  # a coarser target takes the mean of what it covers: no aliasing
-        coords = np.clip(self.voxel_coords, 0, self.size - 1)
-        first = np.ceil(coords - reach).astype(int)
-        index = first[:, None] + np.arange(int(np.ceil(2 * reach)) + 1)
-        weights = np.maximum(1 - np.abs(index - coords[:, None]) / reach, 0)
-        weights[(index < 0) | (index >= self.size)] = 0
-        weights /= weights.sum(axis=1, keepdims=True)
-        used = weights.any(axis=0)
-        return np.clip(index, 0, self.size - 1)[:, used], weights[:, used].astype(np.float32)
+    def copied(self) -> bool:
+        """Whether every target voxel is one of the source."""
+        return self.weights.nnz == len(self.outside)
 
 
 def resample(array: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False, outside: float = 0) -> np.ndarray:
@@ -118,22 +98,19 @@ def resample(array: np.ndarray, source: Grid, target: Grid, *, nearest: bool = F
     """
     if array.shape[-3:] != tuple(source.size):
         raise ValueError(f"an array of shape {array.shape} does not lie on a grid of {source.size}")
-    axes = _axes(source, target)
-    lead = array.ndim - 3
+    axes, lead = _axes(source, target, nearest), array.ndim - 3
     result = array.transpose(*range(lead), *(lead + axis.source_axis for axis in axes))
     for number, axis in enumerate(axes, start=lead):
-        index, weights = axis.taps(nearest)
-        if index.shape[1] == 1:
-            result = result.take(index[:, 0], axis=number)
-            continue
-        source_values, shape = result.astype(np.float32, copy=False), [-1] + [1] * (array.ndim - 1 - number)
-        result = source_values.take(index[:, 0], axis=number) * weights[:, 0].reshape(shape)
-        for k in range(1, index.shape[1]):
-            result += source_values.take(index[:, k], axis=number) * weights[:, k].reshape(shape)
+        if axis.copied:
+            result = result.take(axis.weights.indices, axis=number)
+        else:
+            values = np.moveaxis(result.astype(np.float32, copy=False), number, 0)
+            mixed = axis.weights @ values.reshape(len(values), -1)
+            result = np.moveaxis(mixed.reshape(-1, *values.shape[1:]), 0, number)
     result = np.ascontiguousarray(result)
     for number, axis in enumerate(axes, start=lead):
-        if not axis.inside.all():
-            result[(slice(None),) * number + (~axis.inside,)] = outside
+        if axis.outside.any():
+            result[(slice(None),) * number + (axis.outside,)] = outside
     return result
 
 
@@ -144,7 +121,7 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bo
         nearest: take the nearest voxel's class; otherwise every class's mask is interpolated and the largest
             share wins, which keeps surfaces smooth. Ties go to the lower class.
     """
-    if nearest or all(axis.taps(False)[0].shape[1] == 1 for axis in _axes(source, target)):
+    if nearest or all(axis.copied for axis in _axes(source, target)):
         return resample(label, source, target, nearest=True)
     best, share = np.zeros(target.size, label.dtype), np.zeros(target.size, np.float32)
     for value in np.unique(label):  # one class at a time: a label map may hold many
@@ -154,7 +131,7 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bo
     return best
 
 
-def _axes(source: Grid, target: Grid) -> list[_Axis]:
+def _axes(source: Grid, target: Grid, nearest: bool = False) -> list[_Axis]:
     """Return the map of every target axis onto the source."""
     to_source = np.linalg.inv(_affine(source)) @ _affine(target)
     linear, offset = to_source[:3, :3], to_source[:3, 3]
@@ -164,12 +141,16 @@ def _axes(source: Grid, target: Grid) -> list[_Axis]:
     if len(set(partner.tolist())) < 3 or (np.abs(rest) * np.array(target.size)).max() > 0.1:
         raise ValueError("the two grids are rotated against each other")
     axes = []
-    for axis, other in enumerate(partner):
-        step = float(abs(linear[other, axis]))
-        step = 1.0 if abs(step - 1) * target.size[axis] < ROUNDING else step
-        coords = offset[other] + linear[other, axis] * np.arange(target.size[axis])
-        coords = np.where(np.abs(coords - np.round(coords)) < ROUNDING, np.round(coords), coords)
-        axes.append(_Axis(int(other), coords, step, source.size[other]))
+    for other, count, step in zip(partner, target.size, linear[partner, range(3)], strict=True):
+        size, coords = source.size[other], offset[other] + step * np.arange(count)  # in voxels of the source
+        coords = np.where(np.abs(coords - np.round(coords)) < ROUNDING, np.round(coords), coords)[:, None]
+        outside = np.abs(coords - (size - 1) / 2) > size / 2 + ROUNDING
+        coords = np.clip(np.floor(coords + 0.5) if nearest else coords, 0, size - 1)
+        # A coarser target takes the mean of what it covers: no aliasing.
+        reach = 1 if nearest or (abs(step) - 1) * count < ROUNDING else abs(step)
+        weights = np.maximum(1 - np.abs(np.arange(size) - coords) / reach, 0)
+        weights = sparse.csr_array(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+        axes.append(_Axis(int(other), weights, outside[:, 0]))
     return axes
 
 
