@@ -16,8 +16,8 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
 from semisam_o1.data.preparation.formats import read_image
 from semisam_o1.data.preparation.lists import LISTS
+from semisam_o1.data.preparation.scans import normalize
 from semisam_o1.data.preparation.settings import Preparation
-from semisam_o1.data.preparation.transform import normalize
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "real_data"
 

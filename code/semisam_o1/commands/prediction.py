@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,13 +131,10 @@ def _output_maps(model: LoadedModel[PredictConfig], probabilities: np.ndarray) -
 def find_preparation(config: PredictConfig, trained: TrainedModel) -> tuple[Preparation, str]:
     """Return the preparation of the training data, and how to announce it: 'scans are treated as ...'."""
     if config.preparation is not None:
-        path = config.preparation
-        if not path.is_file():
-            raise InputError(f"--preparation {path} is missing; prepare_data.py writes it into the dataset folder")
-        try:
-            return Preparation.from_json(json.loads(path.read_text(encoding="utf-8")), str(path)), f"{path} says"
-        except (OSError, ValueError) as error:
-            raise InputError(f"--preparation {path} cannot be read ({error})") from None
+        if (preparation := read_preparation(config.preparation)) is None:
+            missing = f"--preparation {config.preparation} is missing"
+            raise InputError(f"{missing}; prepare_data.py writes it into the dataset folder")
+        return preparation, f"{config.preparation} says"
     if trained.preparation is not None:
         source = trained.folder / "args.json"
         return Preparation.from_json(trained.preparation, str(source)), "the training data were"

@@ -1,4 +1,4 @@
-"""Atomic file writes: completely or not at all."""
+"""Atomic file writes: completely or not at all; and JSON files, read back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from semisam_o1.core.errors import RunError, is_disk_full
+from semisam_o1.core.errors import InputError, RunError, is_disk_full
 
 
 class WriteError(RunError):
@@ -59,6 +59,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically; raises WriteError as ``replacing`` does."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
+    """Read a file that holds a JSON object; None if there is no file.
+
+    Raises:
+        InputError: with ``remedy``, if the file cannot be read or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; {remedy}")
+    return content
 
 
 def _failure(path: Path, error: OSError) -> str:

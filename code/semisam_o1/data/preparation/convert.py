@@ -24,7 +24,7 @@ from semisam_o1.data.preparation.settings import FILE_NAME, Preparation, read_pr
 from semisam_o1.data.preparation.sources import FoundScans, ScanFiles
 from semisam_o1.data.preparation.summary import PreparedScan, ScanSummary
 
-VOXELS_PER_PROCESS = 30_000_000  # fewer are converted sooner than a process has started
+BYTES_PER_PROCESS = 30_000_000  # of image files; fewer are converted sooner than a process has started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,21 @@ def convert(
     Raises:
         InputError: naming every file that cannot be used or that would be overwritten.
     """
-    dataset, channel = Dataset(conversion.destination), conversion.preparation.channel
-    headers = [fault for scan in found.scans.values() for fault in header_faults(scan, channel)]
+    root, scans = conversion.destination, list(found.scans.values())
+    headers = [fault for scan in scans for fault in header_faults(scan, conversion.preparation.channel)]
     _refuse([*faults, *_settings_faults(conversion), *headers])
-    with _staging_folder(dataset.root) as staging:
-        convert_one = functools.partial(_convert_scan, conversion, staging, templates)
-        results = dict(zip(found.scans, _run(convert_one, list(found.scans.values()), conversion.workers), strict=True))
+    try:  # beside the destination, where it is yet to be made
+        existing = next(folder for folder in (root, *root.parents) if folder.exists())
+        staging = tempfile.TemporaryDirectory(prefix=".preparing_", dir=existing)
+    except OSError as error:
+        raise InputError(f"{root} cannot be written to ({error}); choose another folder") from None
+    with staging as folder:
+        convert_one = functools.partial(_convert_scan, conversion, Path(folder), templates)
+        results = dict(zip(found.scans, _run(convert_one, scans, conversion.workers), strict=True))
         _refuse([result for result in results.values() if isinstance(result, str)])
-        (dataset.root / "data").mkdir(exist_ok=True)
-        for path in staging.iterdir():
-            path.replace(dataset.path(path.name.removesuffix(".h5")))
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        for path in Path(folder).iterdir():
+            path.replace(root / "data" / path.name)
         _write_settings(conversion, found)
     return results
 
@@ -69,37 +74,18 @@ def _refuse(faults: Sequence[str]) -> None:
     raise_faults(faults if len(faults) > 1 else one, "faults, nothing was written")
 
 
-@contextlib.contextmanager
-def _staging_folder(destination: Path) -> Iterator[Path]:
-    """Yield a temporary folder in the destination; the destination is removed again if it is new and stays empty."""
-    new = not destination.exists()
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        staging = tempfile.TemporaryDirectory(prefix=".preparing_", dir=destination)
-    except OSError as error:
-        raise InputError(f"{destination} cannot be written to ({error}); choose another folder") from None
-    try:
-        with staging as folder:
-            yield Path(folder)
-    finally:
-        if new:
-            with contextlib.suppress(OSError):  # not empty: all went well
-                destination.rmdir()
-
-
 def _run(
     convert_one: Callable[[ScanFiles], PreparedScan | str], scans: Sequence[ScanFiles], workers: int | None
 ) -> Iterator[PreparedScan | str]:
     """Convert scans one after the other, or in processes where they are large enough for it to be worth it."""
-    if workers is None:
-        files = scans[0].image.iterdir() if scans[0].image.is_dir() else [scans[0].image]
-        voxels = len(scans) * sum(file.stat().st_size for file in files)  # about a byte each
-        workers = min(os.cpu_count() or 1, 8) if voxels > VOXELS_PER_PROCESS else 1
+    first = scans[0].image
+    size = len(scans) * sum(file.stat().st_size for file in (first.iterdir() if first.is_dir() else [first]))
+    usual = min(os.cpu_count() or 1, 8) if size > BYTES_PER_PROCESS else 1
+    workers = min(usual if workers is None else workers, len(scans))
     with contextlib.ExitStack() as stack:
         run = map
-        if min(workers, len(scans)) > 1:  # ITK's threads do not survive a fork
-            pool = ProcessPoolExecutor(min(workers, len(scans)), mp_context=get_context("spawn"))
-            run = stack.enter_context(pool).map
+        if workers > 1:  # ITK's threads do not survive a fork
+            run = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))).map
         yield from progress(run(convert_one, scans), "converting", len(scans), "scan")
 
 
@@ -107,24 +93,22 @@ def _convert_scan(
     conversion: Conversion, staging: Path, templates: Collection[str], scan: ScanFiles
 ) -> PreparedScan | str:
     """Read, prepare and stage one scan; return a summary of it, or what is wrong with it."""
-    settings = conversion.preparation
+    settings, dataset = conversion.preparation, Dataset(conversion.destination)
     try:
         source_spacing = None if settings.spacing is None else conversion.source_spacing
         original, volume = read_and_prepare(scan, settings, source_spacing)
     except InputError as error:
         return str(error)
     before, after = ScanSummary.of(original), ScanSummary.of(volume)
-    lost = before.lost_classes(after, settings)
+    expected = {settings.class_of(value) for value in before.label_values or ()}
+    lost = ", ".join(map(str, sorted(expected - {0, *(after.label_values or ())})))
     if lost and scan.name in templates:
-        return (
-            f"{scan.label}: class {', '.join(map(str, lost))} of the template is gone after cropping and resampling; "
-            "choose a finer spacing or a larger margin"
-        )
-    dataset = Dataset(conversion.destination)
+        gone = f"{scan.label}: class {lost} of the template is gone after cropping and resampling"
+        return f"{gone}; choose a finer spacing or a larger margin"
     unchanged, path = _is_stored(dataset, volume), dataset.path(scan.name)
+    if not unchanged and path.exists() and not conversion.overwrite:
+        return f"{path} exists and differs; overwrite it, or choose another folder"
     if not unchanged:
-        if path.exists() and not conversion.overwrite:
-            return f"{path} exists and differs; overwrite it, or choose another folder"
         staged = staging / path.name
         write_volume(staged, volume.image, volume.label, volume.geometry, volume.source, volume.original)
     return PreparedScan(before, after, unchanged, lost)

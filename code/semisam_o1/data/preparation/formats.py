@@ -158,16 +158,12 @@ def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
     """Refuse a NIfTI file that was cut off: ITK would read its missing end as zeros."""
     if not {"vox_offset", "bitpix"} <= set(reader.GetMetaDataKeys()):
         return  # the readers of the other formats check this themselves
-    offset, bits = (float(reader.GetMetaData(key)) for key in ("vox_offset", "bitpix"))
-    expected = int(offset) + math.prod(reader.GetSize()) * int(bits) // 8
+    offset, bits = (int(float(reader.GetMetaData(key))) for key in ("vox_offset", "bitpix"))
+    expected = offset + math.prod(reader.GetSize()) * bits // 8
     try:
         with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        if compressed:
-            with gzip.open(path) as file:
-                length = sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
-        else:
-            length = path.stat().st_size
+            content = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+            length = sum(len(block) for block in iter(lambda: content.read(1 << 20), b""))
     except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path} is damaged or cut off ({error}); copy or download it again") from None
     if length < expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,20 +80,21 @@ def standard_lists(found: FoundScans, destination: Path, standard: Path, overwri
     existing = [name for name in LISTS if (destination / name).exists()]
     keep = bool(existing) and (destination.resolve() == standard.resolve() or not overwrite)
     dataset = Dataset(destination if keep else standard)
-    listed = {name: dataset.names(name) for name in (existing if keep else LISTS)}
     available = {*found.scans, *(path.stem for path in (destination / "data").glob("*.h5"))}
-    return DatasetLists(
-        {name: [scan for scan in scans if scan in available] for name, scans in listed.items()},
-        keep,
-        {name: missing for name, scans in listed.items() if (missing := [s for s in scans if s not in available])},
-    )
+    names, missing = {}, {}
+    for name in existing if keep else LISTS:
+        listed = dataset.names(name)
+        names[name] = [scan for scan in listed if scan in available]
+        if absent := [scan for scan in listed if scan not in available]:
+            missing[name] = absent
+    return DatasetLists(names, keep, missing)
 
 
 def chosen_lists(found: FoundScans, options: ListOptions, destination: Path, overwrite: bool) -> DatasetLists:
     """Return the lists that were given as files, or else drawn at random."""
     template, faults = options.template, []
     if options.files:
-        given, faults = _read_lists(options.files, found)
+        given = _read_lists(options.files, found, faults)
         if template is None and found.labeled:
             template = given["train.txt"][0]
         names = {name: sorted(given.get(name, []), key=lambda scan: scan != template) for name in LISTS}
@@ -103,10 +105,9 @@ def chosen_lists(found: FoundScans, options: ListOptions, destination: Path, ove
     if template is not None and template not in found.labeled:
         what = "label of that name" if template in found.scans else "such image"
         faults.append(f"the template {template} cannot be used: there is no {what} in {found.where}")
-    different = [name for name, listed in names.items() if _existing_list(destination, name) != listed]
-    if not overwrite:
-        conflicts = [destination / name for name in different if (destination / name).exists()]
-        faults += [f"{path} exists and names other scans; overwrite it, or choose another folder" for path in conflicts]
+    different = [destination / name for name, listed in names.items() if not _is_current(destination / name, listed)]
+    conflicts = [path for path in different if path.exists() and not overwrite]
+    faults += [f"{path} exists and names other scans; overwrite it, or choose another folder" for path in conflicts]
     return DatasetLists(names, keep=not different, faults=faults)
 
 
@@ -133,29 +134,24 @@ def split(
     return dict(zip(LISTS, (train, sorted(val), sorted(test)), strict=True))
 
 
-def _read_lists(files: Mapping[str, Path], found: FoundScans) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the names in given files, and what is wrong with them."""
-    lists, faults, first_file = {}, [], {}
+def _read_lists(files: Mapping[str, Path], found: FoundScans, faults: list[str]) -> dict[str, list[str]]:
+    """Return the names in given files; what is wrong with them goes to ``faults``."""
+    lists, first_file = {}, {}
     for key, path in files.items():
-        if not path.is_file():
-            raise InputError(f"{path} is missing; {key} is read from a file with one name per line")
         listed = lists[key] = Dataset(path.parent).names(path.name)
-        unknown = [name for name in listed if name not in found.scans]
-        if unknown:
+        if unknown := [name for name in listed if name not in found.scans]:
             faults.append(f"{path} names {', '.join(unknown)}, of which there is no image; take the names out")
         unlabeled = [name for name in listed if name in found.scans and name not in found.labeled]
         if unlabeled and key != "train.txt":
             faults.append(f"{path} names {', '.join(unlabeled)}, which have no label to score with; take them out")
         for name in listed:
-            if name in first_file:
+            if first_file.setdefault(name, path) is not path:
                 faults.append(f"{first_file[name]} and {path} both name {name}; keep it in one of them")
-            first_file.setdefault(name, path)
-    return lists, faults
+    return lists
 
 
-def _existing_list(destination: Path, name: str) -> list[str] | None:
-    """Return the names of a list of the destination: none where it does not exist, None if it cannot be read."""
-    try:
-        return Dataset(destination).names(name) if (destination / name).exists() else []
-    except InputError:
-        return None
+def _is_current(path: Path, names: Sequence[str]) -> bool:
+    """Return whether a list has these names already; one without names does not exist."""
+    with contextlib.suppress(InputError):
+        return (Dataset(path.parent).names(path.name) if path.exists() else []) == names
+    return False

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
 from semisam_o1.data.preparation.grid import is_orientation
@@ -43,6 +44,14 @@ def window_bounds(text: str) -> tuple[float, ...]:
     return WINDOWS.get(text) or _numbers(text, (2,), f"low and high, or one of {NAMES}")
 
 
+def _numbers(text: str, counts: Collection[int], expected: str) -> tuple[float, ...]:
+    with contextlib.suppress(ValueError):
+        values = tuple(map(float, text.split(",")))
+        if len(values) in counts:
+            return values
+    raise argparse.ArgumentTypeError(f"{text} must be {expected}")
+
+
 def region(text: str) -> str | tuple[int, ...] | Path:
     """Read what to crop to: 'body', 'x0,x1,y0,y1,z0,z1' in whole voxels, or the path of a table."""
     words = text.replace(",", " ").split()
@@ -52,14 +61,6 @@ def region(text: str) -> str | tuple[int, ...] | Path:
     if not rising(bounds):
         raise argparse.ArgumentTypeError(f"{text}: of each axis the first voxel comes first ({BOUNDS})")
     return bounds
-
-
-def _numbers(text: str, counts: Collection[int], expected: str) -> tuple[float, ...]:
-    with contextlib.suppress(ValueError):
-        values = tuple(map(float, text.split(",")))
-        if len(values) in counts:
-            return values
-    raise argparse.ArgumentTypeError(f"{text} must be {expected}")
 
 
 @dataclass(frozen=True)
@@ -131,17 +132,12 @@ class Preparation:
             raise InputError(f"{where} holds no settings of a preparation ({error}); prepare the scans again") from None
 
 
-def read_preparation(root: Path) -> Preparation | None:
-    """Return the settings that the volumes of a dataset folder were prepared with, None where they are not known.
+def read_preparation(path: Path) -> Preparation | None:
+    """Return the settings in a file, or in that of a dataset folder; None where there is none.
 
     Raises:
         InputError: if the file cannot be read.
     """
-    path = root / FILE_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); prepare the scans again") from None
-    return Preparation.from_json(values, str(path))
+    file = path / FILE_NAME if path.is_dir() else path
+    values = read_json(file, "prepare the scans again")
+    return None if values is None else Preparation.from_json(values, str(file))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError, raise_faults
 from semisam_o1.data.preparation.formats import SUFFIXES, is_dicom_folder, stem
 from semisam_o1.data.preparation.settings import rising
@@ -80,64 +80,60 @@ def find_dataset_json(folder: Path, channel: int | None = None) -> FoundScans:
     Args:
         channel: of nnU-Net's NAME_0000, NAME_0001, … (Decathlon keeps the channels in one 4-D file).
     """
-    dataset, number = _read_dataset_json(folder / "dataset.json"), channel or 0
-    scans: dict[str, ScanFiles] = {}
+    path, number = folder / "dataset.json", channel or 0
+    if (dataset := read_json(path, "download it again")) is None:
+        raise InputError(f"{path} is missing; give the folder with dataset.json, imagesTr and labelsTr")
     if isinstance(dataset.get("training"), list) and dataset["training"]:
-        for entry in [*dataset["training"], *(dataset.get("test") or [])]:
-            image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, Mapping) else (entry, None)
-            if not isinstance(image, str):
-                raise InputError(f"{folder / 'dataset.json'}: an entry of 'training' names no image")
-            label_path = folder / label if isinstance(label, str) else None
-            image_path = _channel_file(folder / image, number)
-            for path, named in ((image_path, folder / image), (label_path, label_path)):
-                if named is not None and (path is None or not path.is_file()):
-                    raise InputError(f"{named} is missing; dataset.json names it")
-            name = stem(Path(image)) or Path(image).name
-            scans[name] = ScanFiles(name, image_path, label_path)
+        scans = [_listed_scan(path, entry, number) for entry in [*dataset["training"], *(dataset.get("test") or [])]]
     else:
-        for path in [*sorted(folder.glob("imagesTr/*")), *sorted(folder.glob("imagesTs/*"))]:
-            match = re.fullmatch(r"(.+)_(\d{4})", stem(path) or "")
-            if match and int(match[2]) == number and not path.name.startswith("."):
-                scans[match[1]] = ScanFiles(match[1], path, _existing_file(folder / "labelsTr" / match[1], SUFFIXES))
-    if not scans:
-        raise InputError(
-            f"{folder} holds no scan of channel {number}; imagesTr must hold NAME_{number:04d} and an ending of "
-            f"{', '.join(SUFFIXES)}"
-        )
-    return FoundScans(dict(sorted(scans.items())), str(folder), class_names=_class_names(dataset.get("labels")))
+        images = {stem(image) or "": image for image in _entries(folder, "imagesT[rs]/[!.]*")}
+        named = [(re.fullmatch(rf"(.+)_{number:04d}", name), image) for name, image in images.items()]
+        scans = [ScanFiles(m[1], image, _with_suffix(folder / "labelsTr" / m[1])) for m, image in named if m]
+    labels = dataset.get("labels")  # Decathlon's {"1": "name"} or nnU-Net's {"name": 1}; regions are left out
+    pairs = labels.items() if isinstance(labels, Mapping) else ()
+    pairs = [sorted(map(str, pair), key=str.isdigit, reverse=True) for pair in pairs]
+    names = {int(value): name for value, name in pairs if value.isdigit() and int(value) > 0}
+    expected = f"scan of channel {number}; imagesTr must hold NAME_{number:04d} and an ending of {', '.join(SUFFIXES)}"
+    return _found(scans, folder, expected, names)
+
+
+def _listed_scan(path: Path, entry: Any, channel: int) -> ScanFiles:
+    """Return a scan as an entry of 'training' or 'test' in dataset.json names it."""
+    image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, Mapping) else (entry, None)
+    if not isinstance(image, str):
+        raise InputError(f"{path}: an entry of 'training' names no image")
+    image, label = path.parent / image, path.parent / label if isinstance(label, str) else None
+    name = stem(image) or image.name
+    file = image if image.is_file() else _with_suffix(image.with_name(f"{name}_{channel:04d}"))
+    if file is None or (label and not label.is_file()):
+        raise InputError(f"{label if file else image} is missing; dataset.json names it")
+    return ScanFiles(name, file, label)
 
 
 def find_brats(folder: Path, modality: str) -> FoundScans:
     """Find the scans of a BraTS release: a folder per scan, anywhere below, with a file per modality and a label."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the one that holds the scans' folders")
-    scans, lacking = {}, []
-    for case in sorted(path for path in folder.rglob("*") if path.is_dir()):
-        files = {stem(path): path for path in sorted(case.iterdir()) if path.is_file() and stem(path)}
-        images, label = (
-            [files[case.name + ending] for ending in endings if case.name + ending in files]
-            for endings in (BRATS_MODALITIES[modality], BRATS_LABEL)
+    scans, lacking = [], []
+    for case in filter(Path.is_dir, _entries(folder, "**/*")):
+        image, label, *others = (
+            next(filter(None, (_with_suffix(case / f"{case.name}{ending}") for ending in endings)), None)
+            for endings in (BRATS_MODALITIES[modality], BRATS_LABEL, *BRATS_MODALITIES.values())
         )
-        if images:
-            scans[case.name] = ScanFiles(case.name, images[0], label[0] if label else None)
-        elif any(f"{case.name}{ending}" in files for endings in BRATS_MODALITIES.values() for ending in endings):
+        if image:
+            scans.append(ScanFiles(case.name, image, label))
+        elif any(others):
             lacking.append(case.name)
     if lacking:
         raise InputError(f"{folder}: no {modality} image of {', '.join(lacking)}; choose another modality")
-    if not scans:
-        raise InputError(f"{folder} holds no folder NAME with NAME_{modality}.nii.gz; is it a BraTS release?")
     names = {1: "necrotic core", 2: "edema", 4: "enhancing tumor"}
-    return FoundScans(dict(sorted(scans.items())), str(folder), class_names=names)
+    return _found(scans, folder, f"folder NAME with NAME_{modality}.nii.gz; is it a BraTS release?", names)
 
 
 def find_public_la(folder: Path) -> FoundScans:
     """Find the scans of the public LA copy, FOLDER/NAME/mri_norm2.h5."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the one that holds NAME/{PUBLIC_FILE}")
-    scans = {file.parent.name: ScanFiles(file.parent.name, file, file) for file in folder.glob(f"*/{PUBLIC_FILE}")}
-    if not scans:
-        raise InputError(f"{folder} holds no NAME/{PUBLIC_FILE}; give the folder that holds the scans' folders")
-    return FoundScans(dict(sorted(scans.items())), str(folder), class_names={1: "left atrium"})
+    scans = [ScanFiles(file.parent.name, file, file) for file in _entries(folder, f"*/{PUBLIC_FILE}")]
+    return _found(
+        scans, folder, f"NAME/{PUBLIC_FILE}; give the folder that holds the scans' folders", {1: "left atrium"}
+    )
 
 
 def with_bounds(found: FoundScans, table: Path) -> FoundScans:
@@ -162,54 +158,39 @@ def with_bounds(found: FoundScans, table: Path) -> FoundScans:
     return replace(found, scans=scans)
 
 
+def _found(scans: Sequence[ScanFiles], folder: Path, expected: str, class_names: dict[int, str]) -> FoundScans:
+    """Return the scans by name, sorted; there must be one."""
+    if not scans:
+        raise InputError(f"{folder} holds no {expected}")
+    by_name = {scan.name: scan for scan in sorted(scans, key=lambda scan: scan.name)}
+    return FoundScans(by_name, str(folder), class_names=class_names)
+
+
 def _files_by_stem(folder: Path) -> dict[str, Path]:
     """Return the image files and DICOM folders of a folder by their names without ending."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder")
     files: dict[str, Path] = {}
     faults = []
-    for path in sorted(folder.iterdir()):
+    for path in _entries(folder, "[!.]*"):  # macOS leaves ._NAME.nii.gz beside NAME.nii.gz
         name = stem(path) if path.is_file() else path.name if is_dicom_folder(path) else None
-        if not name or path.name.startswith("."):  # macOS leaves ._NAME.nii.gz beside NAME.nii.gz
-            continue
         if name in files:
             faults.append(f"{files[name]} and {path} have the same name {name}; keep one of them")
-        elif "," in name or "\\" in name or name != name.strip():
+        elif name and ("," in name or "\\" in name or name != name.strip()):
             faults.append(f"{path} has a name that a list cannot hold; rename it without comma, backslash, outer space")
-        files.setdefault(name, path)
+        elif name:
+            files[name] = path
     raise_faults(faults, "faults, nothing was written")
     if not files:
         raise InputError(f"{folder} holds no image file ({', '.join(SUFFIXES)}) and no folder of a DICOM series")
     return files
 
 
-def _read_dataset_json(path: Path) -> Mapping[str, Any]:
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; give the folder with dataset.json, imagesTr and labelsTr") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); download it again") from None
-    if not isinstance(dataset, Mapping):
-        raise InputError(f"{path} does not describe a dataset; download it again")
-    return dataset
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches in a folder, sorted."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the one that holds the scans")
+    return sorted(folder.glob(pattern))
 
 
-def _class_names(labels: Any) -> dict[int, str]:
-    """Return label value → name from Decathlon's {"1": "name"} or nnU-Net's {"name": 1}; regions are left out."""
-    items = labels.items() if isinstance(labels, Mapping) else ()
-    pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in items]
-    return {int(number): str(name) for number, name in pairs if str(number).isdigit() and int(number) > 0}
-
-
-def _channel_file(path: Path, channel: int) -> Path | None:
-    """Return the file itself, or that of one channel where NAME stands for NAME_0000, NAME_0001, …"""
-    if path.is_file():
-        return path
-    name = stem(path) or path.name
-    return _existing_file(path.with_name(f"{name}_{channel:04d}"), (path.name[len(name) :], *SUFFIXES))
-
-
-def _existing_file(path: Path, endings: tuple[str, ...]) -> Path | None:
-    """Return the first of PATH + ending that is a file."""
-    return next((file for ending in endings if (file := path.with_name(f"{path.name}{ending}")).is_file()), None)
+def _with_suffix(path: Path) -> Path | None:
+    """Return the image file of this name and any ending, None if there is none."""
+    return next((file for suffix in SUFFIXES if (file := path.with_name(f"{path.name}{suffix}")).is_file()), None)

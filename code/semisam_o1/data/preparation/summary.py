@@ -26,8 +26,8 @@ class ScanSummary:
     """Properties of a scan before or after its preparation."""
 
     size: tuple[int, ...]  # (W, H, D)
-    spacing: tuple[float, ...] | None  # mm, None where it is not stated
-    orientation: str | None  # letters such as RAS, None where they are not stated
+    spacing: tuple[float, ...]  # mm, empty where it is not stated
+    orientation: str  # letters such as RAS, empty where they are not stated
     dtype: str  # type of the voxels
     values: tuple[float, float]  # lowest and highest
     label_values: tuple[int, ...] | None  # None where there is no label
@@ -37,18 +37,12 @@ class ScanSummary:
         known = volume.geometry.known
         return cls(
             volume.image.shape,
-            volume.geometry.spacing if known else None,
-            orientation_of(volume.geometry) if known else None,
+            volume.geometry.spacing if known else (),
+            orientation_of(volume.geometry) if known else "",
             str(volume.image.dtype),
             (float(volume.image.min()), float(volume.image.max())),
             None if volume.label is None else tuple(np.unique(volume.label).tolist()),
         )
-
-    def lost_classes(self, after: ScanSummary, settings: Preparation) -> tuple[int, ...]:
-        """Return the classes that the label should have after the preparation and has not."""
-        if self.label_values is None or after.label_values is None:
-            return ()
-        return tuple(sorted({*map(settings.class_of, self.label_values)} - {0, *after.label_values}))
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class PreparedScan:
     before: ScanSummary
     after: ScanSummary
     unchanged: bool  # whether the file existed already, with the same content
-    lost: tuple[int, ...] = ()  # classes of which cropping or resampling left no voxel
+    lost: str = ""  # classes of which cropping or resampling left no voxel
 
 
 def label_values(scans: Iterable[ScanSummary]) -> list[int]:
@@ -77,7 +71,7 @@ def describe(
     kept = sum(scan.unchanged for scan in scans)
     labeled = sum(scan.before.label_values is not None for scan in scans)
     empty = [name for name, listed in lists.names.items() if not listed]
-    lost = [f"{name} (class {', '.join(map(str, scan.lost))})" for name, scan in prepared.items() if scan.lost]
+    lost = [f"{name} (class {scan.lost})" for name, scan in prepared.items() if scan.lost]
     unlisted = [name for name in found.scans if not any(name in listed for listed in lists.names.values())]
     lines = [
         f"{destination}: {len(scans)} scans ({len(scans) - kept} written, {kept} kept), {labeled} with a label",
@@ -98,7 +92,8 @@ def describe(
             f"The lists of {destination} were kept and name scans that are not there; training stops at them. Bring "
             "the missing ones, or name another folder: a new one gets lists of the scans that exist."
         )
-    return [folded for line in lines for folded in _fold(line)]
+    wrap = textwrap.TextWrapper(LINE_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [part for line in lines for part in ([line] if line.startswith("  ") else wrap.wrap(line))]
 
 
 def _comparison(before: Sequence[ScanSummary], after: Sequence[ScanSummary]) -> list[str]:
@@ -106,7 +101,7 @@ def _comparison(before: Sequence[ScanSummary], after: Sequence[ScanSummary]) -> 
     columns = [
         (
             _ranges([scan.size for scan in scans]),
-            _ranges([scan.spacing for scan in scans if scan.spacing]) or "not stated",
+            _ranges([scan.spacing for scan in scans if scan.spacing]),
             _counts([scan.orientation for scan in scans if scan.orientation]),
             _counts([scan.dtype for scan in scans]),
             f"{min(scan.values[0] for scan in scans):.4g} to {max(scan.values[1] for scan in scans):.4g}",
@@ -120,26 +115,22 @@ def _comparison(before: Sequence[ScanSummary], after: Sequence[ScanSummary]) -> 
 
 
 def _ranges(triples: Sequence[Sequence[float]]) -> str:
-    texts = []
-    for values in zip(*triples, strict=True):
-        low, high = f"{min(values):.4g}", f"{max(values):.4g}"
-        texts.append(low if low == high else f"{low}–{high}")
-    return times(texts)
+    ends = [(f"{min(values):.4g}", f"{max(values):.4g}") for values in zip(*triples, strict=True)]
+    return times(low if low == high else f"{low}–{high}" for low, high in ends) or "not stated"
 
 
 def _counts(texts: Sequence[str]) -> str:
     counts = Counter(texts).most_common()
-    if len(counts) < 2:
-        return counts[0][0] if counts else "not stated"
-    return ", ".join(f"{text} ({count})" for text, count in counts)
+    return ", ".join(f"{text} ({count})" if len(counts) > 1 else text for text, count in counts) or "not stated"
 
 
 def _treatment(settings: Preparation) -> str:
     """Describe the normalization of the intensities, and the crop if there is one."""
-    normalized = "0.5 to 99.5 percentile, mean 0, standard deviation 1"
-    names = {"zscore": normalized, "zscore-nonzero": f"{normalized} over voxels that are not 0", "keep": "unchanged"}
-    window = settings.intensity == "window"
-    text = "window {:g} to {:g}, scaled to −1 … 1".format(*settings.window) if window else names[settings.intensity]
+    text = {
+        "keep": "unchanged",
+        "window": "window {:g} to {:g}, scaled to −1 … 1".format(*settings.window or (0, 0)),
+    }.get(settings.intensity, "0.5 to 99.5 percentile, mean 0, standard deviation 1")
+    text += " over voxels that are not 0" if settings.intensity == "zscore-nonzero" else ""
     if settings.crop is None:
         return f"intensities: {text}"
     regions = {"body": "the body", "bounds": "the bounds of each scan"}
@@ -154,10 +145,3 @@ def fitting_patch(sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
     if max(sides) == 16:
         sides[int(np.argmax(typical))] = 32
     return tuple(sides)
-
-
-def _fold(line: str) -> list[str]:
-    """Break a long line, except for a row of the table; an empty line is left out."""
-    if line.startswith("  ") or len(line) <= LINE_WIDTH:
-        return [line] if line else []
-    return textwrap.wrap(line, LINE_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
