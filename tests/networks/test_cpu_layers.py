@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from semisam_o1.core.device import resolve_precision
+from semisam_o1.data.sampling.interpolation import interpolation_matrix
 from semisam_o1.methods.dan import Discriminator
 from semisam_o1.networks import build_network
 from semisam_o1.networks.cpu_layers import (
@@ -16,7 +17,6 @@ from semisam_o1.networks.cpu_layers import (
     MaxPool,
     Upsample,
     _doubled_taps,
-    _doubling,
     channels_last,
     convolve_upsampled,
     is_channels_last,
@@ -190,7 +190,7 @@ def test_bf16_is_float32_but_for_rounding(name: str) -> None:
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_inference_before_does_not_spoil_training(precision: torch.dtype) -> None:
-    _doubling.cache_clear()
+    interpolation_matrix.cache_clear()
     _doubled_taps.cache_clear()
     network, image = build_network("unet_3D", 2), torch.randn(1, 1, 64, 64, 64)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
@@ -198,7 +198,7 @@ def test_inference_before_does_not_spoil_training(precision: torch.dtype) -> Non
             network.eval()(image)
         network.train()(image).square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
-    assert (_doubled_taps if precision == torch.bfloat16 else _doubling).cache_info().hits
+    assert (_doubled_taps if precision == torch.bfloat16 else interpolation_matrix).cache_info().hits
 
 
 def test_a_linear_layer_is_that_of_pytorch() -> None:

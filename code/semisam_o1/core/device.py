@@ -29,3 +29,12 @@ def resolve_precision(precision: str, device: str) -> str:
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     native = any(getattr(torch.cpu, check, bool)() for check in checks)
     return "bf16" if native else "fp32"
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; from the host to a GPU it is copied without a wait, through pinned memory."""
+    if tensor.device.type == device.type:
+        return tensor
+    if device.type == "cuda":
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -38,9 +38,10 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
 
     It is 0 where all weights are 0.
     """
-    if weight is None:
-        return F.cross_entropy(logits, label.long())
+    # Averaged here: PyTorch's own mean of maps is added up in random order on a GPU.
     values = F.cross_entropy(logits, label.long(), reduction="none")
+    if weight is None:
+        return values.mean()
     _check_shapes(values, weight)
     total, weights = sum_over_ranks(torch.stack([(weight * values).sum(), weight.sum()]))
     return total / weights.clamp_min(1e-5)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semisam_o1.data.sampling.interpolation import interpolate, interpolation_matrix
+
 
 class Dropout(nn.Dropout):
     """nn.Dropout; on a CPU by 16 random bits per value, five times faster than drawing Bernoulli numbers.
@@ -50,10 +52,10 @@ class Upsample(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
         batch, channels, *sides = x.shape
-        w, h, d = (_doubling(side, x.dtype) for side in sides)
+        if x.device.type != "cpu":
+            return interpolate(x, [2 * side for side in sides])
+        w, h, d = (interpolation_matrix(side, 2 * side, x.dtype, x.device) for side in sides)
         planes = (h @ (x @ d.T)).reshape(batch, channels, sides[0], -1)
         return (w @ planes).reshape(batch, channels, *(2 * side for side in sides))
 
@@ -126,17 +128,8 @@ def convolve_upsampled(convolution: nn.Conv3d, skip: Tensor, lower: Tensor) -> T
 def _doubled_taps(side: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Return the matrices (2·side, side) that interpolate an axis and shift it, one per tap of a convolution."""
     with torch.inference_mode(False), torch.no_grad():
-        padded = F.pad(_doubling(side, torch.float32), (0, 0, 1, 1))
+        padded = F.pad(interpolation_matrix(side, 2 * side, torch.float32, torch.device("cpu")), (0, 0, 1, 1))
         return tuple(padded[tap : tap + 2 * side].to(dtype) for tap in range(3))
-
-
-@lru_cache(maxsize=64)
-def _doubling(side: int, dtype: torch.dtype) -> Tensor:
-    """Return the matrix (2·side, side) that interpolates one axis."""
-    with torch.inference_mode(False), torch.no_grad():  # the cached matrix serves training, too
-        index = torch.arange(2 * side, device="cpu")
-        positions = ((index + 0.5) / 2 - 0.5).clamp(0, side - 1)
-        return (1 - (positions[:, None] - index[:side]).abs()).clamp_min(0).to(dtype)
 
 
 def guard_small(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

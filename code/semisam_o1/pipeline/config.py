@@ -98,7 +98,7 @@ class TrainConfig(TrainingOptions):
         "all", "orientations of the patches: all eight of the first two axes, or fewer", choices=tuple(ORIENTATIONS)
     )
     seed: int = option(1337, "random seed", within=AT_LEAST_0)
-    deterministic: int = option(1, "1: deterministic algorithms of cuDNN; 0: the fastest ones", choices=(0, 1))
+    deterministic: int = option(1, "1: the same bits every time; 0: the fastest algorithms of cuDNN", choices=(0, 1))
     device: str = option("auto", "auto: cuda where available, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto",

@@ -197,7 +197,8 @@ class Run:
             augmentation=augmentation,
         )
         shard = (distributed.rank(), distributed.world_size())
-        return BatchStream(self.volumes.labeled, self.volumes.unlabeled, source, settings, shard)
+        device = self.device if self.volumes.store.in_memory else None  # worker processes have no GPU
+        return BatchStream(self.volumes.labeled, self.volumes.unlabeled, source, settings, shard, device)
 
     def stop_between_rounds(self, round_: int) -> None:
         if distributed.any_rank(self.stop.requested):

@@ -153,10 +153,11 @@ class AtlasPropagation:
         part, start_coords = (array[(slice(None), *box)] for array in (fixed.registration, start_coords))
         found = register(part, moving.registration, start_coords, self._sampling)
         every = (slice(None), *[slice(None, None, 2)] * 3)
-        before, after = (
-            float((part[every] - sample(moving.registration, coords[every])).square().mean())
+        mismatches = [
+            (part[every] - sample(moving.registration, coords[every])).square().mean()
             for coords in (start_coords, found)
-        )
+        ]
+        before, after = torch.stack(mismatches).tolist()
         if not after < before:
             return np.zeros_like(start), 0.0
         margins = [m for s, n in zip(box[::-1], fixed.grid[::-1], strict=True) for m in (s.start, n - s.stop)]

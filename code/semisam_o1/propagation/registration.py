@@ -7,6 +7,9 @@ convex optimization, then gradient descent on a finer grid. Nothing is random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,23 +70,28 @@ def search(fixed: Tensor, moved: Tensor, cell: int) -> Tensor:
     halves = F.adaptive_avg_pool3d(box_mean(moved)[None], [2 * n for n in grid])
     halves = F.avg_pool3d(F.pad(halves, [0, 1] * 3, mode="replicate"), 2, stride=1)[0]
     padded = _replicate(halves, SEARCH_STEPS)
-    offsets = torch.cartesian_prod(*[torch.arange(2 * SEARCH_STEPS + 1, device=fixed.device)] * 3)
-    # The smallest displacement first: it wins a tie.
-    offsets = offsets[(offsets - SEARCH_STEPS).square().sum(1).argsort(stable=True)]
+    offsets, candidates = _search_offsets(fixed.device)
 
-    def cost_of(offset: list[int]) -> Tensor:
+    def cost_of(offset: Sequence[int]) -> Tensor:
         window = (slice(None), *(slice(o, o + 2 * n, 2) for o, n in zip(offset, grid, strict=True)))
         return (cells - padded[window]).square().mean(0).flatten()
 
-    cost = torch.stack([cost_of(offset) for offset in offsets.tolist()])
+    cost = torch.stack([cost_of(offset) for offset in offsets])
     cost /= cost.mean().clamp_min(1e-12)
-    candidates = (offsets - SEARCH_STEPS).float().T / 2  # (3, candidates), in cells
     shift = box_mean(candidates[:, cost.argmin(0)].reshape(3, *grid))
     for coupling in COUPLING:
         distance = sum((c[:, None] - s.reshape(1, -1)).square() for c, s in zip(candidates, shift, strict=True))
         shift = box_mean(candidates[:, (cost + coupling * distance).argmin(0)].reshape(3, *grid))
-    size = torch.tensor([n / g for n, g in zip(fixed.shape[1:], grid, strict=True)], device=fixed.device)
-    return shift * size.view(3, 1, 1, 1)
+    return torch.stack([s * (n / g) for s, n, g in zip(shift, fixed.shape[1:], grid, strict=True)])
+
+
+@lru_cache(maxsize=16)
+def _search_offsets(device: torch.device) -> tuple[list[list[int]], Tensor]:
+    """Return the displacements that are searched, as indices from 0 and in cells from the center, (3, candidates)."""
+    offsets = torch.cartesian_prod(*[torch.arange(2 * SEARCH_STEPS + 1)] * 3)
+    # The smallest displacement first: it wins a tie.
+    offsets = offsets[(offsets - SEARCH_STEPS).square().sum(1).argsort(stable=True)]
+    return offsets.tolist(), ((offsets - SEARCH_STEPS).float().T / 2).to(device)
 
 
 def descend(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int) -> Tensor:
@@ -111,7 +119,19 @@ def descend(fixed: Tensor, moving: Tensor, start: Tensor, sampling: int) -> Tens
 
 def box_mean(field: Tensor, side: int = 3) -> Tensor:
     """Average (C, w, h, d) over the ``side``³ voxels around each, ``side`` odd, with the border replicated."""
+    if field.device.type == "cuda" and field.requires_grad:
+        return _box_mean_by_axes(field, side)
     return F.avg_pool3d(_replicate(field, side // 2)[None], side, stride=1)[0]
+
+
+def _box_mean_by_axes(field: Tensor, side: int) -> Tensor:
+    """Return ``box_mean`` by slices: the gradients of pooling and padding are added in random order on a GPU."""
+    for axis in (1, 2, 3):
+        size = field.shape[axis]
+        first, last = field.narrow(axis, 0, 1), field.narrow(axis, size - 1, 1)
+        padded = torch.cat([first] * (side // 2) + [field] + [last] * (side // 2), axis)
+        field = sum(padded.narrow(axis, start, size) for start in range(side)) / side
+    return field
 
 
 def _replicate(field: Tensor, margin: int) -> Tensor:

@@ -126,8 +126,8 @@ def _describe_all(
 
 def _registered_difference(fixed: Tensor, moving: Tensor) -> Tensor:
     """Return the squared difference (w, h, d) of two descriptions (K, w, h, d) once the second is registered."""
-    shift = torch.tensor([m - f for m, f in zip(moving.shape[1:], fixed.shape[1:], strict=True)], device=fixed.device)
-    centered = indices(fixed.shape[1:], fixed.device) + shift.view(3, 1, 1, 1) / 2
+    shift = [(m - f) / 2 for m, f in zip(moving.shape[1:], fixed.shape[1:], strict=True)]
+    centered = indices(fixed.shape[1:], fixed.device, shift)
     return (fixed - sample(moving, register(fixed, moving, centered))).square().mean(0)
 
 

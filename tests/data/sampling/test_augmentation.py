@@ -17,6 +17,8 @@ from semisam_o1.data.sampling.augmentation import (
     Warps,
     change_intensity,
     deform,
+    deformed_bounds,
+    draw_deformation,
     match_intensity,
     quantiles,
     resample_at,
@@ -24,6 +26,7 @@ from semisam_o1.data.sampling.augmentation import (
 )
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.fields import indices
+from semisam_o1.data.sampling.patches import crop
 from volume_source import Source
 
 SHAPE = (14, 18, 10)
@@ -50,6 +53,10 @@ def donor() -> Donor:
     return Donor(SHAPE, coords, affine, quantiles(ramp() * 3))
 
 
+def deformation(coords: Tensor, seed: int) -> Tensor:
+    return torch.from_numpy(draw_deformation(coords.shape[1:], numpy_generator(seed)))
+
+
 @pytest.mark.parametrize("kind", ["spatial", "intensity", "template"])
 def test_augmented_batches_repeat_and_differ_between_iterations(kind: str) -> None:
     warps = Warps("template", quantiles(ramp()), [donor()]) if kind == "template" else None
@@ -68,7 +75,7 @@ def test_the_label_goes_where_the_image_goes() -> None:
     label = (ramp() > 20).to(torch.uint8)
     for seed in range(9):
         coords = indices((4, 5, 4)) + torch.tensor((5, 6, 3)).view(3, 1, 1, 1)
-        coords = Augmentation(spatial=True).sample_coords(coords, None, numpy_generator(seed))
+        coords = deform(coords, deformation(coords, seed))
         image, seen = resample_at(ramp(), coords, nearest=False), resample_at(label, coords, nearest=True)
         sure = (image - 20.5).abs() > 1.6  # elsewhere the nearest voxel may lie beyond
         assert sure.sum() > 0
@@ -88,11 +95,26 @@ def test_weights_go_with_the_labels() -> None:
 def test_deformations_are_small() -> None:
     coords = indices(SHAPE)
     for seed in range(20):
-        moved = deform(coords, numpy_generator(seed))
+        moved = deform(coords, deformation(coords, seed))
         assert moved.shape == coords.shape
         assert (moved - coords).norm(dim=0).mean() < 0.3 * max(SHAPE)
         middle = tuple(size // 2 for size in SHAPE)
         assert (moved - coords)[(slice(None), *middle)].norm() < 2
+
+
+@pytest.mark.parametrize("start", [(2, 3, 1), (-3, 12, 4), (-20, 3, 1), (8, 30, 9)])
+def test_a_patch_is_sampled_from_the_box_of_its_bounds(start: tuple[int, int, int]) -> None:
+    size, volume = (7, 6, 5), torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)) + 1
+    for seed in range(10):
+        drawn = draw_deformation(size, numpy_generator(seed))
+        coords = deform(indices(size, start=start), torch.from_numpy(drawn))
+        low, high = deformed_bounds(start, size, drawn)
+        assert (coords.amin(dim=(1, 2, 3)).numpy() >= low - 1e-4).all()
+        assert (coords.amax(dim=(1, 2, 3)).numpy() <= high + 1e-4).all()
+        box, corner = crop(volume, low, high)
+        within = deform(indices(size, start=np.subtract(start, corner)), torch.from_numpy(drawn))
+        found, wanted = (resample_at(v, c, nearest=False) for v, c in ((box, within), (volume, coords)))
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
 def test_full_strength_gives_the_donors_shape_and_none_the_affine_map() -> None:

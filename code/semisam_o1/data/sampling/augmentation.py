@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semisam_o1.core.device import to_device
 from semisam_o1.core.seeding import torch_generator
 from semisam_o1.data.sampling.fields import rescale, sample
 
@@ -76,6 +77,12 @@ class Warp:
     strength: float
     style: float
 
+    def to(self, device: torch.device) -> Warp:
+        """Return the warp on a device; copies to a GPU are asynchronous."""
+        tensors = (self.donor.template_coords, self.donor.affine, self.donor.quantiles)
+        donor = Donor(self.donor.shape, *(to_device(tensor, device) for tensor in tensors))
+        return replace(self, donor=donor)
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -85,6 +92,11 @@ class Augmentation:
     intensity: bool = False  # gamma, contrast, brightness, noise and blur
     warps: Warps | None = None
 
+    @property
+    def active(self) -> bool:
+        """Whether any is."""
+        return self.spatial or self.intensity or self.warps is not None
+
     def draw_warp(self, name: str, generator: np.random.Generator) -> Warp | None:
         """Draw a warp for an item of volume ``name``; None for volumes other than the template, and at random."""
         if self.warps is None or name != self.warps.template:
@@ -93,34 +105,47 @@ class Augmentation:
         donor = self.warps.donors[generator.integers(len(self.warps.donors))]
         return Warp(donor, strength * MAX_WARP_STRENGTH, style) if share < WARP_PROBABILITY else None
 
-    def sample_coords(self, voxel_coords: Tensor, warp: Warp | None, generator: np.random.Generator) -> Tensor:
-        """Return where in its volume a patch at voxel coordinates (3, w, h, d) is sampled."""
-        coords = deform(voxel_coords, generator) if self.spatial else voxel_coords
-        return warp_coords(coords, warp) if warp else coords
-
     def change_appearance(self, patch: Tensor, warp: Warp | None, generator: np.random.Generator) -> Tensor:
         """Return a patch (w, h, d) with changed intensities."""
         if warp:
-            patch = match_intensity(patch, self.warps.quantiles, warp.donor.quantiles, warp.style)
+            own = to_device(self.warps.quantiles, patch.device)
+            patch = match_intensity(patch, own, warp.donor.quantiles, warp.style)
         return change_intensity(patch, generator) if self.intensity else patch
 
 
-def deform(voxel_coords: Tensor, generator: np.random.Generator) -> Tensor:
-    """Rotate, zoom and elastically deform the voxel coordinates (3, w, h, d) of a patch about its center."""
+def draw_deformation(size: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    """Draw a rotation, zoom and elastic deformation of a patch of ``size`` (w, h, d) about its center.
+
+    Returns:
+        The matrix (3, 3) of rotation and zoom, and the displacements of the control points in voxels; flat, float32.
+    """
     angles = np.radians(generator.uniform(-MAX_ANGLE, MAX_ANGLE, 3))
     zoom = np.exp(generator.uniform(-MAX_LOG_ZOOM, MAX_LOG_ZOOM, 3))
-    size = voxel_coords.shape[1:]
     elastic = generator.standard_normal((3, *(ELASTIC_POINTS,) * 3)) * ELASTIC_DEVIATION
-    elastic = torch.from_numpy(elastic * np.array(size).reshape(3, 1, 1, 1)).to(voxel_coords)
+    elastic *= np.array(size).reshape(3, 1, 1, 1)
     rotation = np.eye(3)
     for (i, j), angle in zip(((1, 2), (0, 2), (0, 1)), angles, strict=True):
         about_axis = np.eye(3)
         about_axis[np.ix_([i, j], [i, j])] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         rotation = rotation @ about_axis
-    matrix = torch.from_numpy(rotation * zoom).to(voxel_coords)
+    return np.concatenate([(rotation * zoom).ravel(), elastic.ravel()]).astype(np.float32)
+
+
+def deform(voxel_coords: Tensor, deformation: Tensor) -> Tensor:
+    """Apply a deformation of ``draw_deformation`` to the voxel coordinates (3, w, h, d) of a patch."""
+    matrix, elastic = deformation[:9].view(3, 3), deformation[9:].view(1, 3, *(ELASTIC_POINTS,) * 3)
     center = voxel_coords.mean(dim=(1, 2, 3), keepdim=True)
     rotated = torch.einsum("ij,j...->i...", matrix, voxel_coords - center) + center
-    return rotated + F.interpolate(elastic[None], tuple(size), mode="trilinear", align_corners=True)[0]
+    return rotated + F.interpolate(elastic, voxel_coords.shape[1:], mode="trilinear", align_corners=True)[0]
+
+
+def deformed_bounds(start: Sequence[int], size: Sequence[int], deformation: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return bounds (3,) and (3,) of the coordinates that ``deform`` makes of a patch's voxels."""
+    half = (np.array(size) - 1) / 2
+    reach = np.abs(deformation[:9].reshape(3, 3)) @ half
+    elastic = deformation[9:].reshape(3, -1)
+    center = np.array(start) + half
+    return center - reach + elastic.min(axis=1), center + reach + elastic.max(axis=1)
 
 
 def warp_coords(voxel_coords: Tensor, warp: Warp) -> Tensor:

@@ -14,10 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semisam_o1.core.device import to_device
 from semisam_o1.core.seeding import numpy_generator
-from semisam_o1.data.sampling.augmentation import Augmentation, resample_at
+from semisam_o1.data.sampling.augmentation import (
+    Augmentation,
+    Warp,
+    deform,
+    deformed_bounds,
+    draw_deformation,
+    resample_at,
+    warp_coords,
+)
 from semisam_o1.data.sampling.fields import indices
-from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation, patch_start, source_size, write_patch
+from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation, crop, patch_start, source_size, write_patch
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies to a GPU are asynchronous."""
-        pinned = device.type == "cuda" and self.image.device.type == "cpu"
-        tensors = {key: value.pin_memory() if pinned else value for key, value in self._tensors().items()}
-        return replace(self, **{key: value.to(device, non_blocking=True) for key, value in tensors.items()})
+        return replace(self, **{key: to_device(value, device) for key, value in self._tensors().items()})
 
     def used_on(self, stream: torch.cuda.Stream) -> None:
         """Keep the batch's memory until ``stream``, which did not make the batch, has read it."""
@@ -75,12 +82,34 @@ class BatchSettings:
     augmentation: Augmentation = Augmentation()
 
 
+@dataclass(frozen=True)
+class _Item:
+    """One item of a batch, as drawn.
+
+    Attributes:
+        position: uniform numbers in [0, 1) that place the patch in its volume.
+        size: voxels per axis of the patch before it is oriented.
+        deformation: of ``draw_deformation``; None for none.
+        generator: of what is drawn later, about intensities.
+    """
+
+    name: str
+    orientation: Orientation
+    position: np.ndarray
+    size: tuple[int, ...]
+    warp: Warp | None
+    deformation: np.ndarray | None
+    generator: np.random.Generator
+
+
 class BatchStream(torch.utils.data.Dataset):
     """The batches of one round, by iteration.
 
     Args:
         labeled, unlabeled: names of the volumes; each is drawn equally often, in shuffled order.
         shard: (rank, ranks); this rank gets every ``ranks``-th labeled and unlabeled item.
+        device: where patches are augmented; None: where the volumes are. Of volumes elsewhere, the region that a patch
+            is sampled from is moved there; the warped template is kept there as a whole.
     """
 
     def __init__(
@@ -90,9 +119,12 @@ class BatchStream(torch.utils.data.Dataset):
         source: VolumeSource,
         settings: BatchSettings,
         shard: tuple[int, int] = (0, 1),
+        device: torch.device | None = None,
     ):
         self.labeled, self.unlabeled = tuple(labeled), tuple(unlabeled)
         self.source, self.settings, self.shard = source, settings, shard
+        self.device = device if settings.augmentation.active else None
+        self._template: dict[str, list[Tensor | None]] = {}  # moved to the device
 
     def __len__(self) -> int:
         return self.settings.length
@@ -103,47 +135,75 @@ class BatchStream(torch.utils.data.Dataset):
         names += _draw(self.unlabeled, self.settings.batch_size - labeled_bs, t, (*seed, 1))
         generator, orientations = numpy_generator(*seed, 2, t), self.settings.orientations
         # Drawn for the whole batch, so that its items do not depend on the number of ranks.
-        items = [
+        drawn = [
             (name, orientations[generator.integers(len(orientations))], generator.random(3), (*seed, 3, t, index))
             for index, name in enumerate(names)
         ]
         rank, ranks = self.shard
-        labeled = items[:labeled_bs][rank::ranks]
-        items = labeled + items[labeled_bs:][rank::ranks]
-        names = tuple(name for name, *_ in items)
-        image = torch.empty((len(items), *self.settings.patch_size), device=self.source.image(names[0]).device)
+        labeled = drawn[:labeled_bs][rank::ranks]
+        items = [self._draw_item(*item) for item in labeled + drawn[labeled_bs:][rank::ranks]]
+        names = tuple(item.name for item in items)
+        device = self.device or self.source.image(names[0]).device
+        image = torch.empty((len(items), *self.settings.patch_size), device=device)
         label = torch.empty_like(image, dtype=torch.uint8)
         weight = None if self.source.weight(names[0]) is None else torch.empty_like(label)
-        for index, item in enumerate(items):
-            self._write_item((image[index], label[index], None if weight is None else weight[index]), *item)
+        for index, (item, deformation) in enumerate(zip(items, _deformations(items, device), strict=True)):
+            outs = (image[index], label[index], None if weight is None else weight[index])
+            self._write_item(outs, item, deformation)
         return Batch(image[:, None], label, len(labeled), names, None if weight is None else weight.float() / 255)
 
-    def _write_item(
-        self,
-        outs: tuple[Tensor, Tensor, Tensor | None],
-        name: str,
-        orientation: Orientation,
-        position: np.ndarray,
-        seed: tuple[int, ...],
-    ) -> None:
-        """Write image, label and, if there are weights, weight of one patch into ``outs``, each (w, h, d)."""
-        image, label, weight = self.source.image(name), self.source.label(name), self.source.weight(name)
-        if image.shape != label.shape:
-            raise ValueError(f"{name}: image has shape {tuple(image.shape)} and label {tuple(label.shape)}")
+    def _draw_item(self, name: str, orientation: Orientation, position: np.ndarray, seed: tuple[int, ...]) -> _Item:
         augmentation, generator = self.settings.augmentation, numpy_generator(*seed)
         size = source_size(self.settings.patch_size, orientation)
         warp = augmentation.draw_warp(name, generator)
-        start, coords = patch_start(warp.donor.shape if warp else image.shape, size, position), None
-        if warp or augmentation.spatial:
-            voxel_coords = indices(size, image.device) + torch.tensor(start, device=image.device).view(3, 1, 1, 1)
-            start, coords = (0, 0, 0), augmentation.sample_coords(voxel_coords, warp, generator)
-        for out, volume in zip(outs, (image, label, weight), strict=True):
+        deformation = draw_deformation(size, generator) if augmentation.spatial else None
+        return _Item(name, orientation, position, size, warp, deformation, generator)
+
+    def _write_item(self, outs: tuple[Tensor, Tensor, Tensor | None], item: _Item, deformation: Tensor | None) -> None:
+        """Write image, label and, if there are weights, weight of one patch into ``outs``, each (w, h, d)."""
+        name, device, augmentation = item.name, outs[0].device, self.settings.augmentation
+        volumes = [self.source.image(name), self.source.label(name), self.source.weight(name)]
+        shape = volumes[0].shape
+        if volumes[1].shape != shape:
+            raise ValueError(f"{name}: image has shape {tuple(shape)} and label {tuple(volumes[1].shape)}")
+        warp = item.warp and item.warp.to(device)
+        start, coords = patch_start(warp.donor.shape if warp else shape, item.size, item.position), None
+        if volumes[0].device.type != device.type:
+            volumes, start = self._move(volumes, start, item, device)
+        if warp or deformation is not None:
+            coords, start = indices(item.size, device, start), (0, 0, 0)
+            coords = coords if deformation is None else deform(coords, deformation)
+            coords = warp_coords(coords, warp) if warp else coords
+        for out, volume in zip(outs, volumes, strict=True):
             if volume is not None:
-                volume = volume if coords is None else resample_at(volume, coords, nearest=volume is not image)
-                write_patch(out, volume, start, orientation)
-        patch = augmentation.change_appearance(outs[0], warp, generator)
+                volume = volume if coords is None else resample_at(volume, coords, nearest=out is not outs[0])
+                write_patch(out, volume, start, item.orientation)
+        patch = augmentation.change_appearance(outs[0], warp, item.generator)
         if patch is not outs[0]:
             outs[0].copy_(patch)
+
+    def _move(
+        self, volumes: list[Tensor | None], start: tuple[int, ...], item: _Item, device: torch.device
+    ) -> tuple[list[Tensor | None], tuple[int, ...]]:
+        """Return what an item is sampled from on ``device``, and the patch's first voxel in it."""
+        if item.warp:
+            if item.name not in self._template:
+                self._template = {item.name: [v if v is None else to_device(v, device) for v in volumes]}
+            return self._template[item.name], start
+        low, high = start, np.add(start, item.size) - 1
+        if item.deformation is not None:
+            low, high = deformed_bounds(start, item.size, item.deformation)
+        boxes = [v if v is None else crop(v, low, high) for v in volumes]
+        corner = boxes[0][1]
+        moved = [box if box is None else to_device(box[0], device) for box in boxes]
+        return moved, tuple(first - c for first, c in zip(start, corner, strict=True))
+
+
+def _deformations(items: Sequence[_Item], device: torch.device) -> Sequence[Tensor | None]:
+    """Return the deformations of a batch's items on a device, copied at once."""
+    if items[0].deformation is None:
+        return [None] * len(items)
+    return to_device(torch.from_numpy(np.stack([item.deformation for item in items])), device).unbind()
 
 
 def _draw(names: tuple[str, ...], count: int, t: int, seed: tuple[int, ...]) -> list[str]:

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semisam_o1.data.sampling.interpolation import interpolate
+
 CHUNK = {"cpu": 2**20, "cuda": 2**26}  # elements computed at a time: the size of a CPU cache, or enough to fill a GPU
 
 
-def indices(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Return the voxel coordinates of every voxel of a grid, (3, w, h, d) float32."""
-    axes = [torch.arange(size, dtype=torch.float32, device=device) for size in shape]
+def indices(shape: Sequence[int], device: torch.device | str = "cpu", start: Sequence[float] = (0, 0, 0)) -> Tensor:
+    """Return the voxel coordinates of every voxel of a grid whose first voxel is ``start``, (3, w, h, d) float32."""
+    sides = zip(shape, start, strict=True)
+    axes = [torch.arange(size, dtype=torch.float32, device=device) + first for size, first in sides]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
@@ -28,9 +31,9 @@ def sample(values: Tensor, voxel_coords: Tensor, mode: str = "bilinear", outside
         mode: 'bilinear' (trilinear in 3-D) or 'nearest'.
         outside: 'border' (the value of the nearest voxel) or 'zeros'.
     """
-    last = torch.tensor([max(size - 1, 1) for size in values.shape[1:]], device=values.device).view(3, 1, 1, 1)
-    grid = (2 * voxel_coords / last - 1).flip(0).permute(1, 2, 3, 0)
-    return F.grid_sample(values[None], grid[None], mode, outside, align_corners=True)[0]
+    # By numbers of the host: a tensor made of them would be copied to a GPU, which the host waits for.
+    axes = [2 * c / max(size - 1, 1) - 1 for c, size in zip(voxel_coords, values.shape[1:], strict=True)]
+    return F.grid_sample(values[None], torch.stack(axes[::-1], dim=-1)[None], mode, outside, align_corners=True)[0]
 
 
 def sample_array(values: np.ndarray, voxel_coords: np.ndarray) -> np.ndarray:
@@ -40,7 +43,7 @@ def sample_array(values: np.ndarray, voxel_coords: np.ndarray) -> np.ndarray:
 
 def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample (C, w, h, d) to another grid over the same extent, trilinearly."""
-    return F.interpolate(field[None], tuple(shape), mode="trilinear", align_corners=False)[0]
+    return interpolate(field[None], shape)[0]
 
 
 def rescale(voxel_coords: Tensor, shape: Sequence[int], grid: Sequence[int]) -> Tensor:

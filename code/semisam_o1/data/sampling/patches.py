@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,6 +44,19 @@ def patch_start(shape: Sequence[int], size: Sequence[int], position: Sequence[fl
         padding = (patch - length) // 2 + MARGIN if length <= patch else 0
         starts.append(int(u * (length + 2 * padding - patch + 1)) - padding)
     return tuple(starts)
+
+
+def crop(volume: Tensor, low: Sequence[float], high: Sequence[float]) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the box of a volume (W, H, D) in which coordinates from ``low`` to ``high`` are interpolated.
+
+    It has two voxels per axis at least, if the volume has, also where the coordinates lie outside of the volume.
+
+    Returns:
+        The box, a view, and its first voxel.
+    """
+    first = [min(max(math.floor(a) - 1, 0), max(n - 2, 0)) for a, n in zip(low, volume.shape, strict=True)]
+    ends = [max(min(math.ceil(b) + 2, n), f + 2) for b, n, f in zip(high, volume.shape, first, strict=True)]
+    return volume[tuple(slice(f, end) for f, end in zip(first, ends, strict=True))], tuple(first)
 
 
 def write_patch(out: Tensor, volume: Tensor, start: Sequence[int], orientation: Orientation) -> None:
