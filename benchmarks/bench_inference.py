@@ -17,7 +17,7 @@ import scans
 import timing
 from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.memory import configure_allocator
-from semisam_o1.evaluation.predictor import Predictor
+from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.networks import build_network
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semisam_o1.commands.testing import TestConfig, VolumeTester
+from semisam_o1.commands.testing import TestConfig, evaluate_volumes
 from semisam_o1.commands.trained import LoadedModel
 from tiny_cohort import write_cohort
 
@@ -21,12 +21,11 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
     root = write_cohort(tmp_path / "data")
     config = TestConfig(root_path=root, exp="run", num_classes=3).resolve({})
     names = [f"train{i}" for i in range(6)]
-    alone, together = (
-        list(VolumeTester(LoadedModel(None, config, by_brightness), None, threads)(names)) for threads in (0, 3)
-    )
+    model = LoadedModel(None, config, by_brightness)
+    alone, together = (list(evaluate_volumes(model, names, None, threads)) for threads in (0, 3))
     assert [tested.name for tested in together] == names
     for one, other in zip(alone, together, strict=True):
-        assert one.cases == other.cases
-        assert len(one.cases) == 2
-        assert one.cases[0].values["dice"] > 0.5
+        assert one.rows == other.rows
+        assert len(one.rows) == 2
+        assert one.rows[0]["dice"] > 0.5
         np.testing.assert_array_equal(one.prediction, other.prediction)

@@ -55,7 +55,7 @@ STAGES = {
     "half an iteration": Stage("torch.optim.SGD.step", 3, "after"),
     "a state half written": Stage("semisam_o1.training.checkpoint.write_bytes", 1, "half", "state.pth"),
     "between a state's two renames": Stage("pathlib.Path.replace", 1, "after", "state_previous.pth"),
-    "validation": Stage("semisam_o1.evaluation.predictor.dice_per_class", 1, "before"),
+    "validation": Stage("semisam_o1.pipeline.run.dice_per_class", 1, "before"),
     "between validation and state": Stage("semisam_o1.training.loss_log.LossLog.pause", 1, "after"),
     "relabeling": Stage("semisam_o1.pipeline.pseudo_labeling.to_prediction", 3, "before"),
     "refinement": Stage("semisam_o1.pipeline.pseudo_labeling.refine", 1, "before"),

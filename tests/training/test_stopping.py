@@ -15,9 +15,9 @@ import train_SemiSAM_O1
 from semisam_o1.core.errors import Interrupted, run_command
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.preflight import check
-from semisam_o1.evaluation import predictor as inference
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.pipeline import pseudo_labeling as labeling
+from semisam_o1.pipeline import run as pipeline_run
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.training import stopping
 from semisam_o1.training.stopping import SIGNALS, StopRequest
@@ -80,7 +80,7 @@ STAGES = {
     "features": (BuiltinFeatures, "__call__"),
     "propagation": (CohortAtlas, "registered"),
     "training": (RoundTrainer, "train_step"),
-    "validation": (inference, "dice_per_class"),
+    "validation": (pipeline_run, "dice_per_class"),
     "relabeling": (Prediction, "from_probabilities"),
     "refinement": (labeling, "refine"),
 }

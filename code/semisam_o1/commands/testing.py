@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import assign, option
 from semisam_o1.core.progress import progress
-from semisam_o1.data.dataset.volumes import Dataset, Volume
+from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.check import check_testing
-from semisam_o1.evaluation.tables import CaseMetrics, as_json, case_metrics, summarize, table, write_csv
+from semisam_o1.evaluation.tables import Row, case_metrics, summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import write_test_predictions
 
@@ -55,6 +55,19 @@ class TestConfig(TrainedConfig):
     def dataset(self) -> Dataset:
         return Dataset(self.root_path, self.image_key or "image", bool(self.binary_label))
 
+    def saved(self, name: str) -> list[Path]:
+        """Return the files of one volume with ``--save_pred``: prediction, image and label."""
+        return [self.save_pred / f"{name}_{kind}.nii.gz" for kind in ("pred", "img", "lab")]
+
+
+class VolumeResult(NamedTuple):
+    """One volume: label maps on the grid of the network's input and on that of the ground truth, and its metrics."""
+
+    name: str
+    prediction: np.ndarray
+    evaluated: np.ndarray
+    rows: list[Row]
+
 
 def test(config: TestConfig) -> dict[str, Any]:
     """Test one checkpoint and return the summary that was printed and written.
@@ -65,7 +78,7 @@ def test(config: TestConfig) -> dict[str, Any]:
     model = load_model(config, distributed.start(resolve_device(config.device)))
     config, dataset = model.config, model.config.dataset
     if config.save_pred is not None:
-        paths = [p for name in dataset.names(config.test_list) for p in _image_paths(config.save_pred, name)]
+        paths = [path for name in dataset.names(config.test_list) for path in config.saved(name)]
         check_outputs(paths, "--save_pred", config.overwrite)
     names = check_testing(dataset, config.test_list, config.num_classes)
     truth = None if config.truth is None else _truth_dataset(config, names)
@@ -73,58 +86,42 @@ def test(config: TestConfig) -> dict[str, Any]:
         where = f"{len(names)} volumes of {dataset.root / config.test_list}"
         print(f"testing {model.trained.checkpoint} on {where}: {model}")
     threads = distributed.from_main(distributed.cpu_threads() if model.predictor.device.type == "cuda" else 0)
-    results = progress(VolumeTester(model, truth, threads)(names), "testing", len(names))
+    results = progress(evaluate_volumes(model, names, truth, threads), "testing", len(names))
     if distributed.is_main():
         return _write_results(model, truth, results)
-    return summarize([case for result in results for case in result.cases])
+    return summarize([row for result in results for row in result.rows])
 
 
-@dataclass(frozen=True)
-class TestResult:
-    """Prediction and metrics of one volume.
-
-    Attributes:
-        prediction: label map on the grid of the network's input.
-        evaluated: label map on the grid of the ground truth.
-        cases: metrics per foreground class.
-    """
-
-    __test__ = False
-
-    name: str
-    prediction: np.ndarray
-    evaluated: np.ndarray
-    cases: list[CaseMetrics]
-
-
-class VolumeTester:
-    """Predicts and evaluates volumes, distributed over the ranks.
+def evaluate_volumes(
+    model: LoadedModel[TestConfig], names: Sequence[str], truth: Dataset | None, threads: int
+) -> Iterator[VolumeResult]:
+    """Predict and evaluate volumes, distributed over the ranks; yield the results in order, on every rank.
 
     Args:
         truth: dataset of the ground truth on the original grids; None for the labels of the tested dataset.
         threads: number of threads per rank. With a GPU, several let the metrics of some volumes be computed while the
             next ones are predicted; on a CPU (0), prediction keeps all cores busy.
     """
+    predicting = Lock()
 
-    def __init__(self, model: LoadedModel[TestConfig], truth: Dataset | None, threads: int):
-        self.model, self.truth, self.threads = model, truth, threads
-        self._predicting = Lock()
+    def evaluate(name: str) -> VolumeResult:
+        volume = model.config.dataset.load(name)
+        with predicting:
+            probabilities = model.probabilities(volume.image)
+        prediction = evaluated = model.label_map(probabilities)
+        if truth is not None:
+            evaluated = model.label_map(to_original_grid(probabilities, volume))
+            volume = truth.load(name)
+            if volume.label.shape != evaluated.shape:
+                raise InputError(
+                    f"{truth.path(name)} has {volume.label.shape} voxels, the scan that {name} was prepared from "
+                    f"{evaluated.shape}; prepare --truth without --spacing, --crop and --orientation"
+                )
+        return VolumeResult(name, prediction, evaluated, case_metrics(volume, evaluated, model.config.num_classes))
 
-    def __call__(self, names: Sequence[str]) -> Iterator[TestResult]:
-        """Yield the results in order, on every rank."""
-        chunk = distributed.world_size() * max(1, 4 * self.threads)
-        for first in range(0, len(names), chunk):
-            yield from distributed.share_out(self.test_volume, names[first : first + chunk], threads=self.threads)
-
-    def test_volume(self, name: str) -> TestResult:
-        volume = self.model.config.dataset.load(name)
-        with self._predicting:
-            probabilities = self.model.probabilities(volume.image)
-        prediction = evaluated = self.model.label_map(probabilities)
-        if self.truth is not None:
-            evaluated = self.model.label_map(to_original_grid(probabilities, volume))
-            volume = _truth_volume(self.truth, name, evaluated.shape)
-        return TestResult(name, prediction, evaluated, case_metrics(volume, evaluated, self.model.config.num_classes))
+    chunk = distributed.world_size() * max(1, 4 * threads)
+    for first in range(0, len(names), chunk):
+        yield from distributed.share_out(evaluate, names[first : first + chunk], threads=threads)
 
 
 def _truth_dataset(config: TestConfig, names: Sequence[str]) -> Dataset:
@@ -138,36 +135,38 @@ def _truth_dataset(config: TestConfig, names: Sequence[str]) -> Dataset:
     return truth
 
 
-def _truth_volume(truth: Dataset, name: str, shape: tuple[int, ...]) -> Volume:
-    volume = truth.load(name)
-    if volume.label.shape != shape:
-        raise InputError(
-            f"{truth.path(name)} has {volume.label.shape} voxels, the scan that {name} was prepared from {shape}; "
-            "prepare --truth without --spacing, --crop and --orientation"
-        )
-    return volume
-
-
 def _write_results(
-    model: LoadedModel[TestConfig], truth: Dataset | None, results: Iterator[TestResult]
+    model: LoadedModel[TestConfig], truth: Dataset | None, results: Iterable[VolumeResult]
 ) -> dict[str, Any]:
     """Write predictions and metrics as they come in, print the table, and return the summary."""
     config, folder = model.config, RunFolder(model.trained.folder, model.config.model)
-    cases: list[CaseMetrics] = []
+    rows: list[Row] = []
     with write_test_predictions(folder.test_predictions) as add:  # for the report
         for result in results:
             add(result.name, result.prediction)
-            cases += result.cases
+            rows += result.rows
             if config.save_pred is not None:
                 volume = (truth or config.dataset).load(result.name)
                 arrays = (result.evaluated, volume.image, volume.label)
-                for path, array in zip(_image_paths(config.save_pred, result.name), arrays, strict=True):
+                for path, array in zip(config.saved(result.name), arrays, strict=True):
                     write_image(path, array, volume.geometry)
-        summary = summarize(cases)
+        summary = summarize(rows)
         print(table(summary))
-        content = as_json(cases, summary, _test_settings(model, truth))
+        content = {
+            "checkpoint": str(model.trained.checkpoint),
+            "root_path": str(config.root_path),
+            "test_list": config.test_list,
+            "patch_size": list(config.patch_size),
+            "stride": [config.stride_xy, config.stride_xy, config.stride_z],
+            "truth": None if truth is None else str(truth.root),
+            "largest_component": config.largest_component,
+            "precision": model.predictor.precision,
+            "device": model.predictor.device.type,
+            "summary": summary,
+            "per_case": rows,
+        }
         _keep_earlier_results(folder, content)
-    write_csv(folder.test_table, cases)
+    write_csv(folder.test_table, rows)
     write_json(folder.test_metrics, content)
     print(f"written: {folder.test_table} and {folder.test_metrics.name}")
     if config.save_pred is not None:
@@ -175,39 +174,19 @@ def _write_results(
     return summary
 
 
-def _test_settings(model: LoadedModel[TestConfig], truth: Dataset | None) -> dict[str, Any]:
-    config = model.config
-    return {
-        "checkpoint": str(model.trained.checkpoint),
-        "root_path": str(config.root_path),
-        "test_list": config.test_list,
-        "patch_size": list(config.patch_size),
-        "stride": [config.stride_xy, config.stride_xy, config.stride_z],
-        "truth": None if truth is None else str(truth.root),
-        "largest_component": config.largest_component,
-        "precision": model.predictor.precision,
-        "device": model.predictor.device.type,
-    }
-
-
-def _image_paths(folder: Path, name: str) -> list[Path]:
-    """Return the files of one volume with ``--save_pred``: prediction, image and label."""
-    return [folder / f"{name}_{kind}.nii.gz" for kind in ("pred", "img", "lab")]
-
-
 def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> None:
     """Rename the files of an earlier test with other results: test_metrics_1.json and so on."""
     if not folder.test_metrics.is_file():
         return
     with contextlib.suppress(ValueError):  # a damaged file is renamed, too
-        if json.loads(folder.test_metrics.read_text(encoding="utf-8")) == json.loads(json.dumps(content)):
+        if json.loads(folder.test_metrics.read_text(encoding="utf-8")) == content:
             return
-
-    def numbered(path: Path, number: int) -> Path:
-        return path.with_name(f"{path.stem}_{number}{path.suffix}")
-
-    free = next(number for number in itertools.count(1) if not numbered(folder.test_metrics, number).exists())
-    for path in (folder.test_metrics, folder.test_table, folder.test_predictions):
+    files = (folder.test_metrics, folder.test_table, folder.test_predictions)
+    for number in itertools.count(1):
+        kept = [path.with_name(f"{path.stem}_{number}{path.suffix}") for path in files]
+        if not kept[0].exists():
+            break
+    for path, other in zip(files, kept, strict=True):
         if path.exists():
-            path.replace(numbered(path, free))
-    print(f"the earlier test has other results, kept as {numbered(folder.test_metrics, free)}")
+            path.replace(other)
+    print(f"the earlier test has other results, kept as {kept[0]}")

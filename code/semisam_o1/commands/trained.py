@@ -14,7 +14,7 @@ from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_1, Config, Range, check_ranges, option, patch_faults
 from semisam_o1.core.memory import configure_allocator
-from semisam_o1.evaluation.predictor import Predictor
+from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS, build_network
 from semisam_o1.refinement.pseudo_labels import largest_components

@@ -1,7 +1,8 @@
-"""Sliding-window inference: validation, pseudo-labels, testing and prediction all use it."""
+"""Sliding-window inference, and a network applied to whole volumes by it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from semisam_o1.core.batching import OutOfMemorySafeBatcher
 from semisam_o1.data.dataset.geometry import centered_padding
+from semisam_o1.networks.unet3d import UNet3D
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
@@ -83,3 +85,30 @@ def _sum_of_windows(
 
 def _per_axis(value: int | Sequence[int]) -> tuple[int, int, int]:
     return (int(value),) * 3 if np.ndim(value) == 0 else tuple(int(v) for v in value)
+
+
+class Predictor:
+    """Maps a volume (W, H, D) to class probabilities (C, W, H, D) float32, on the network's device if they fit there.
+
+    Args:
+        network: the network on its device; it is put into eval mode.
+        patch_size, stride: of the sliding window, per axis; a stride beyond the patch is cut to it.
+        precision: 'fp32' or 'bf16' (the network's convolutions; the softmax stays in float32).
+    """
+
+    def __init__(self, network: UNet3D, patch_size: Sequence[int], stride: Sequence[int], precision: str):
+        self.network = network.eval()
+        self.patch_size = tuple(patch_size)
+        self.stride = tuple(min(s, p) for s, p in zip(stride, patch_size, strict=True))
+        self.device = next(network.parameters()).device
+        self.precision = precision
+
+    def __call__(self, volume: Tensor) -> Tensor:
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # then its windows are moved one by one
+            volume = volume.to(self.device)
+        return sliding_window(volume, self._probabilities, self.patch_size, self.stride)
+
+    def _probabilities(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.network.logits(windows).softmax(1)

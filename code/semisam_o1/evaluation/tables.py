@@ -1,11 +1,10 @@
-"""Test metrics per case and class, their summary, and both as text, CSV and JSON."""
+"""Test metrics per case and class, their summary, and both as text and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.dataset.volumes import Volume
-from semisam_o1.evaluation.metrics import METRICS, segmentation_metrics
+from semisam_o1.evaluation.metrics import segmentation_metrics
 
 HEADINGS = {
     "dice": "Dice",
@@ -24,54 +23,50 @@ HEADINGS = {
     "hd95_mm": "95HD [mm]",
     "asd_mm": "ASD [mm]",
 }
+Row = dict[str, Any]  # metrics of one case and foreground class, as they stand in files
 
 
-@dataclass(frozen=True)
-class CaseMetrics:
-    """Metrics of one case and foreground class.
+def case_metrics(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[Row]:
+    """Compare a label map (W, H, D) with the label of its volume.
 
-    Attributes:
-        values: dice, jaccard, hd95 and asd (in voxels), and hd95_mm and asd_mm where the spacing is known.
-        empty: whether prediction or label has no voxel of the class, so that the metrics follow a convention.
+    Returns:
+        A row per foreground class: name, class, the metrics of ``HEADINGS`` (those in mm where the spacing is known),
+        and empty: whether prediction or label has no voxel of the class, so that the metrics follow a convention.
     """
-
-    name: str
-    label: int
-    values: dict[str, float]
-    empty: bool
-
-
-def case_metrics(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[CaseMetrics]:
-    """Compare a label map (W, H, D) with the label of its volume, class by class."""
-    cases = []
+    rows = []
     for c in range(1, num_classes):
         predicted, truth = prediction == c, volume.label == c
         values = segmentation_metrics(predicted, truth)
         if volume.geometry.known:
             in_mm = segmentation_metrics(predicted, truth, volume.geometry.spacing)
             values |= {"hd95_mm": in_mm["hd95"], "asd_mm": in_mm["asd"]}
-        cases.append(CaseMetrics(volume.name, c, values, not (predicted.any() and truth.any())))
-    return cases
+        empty = not (predicted.any() and truth.any())
+        rows.append({"name": volume.name, "class": c, **values, "empty": empty})
+    return rows
 
 
-def summarize(cases: Sequence[CaseMetrics]) -> dict[str, Any]:
+def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Return mean and standard deviation over cases, per class and overall (of every case's mean over classes)."""
     classes = {}
-    for c in sorted({case.label for case in cases}):
-        of_class = [case for case in cases if case.label == c]
-        statistics = _statistics([case.values for case in of_class])
-        classes[str(c)] = {**statistics, "empty": sum(case.empty for case in of_class)}
+    for c in sorted({row["class"] for row in rows}):
+        of_class = [row for row in rows if row["class"] == c]
+        classes[str(c)] = {**_statistics(of_class), "empty": sum(row["empty"] for row in of_class)}
     means = []
-    for name in dict.fromkeys(case.name for case in cases):
-        columns = _columns([case.values for case in cases if case.name == name])
-        means.append({key: float(np.mean(values)) for key, values in columns.items()})
-    empty = sum(case.empty for case in cases)
+    for name in dict.fromkeys(row["name"] for row in rows):
+        statistics = _statistics([row for row in rows if row["name"] == name])
+        means.append({key: value["mean"] for key, value in statistics.items()})
+    empty = sum(row["empty"] for row in rows)
     return {"cases": len(means), "empty": empty, "classes": classes, "overall": _statistics(means)}
+
+
+def _statistics(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    columns = {key: [row[key] for row in rows if key in row] for key in HEADINGS}
+    return {key: {"mean": float(np.mean(v)), "std": float(np.std(v))} for key, v in columns.items() if v}
 
 
 def table(summary: dict[str, Any]) -> str:
     """Return the printed table: mean ± standard deviation over cases, per class and overall."""
-    keys = [key for key in HEADINGS if key in METRICS or key in summary["overall"]]
+    keys = [key for key in HEADINGS if key in summary["overall"]]
     rows = [["class", *(HEADINGS[key] for key in keys)] + ["empty"] * (summary["empty"] > 0)]
     for label, statistics in [*summary["classes"].items(), ("all", summary["overall"])]:
         cells = [f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys]
@@ -86,29 +81,10 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join([*text_table(rows), note])
 
 
-def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write a row per case and class."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["name", "class", *HEADINGS, "empty"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**_row(case), "empty": int(case.empty)} for case in cases)
+    writer.writerows({**row, "empty": int(row["empty"])} for row in rows)
     write_text(path, text.getvalue())
-
-
-def as_json(cases: Sequence[CaseMetrics], summary: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of test_metrics.json: settings of the test, summary, and metrics per case and class."""
-    return {**context, "summary": summary, "per_case": [_row(case) for case in cases]}
-
-
-def _row(case: CaseMetrics) -> dict[str, Any]:
-    return {"name": case.name, "class": case.label, **case.values, "empty": case.empty}
-
-
-def _columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: [row[key] for row in rows if key in row] for key in keys}
-
-
-def _statistics(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    columns = _columns(rows)
-    return {key: {"mean": float(np.mean(values)), "std": float(np.std(values))} for key, values in columns.items()}

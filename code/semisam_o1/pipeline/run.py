@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +23,8 @@ from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
-from semisam_o1.evaluation.predictor import Predictor, mean_dice
+from semisam_o1.evaluation.metrics import dice_per_class
+from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.features.extract import FEATURE_SETS, CohortAccess, FeatureSet, extract_features
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
@@ -149,9 +151,14 @@ class Run:
         return trainer.run()
 
     def validate(self, network: nn.Module) -> list[float]:
-        """Return the validation Dice of every foreground class."""
+        """Return the mean Dice of every foreground class over the validation volumes, distributed over the ranks."""
         predictor, store = self.predictor(network), self.volumes.store
-        return mean_dice(predictor, self.volumes.cohort.validation, store.image, store.label, self.config.num_classes)
+
+        def score(name: str) -> list[float]:
+            prediction = predictor(store.image(name)).argmax(0)
+            return dice_per_class(prediction, store.label(name).to(prediction.device), self.config.num_classes)
+
+        return np.mean(distributed.share_out(score, self.volumes.cohort.validation), axis=0).tolist()
 
     def predictor(self, network: nn.Module) -> Predictor:
         return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)
