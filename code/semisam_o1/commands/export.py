@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from semisam_o1.commands.trained import find_best_round
+from semisam_o1.commands.trained import describe_best
 from semisam_o1.core.atomic_io import replacing
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.progress import progress
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume
+from semisam_o1.data.dataset.volumes import Geometry, Volume
 from semisam_o1.data.preparation.formats import SUFFIXES, stem
 from semisam_o1.data.preparation.grid import resample, resample_label
-from semisam_o1.runs.find import TrainedModel
-from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import open_round
+from semisam_o1.runs.records import best_round, open_round
+from semisam_o1.runs.results import RunResults
 
 # Formats with a separate data file are written in their single-file form.
 SINGLE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
@@ -89,28 +89,19 @@ def to_original_grid(probabilities: np.ndarray, volume: Volume) -> np.ndarray:
     return result
 
 
-def export_cohort(run: TrainedModel, root: Path | None, folder: Path, overwrite: bool = False) -> list[Path]:
+def export_cohort(run: RunResults, root: Path | None, folder: Path, overwrite: bool = False) -> list[Path]:
     """Write the labels of all scans of train.txt after the run's best round, the user's own labels among them.
 
     Args:
-        run: the training run; its checkpoint is not needed.
         root: dataset folder, None for the one that the run was trained on.
         folder: folder for the label maps.
 
     Raises:
         InputError: if labels and scans cannot be read or do not belong together; no file was written then.
     """
-    arguments = run.arguments
-    if not arguments:
-        raise InputError(f"{run.folder} holds no args.json, so the run's scans are not known; use --scans")
-    dataset = Dataset(Path(root or arguments["root_path"]), arguments["image_key"], arguments["binary_label"])
-    run_folder = RunFolder(run.folder, run.model)
-    best = find_best_round(run_folder)
-    if best is None:
-        raise InputError(f"{run_folder.labels} holds no finished round; train first")
-    record, description = best
+    dataset = replace(run.dataset, root=root) if root else run.dataset
     names = dataset.names("train.txt")
-    with open_round(run_folder.pseudo_labels(record.round)) as labels:
+    with open_round(run.folder.pseudo_labels(best_round(run.records).round)) as labels:
         missing = [name for name in names if name not in labels.names]
         if missing:
             raise InputError(
@@ -128,6 +119,6 @@ def export_cohort(run: TrainedModel, root: Path | None, folder: Path, overwrite:
                     f"{header.grid.size}; the scans were prepared again since the run, so train again"
                 )
             write_image(path, resample_label(label, header.grid, original), original.geometry)
-    own = arguments["labeled_num"]
-    print(f"{labels.path}: {description}; the labels of {len(paths)} scans, {own} of them your own")
+    own = run.arguments["labeled_num"]
+    print(f"{labels.path}: {describe_best(run.records)}; the labels of {len(paths)} scans, {own} of them your own")
     return paths

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from semisam_o1.commands.export import check_outputs, export_cohort, export_path, to_original_grid, write_image
-from semisam_o1.commands.trained import LoadedModel, TrainedConfig, find_best_round, load_model
+from semisam_o1.commands.trained import LoadedModel, TrainedConfig, describe_best, load_model
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, listed, raise_faults
 from semisam_o1.core.flags import assign, option
@@ -19,8 +19,10 @@ from semisam_o1.data.preparation.formats import SUFFIXES, is_dicom_folder, stem
 from semisam_o1.data.preparation.scans import header_faults, read_and_prepare
 from semisam_o1.data.preparation.settings import Preparation, read_preparation
 from semisam_o1.data.preparation.sources import ScanFiles, find_folder
-from semisam_o1.runs.find import TrainedModel, find_trained
+from semisam_o1.runs.find import TrainedModel
 from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import read_records
+from semisam_o1.runs.results import read_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,8 @@ class PredictConfig(TrainedConfig):
             assign(self, ckpt=str(Path(self.ckpt).expanduser().resolve()))
         super().__post_init__()
 
-    def _faults(self) -> list[str]:
-        faults = super()._faults()
+    def faults(self) -> list[str]:
+        faults = super().faults()
         if self.exp is None and self.ckpt is None:
             faults.append("--exp is missing; name the experiment, or a checkpoint with --ckpt")
         if self.cohort == bool(self.scans):
@@ -70,10 +72,10 @@ def predict(config: PredictConfig) -> list[Path]:
     """
     if config.cohort:
         try:  # labels exist before the first checkpoint does
-            run = _find_run(config, config.ckpt or "args.json")
+            run = config.find(config.ckpt or "args.json")
         except InputError:
-            run = _find_run(config, config.ckpt)
-        outputs = export_cohort(run, config.root_path, config.out, config.overwrite)
+            run = config.find(config.ckpt)
+        outputs = export_cohort(read_run(run.folder), config.root_path, config.out, config.overwrite)
     else:
         outputs = predict_scans(config)
     print(
@@ -81,10 +83,6 @@ def predict(config: PredictConfig) -> list[Path]:
         "ITK-SNAP or 3D Slicer"
     )
     return outputs
-
-
-def _find_run(config: PredictConfig, file: str | None) -> TrainedModel:
-    return find_trained(config.exp or "", config.model, file, config.backbone, config.labeled_num)
 
 
 def predict_scans(config: PredictConfig) -> list[Path]:
@@ -95,7 +93,10 @@ def predict_scans(config: PredictConfig) -> list[Path]:
     raise_faults([fault for scan in scans for fault in header_faults(scan, settings.channel)], "scans cannot be used")
     outputs = [export_path(config.out, scan.name, scan.image) for scan in scans]
     check_outputs(outputs, "--out", config.overwrite)
-    print(f"{_describe_checkpoint(model.trained)}: {model}; scans are treated as {treatment}")
+    checkpoint, folder = model.trained.checkpoint, RunFolder(model.trained.folder, model.trained.model)
+    records = read_records(folder) if checkpoint == folder.best_model else []
+    origin = f" ({describe_best(records)})" if len(records) > 1 else ""
+    print(f"{checkpoint}{origin}: {model}; scans are treated as {treatment}")
     for scan, path in zip(progress(scans, "predicting", unit="scan"), outputs, strict=True):
         _, volume = read_and_prepare(scan, settings)
         probabilities = to_original_grid(model.probabilities(volume.image), volume)
@@ -103,13 +104,6 @@ def predict_scans(config: PredictConfig) -> list[Path]:
             target = export_path(config.out, scan.name, scan.image, kind) if kind else path
             write_image(target, array, volume.original.geometry)
     return outputs
-
-
-def _describe_checkpoint(trained: TrainedModel) -> str:
-    """Return the checkpoint's path, with the round that it comes from if it is the best model of a run."""
-    folder = RunFolder(trained.folder, trained.model)
-    best = find_best_round(folder) if trained.checkpoint == folder.best_model else None
-    return f"{trained.checkpoint} ({best[1]})" if best and best[0].trained else str(trained.checkpoint)
 
 
 def _output_maps(model: LoadedModel[PredictConfig], probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -131,10 +125,10 @@ def _output_maps(model: LoadedModel[PredictConfig], probabilities: np.ndarray) -
 def find_preparation(config: PredictConfig, trained: TrainedModel) -> tuple[Preparation, str]:
     """Return the preparation of the training data, and how to announce it: 'scans are treated as ...'."""
     if config.preparation is not None:
-        if (preparation := read_preparation(config.preparation)) is None:
-            missing = f"--preparation {config.preparation} is missing"
-            raise InputError(f"{missing}; prepare_data.py writes it into the dataset folder")
-        return preparation, f"{config.preparation} says"
+        path, preparation = config.preparation, read_preparation(config.preparation)
+        if preparation is None:
+            raise InputError(f"--preparation {path} is missing; prepare_data.py writes it into the dataset folder")
+        return preparation, f"{path} says"
     if trained.preparation is not None:
         source = trained.folder / "args.json"
         return Preparation.from_json(trained.preparation, str(source)), "the training data were"

@@ -14,7 +14,7 @@ from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.core.flags import add_flags, check_ranges, option
+from semisam_o1.core.flags import CommandConfig, add_flags, option
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation import sources
 from semisam_o1.data.preparation.convert import Conversion, convert
@@ -46,47 +46,25 @@ CHECKPOINT = PROJECT_ROOT / "pretrained_ckpt" / "sam_med3d_turbo.pth"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonOptions:
-    """Flags of every layout, beside those of the preparation itself."""
+class PrepareConfig(ListOptions, Conversion, CommandConfig):
+    """Everything that ``prepare_data.py`` can be told."""
 
+    layout: str  # one of LAYOUTS
+    source: Path
+    crop_table: Path | None = None  # CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'
+    source_spacing: tuple[float, ...] = option(
+        (0.625, 0.625, 0.625), "spacing of the copy, used with --spacing", type=spacing_mm, metavar="MM"
+    )
+    modality: str = option("flair", "image of each scan to use", choices=tuple(sources.BRATS_MODALITIES))
     label_map: Sequence[str] = option(
         (), "rename label values; others stay, or become 0 with other=0", action="append", metavar="3=1,4=2"
     )
     labels: Sequence[str] = option(
         (), "only for nifti: folder with label maps of the same names", action="append", metavar="DIR"
     )
-    debug: bool = option(False, "show where an error came from", action="store_true")
 
-
-@dataclass(frozen=True, kw_only=True)
-class LaOptions:
-    """Flags of the LA copy, which does not state its spacing."""
-
-    source_spacing: tuple[float, ...] = option(
-        (0.625, 0.625, 0.625), "spacing of the copy, used with --spacing", type=spacing_mm, metavar="MM"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BratsOptions:
-    """Flags of BraTS releases."""
-
-    modality: str = option("flair", "image of each scan to use", choices=tuple(sources.BRATS_MODALITIES))
-
-
-OPTIONS = {"la": (LaOptions,), "nifti": (ListOptions,), "nnunet": (ListOptions,), "brats": (ListOptions, BratsOptions)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions, Conversion):
-    """Everything that ``prepare_data.py`` can be told."""
-
-    layout: str  # one of LAYOUTS
-    source: Path
-    crop_table: Path | None = None  # CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'
-
-    def __post_init__(self) -> None:
-        faults = self.faults()
+    def faults(self) -> list[str]:
+        faults = super().faults()
         if any(re.match(r"\s*(\d+|other)\s*=", text) for text in self.labels):
             faults.append(f"--labels {' '.join(self.labels)}: label values are renamed with --label_map")
         elif self.labels and self.layout != "nifti":
@@ -95,7 +73,7 @@ class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions, Convers
             faults.append(f"--labels names two folders ({', '.join(self.labels)}); give one")
         elif self.layout == "nifti" and self.template is not None and not self.labels:
             faults.append(f"--template {self.template} needs a label; give --labels the folder that holds it")
-        check_ranges(self, faults)
+        return faults
 
     def find(self) -> FoundScans:
         """Return the scans of the source."""
@@ -108,6 +86,15 @@ class PrepareConfig(ListOptions, LaOptions, BratsOptions, CommonOptions, Convers
         else:
             found = sources.find_folder(self.source, Path(self.labels[0]) if self.labels else None)
         return found if self.crop_table is None else sources.with_bounds(found, self.crop_table)
+
+
+# Flags that a layout does not have: the LA copy has standard lists, and it alone does not state its spacing.
+NOT_FOR = {
+    "la": ("modality", *(field.name for field in dataclasses.fields(ListOptions))),
+    "nifti": ("modality", "source_spacing"),
+    "nnunet": ("modality", "source_spacing"),
+    "brats": ("source_spacing",),
+}
 
 
 def parse_arguments(argv: Sequence[str] | None, description: str) -> PrepareConfig:
@@ -129,8 +116,7 @@ def parse_arguments(argv: Sequence[str] | None, description: str) -> PrepareConf
         optional = {"nargs": "?", "default": STANDARD_LA} if layout == "la" else {}
         command.add_argument("destination", type=Path, metavar="DST", help="dataset folder to write", **optional)
         add_flags(command.add_argument_group("the grid and the values"), Preparation)
-        for options in (*OPTIONS[layout], CommonOptions, Conversion):
-            add_flags(command, options)
+        add_flags(command, PrepareConfig, NOT_FOR[layout])
     given = vars(parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv)))
     preparation = _preparation(given)
     return PrepareConfig(preparation=preparation, **given)

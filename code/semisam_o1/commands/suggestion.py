@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, raise_faults
-from semisam_o1.core.flags import AT_LEAST_1, assign, check_ranges, option
+from semisam_o1.core.flags import AT_LEAST_1, DeviceConfig, assign, option
 from semisam_o1.core.progress import progress
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.dataset.cache import ArrayCache
@@ -25,7 +24,7 @@ from semisam_o1.runs.results import RunResults, read_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuggestConfig:
+class SuggestConfig(DeviceConfig):
     """Arguments of ``suggest_template.py``."""
 
     root: Path | None = option(
@@ -38,23 +37,15 @@ class SuggestConfig:
     )
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint")
     image_key: str = option("image", "HDF5 dataset that holds the image")
-    device: str = option("auto", "auto: cuda where available, else cpu", choices=("auto", "cuda", "cpu"))
     top: int = option(10, "number of scans shown", within=AT_LEAST_1, metavar="N")
-    debug: bool = option(False, "show tracebacks", action="store_true")
 
     def __post_init__(self) -> None:
         assign(self, sam_ckpt=find_checkpoint(self.sam_ckpt))
+        super().__post_init__()
+
+    def faults(self) -> list[str]:
         neither_or_both = (self.root is None) == (self.run is None)
-        check_ranges(
-            self, ["give either ROOT, a dataset folder, or --run, a run that is finished"] if neither_or_both else []
-        )
-
-
-class NextScans(NamedTuple):
-    """The unlabeled scans of a run, ranked by how well they represent the uncertain ones, and their mean entropies."""
-
-    ranking: list[Candidate]
-    uncertainty: dict[str, float]
+        return ["give either ROOT, a dataset folder, or --run, a run that is finished"] if neither_or_both else []
 
 
 def suggest(config: SuggestConfig) -> None:
@@ -71,24 +62,17 @@ def suggest(config: SuggestConfig) -> None:
         print(f"{len(ranking)} scans of {dataset.root / config.list}, {features} features")
         print(table(ranking, config.top))
         print(f"suggested template: {ranking[0].name}")
-        print(
-            f"label it, then: python code/prepare_data.py nifti --images … --labels … --template {ranking[0].name} "
-            f"--overwrite {dataset.root}"
-        )
-    else:
-        results = read_run(config.run)
-        features = config.features or results.arguments["features"]
-        ranking, uncertainty = rank_next(results, features, config.sam_ckpt, device)
-        print(
-            f"{len(ranking)} unlabeled scans after round {results.records[-1].round} of {results.folder.path}; the "
-            "others count by their uncertainty"
-        )
-        print(table(ranking, config.top, uncertainty))
-        print(f"label next: {ranking[0].name}")
-        print(
-            f"put it second in {results.dataset.root / 'train.txt'}, give its file the label, and train with "
-            f"--labeled_num {results.arguments['labeled_num'] + 1}"
-        )
+        preparation = f"prepare_data.py nifti --images … --labels … --template {ranking[0].name}"
+        print(f"label it, then: python code/{preparation} --overwrite {dataset.root}")
+        return
+    run = read_run(config.run)
+    ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)
+    where = f"round {run.records[-1].round} of {run.folder.path}"
+    print(f"{len(ranking)} unlabeled scans after {where}; the others count by their uncertainty")
+    print(table(ranking, config.top, uncertainty))
+    print(f"label next: {ranking[0].name}")
+    train_list, labeled = run.dataset.root / "train.txt", run.arguments["labeled_num"]
+    print(f"put it second in {train_list}, give its file the label, and train with --labeled_num {labeled + 1}")
 
 
 def rank_templates(dataset: Dataset, list_name: str, features: str, checkpoint: Path, device: str) -> list[Candidate]:
@@ -106,8 +90,10 @@ def rank_templates(dataset: Dataset, list_name: str, features: str, checkpoint: 
     return rank(cohort_distances(dataset, names, features, checkpoint, device))
 
 
-def rank_next(results: RunResults, features: str, checkpoint: Path, device: str) -> NextScans:
-    """Rank the unlabeled scans of a run as the next one to label.
+def rank_next(
+    results: RunResults, features: str, checkpoint: Path, device: str
+) -> tuple[list[Candidate], dict[str, float]]:
+    """Rank the unlabeled scans of a run as the next one to label, and return their mean entropies, too.
 
     A scan's distances to the others are weighted with the uncertainty of those. Its own uncertainty does not count: odd
     and noisy scans are uncertain, and make poor templates.
@@ -129,7 +115,7 @@ def rank_next(results: RunResults, features: str, checkpoint: Path, device: str)
     if len(unlabeled) < 2:
         raise InputError(f"{results.folder.path} has one unlabeled scan only; there is nothing to choose from")
     distances = cohort_distances(results.dataset, unlabeled, features, checkpoint, device)
-    return NextScans(rank(distances, uncertainty), uncertainty)
+    return rank(distances, uncertainty), uncertainty
 
 
 def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:

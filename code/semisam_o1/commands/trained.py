@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -12,30 +12,23 @@ import torch
 
 from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.flags import AT_LEAST_1, Config, Range, check_ranges, option, patch_faults
+from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option, patch_faults
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS, build_network
+from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.find import TrainedModel, find_trained
-from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, best_round, read_records
+from semisam_o1.runs.records import RoundRecord, best_round
 from semisam_o1.training.checkpoint import load_weights
 
-# Values of flags that neither the user nor the training run states.
-DEFAULTS = {
-    "model": "unet_3D",
-    "num_classes": 2,
-    "patch_size": (128, 128, 128),
-    "image_key": "image",
-    "binary_label": False,
-    "largest_component": False,
-}
+# Flags that keep the value of the training run, or the default of training where that is not known.
+AS_TRAINED = ("model", "num_classes", "patch_size", "image_key", "binary_label", "largest_component")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedConfig:
+class TrainedConfig(DeviceConfig):
     """Flags of every command that uses a trained model; None stands for the value in training."""
 
     exp: str | None = option(None, "a folder below model/, or the experiment name that training was given")
@@ -58,27 +51,26 @@ class TrainedConfig:
     largest_component: bool | None = option(
         None, "keep only the largest connected component of each class (default: as trained, else off)"
     )
-    device: str = option("auto", "auto: cuda where available, else cpu", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
     )
-    debug: bool = option(False, "show tracebacks")
 
-    def __post_init__(self) -> None:
-        check_ranges(self, self._faults())
-
-    def _faults(self) -> list[str]:
-        """Return the contradictions between flags, a sentence each."""
+    def faults(self) -> list[str]:
         return [] if self.patch_size is None else patch_faults(self.patch_size)
 
+    def find(self, file: str | None) -> TrainedModel:
+        """Return the run that the flags name, by a file in its folder; raises InputError if there is none."""
+        return find_trained(self.exp or "", self.model, file, self.backbone, self.labeled_num)
+
     def resolve(self: Config, trained: Mapping[str, Any]) -> Config:
-        """Complete the open values from the arguments of the training run (may be empty), else with the defaults.
+        """Complete the open values from the arguments of the training run, which may be empty.
 
         Raises:
             InputError: if a resulting value cannot be used.
         """
-        values = {name: trained.get(name, default) for name, default in DEFAULTS.items()}
-        values |= {name: getattr(self, name) for name in DEFAULTS if getattr(self, name) is not None}
+        values = {name: getattr(self, name) for name in AS_TRAINED}
+        for name in (name for name, value in values.items() if value is None):
+            values[name] = trained.get(name, getattr(TrainConfig, name))
         try:
             values["patch_size"] = tuple(map(int, values["patch_size"]))
             values["num_classes"] = int(values["num_classes"])
@@ -131,7 +123,7 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
         InputError: if there is no such checkpoint, or it does not fit the network.
     """
     configure_allocator(device.type)
-    trained = find_trained(config.exp or "", config.model, config.ckpt, config.backbone, config.labeled_num)
+    trained = config.find(config.ckpt)
     config = config.resolve({**trained.arguments, "model": trained.model})
     network = build_network(config.model, config.num_classes)
     load_weights(network, trained.checkpoint)
@@ -140,12 +132,9 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     return LoadedModel(trained, config, Predictor(network.to(device), config.patch_size, stride, precision))
 
 
-def find_best_round(folder: RunFolder) -> tuple[RoundRecord, str] | None:
-    """Return the round whose network is the run's best model and a description; None before round 0 is finished."""
-    records = read_records(folder)
-    if not records:
-        return None
+def describe_best(records: Sequence[RoundRecord]) -> str:
+    """Return the round whose network is the run's best model, and how it scored, from the records of all rounds."""
     best = best_round(records)
     if not best.trained:
-        return best, "round 0, no round of training is finished yet"
-    return best, f"round {best.round} of {records[-1].round}, best validation Dice {best.validation_dice:.3f}"
+        return "round 0, no round of training is finished yet"
+    return f"round {best.round} of {records[-1].round}, best validation Dice {best.validation_dice:.3f}"

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +71,27 @@ OF_TYPE: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommandConfig:
+    """What the configurations of all commands share; faults are raised as InputError when one is made."""
+
+    debug: bool = option(False, "show tracebacks", resume="any", action="store_true")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.faults())
+
+    def faults(self) -> list[str]:
+        """Return the contradictions between flags, a sentence each; their ranges are checked beside."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig(CommandConfig):
+    """The same of commands that compute on a device."""
+
+    device: str = option("auto", "auto: cuda where available, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
+
+
 def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:
     """Let the field ``recipe`` of a dataclass choose other defaults for the fields that are not given.
 
@@ -93,10 +114,14 @@ def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Con
     return decorate
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
-    """Add a flag for every field of a configuration, its own before inherited ones; what is not given stays out."""
+def add_flags(parser: argparse.ArgumentParser, config: type[Any], without: Collection[str] = ()) -> None:
+    """Add a flag for every field of a configuration, its own before inherited ones; what is not given stays out.
+
+    Args:
+        without: names of the fields that are no flags of this parser.
+    """
     order = [name for owner in config.__mro__ for name in inspect.get_annotations(owner)]
-    declared_flags = [item for item in dataclasses.fields(config) if "argparse" in item.metadata]
+    declared_flags = [i for i in dataclasses.fields(config) if "argparse" in i.metadata and i.name not in without]
     for item in sorted(declared_flags, key=lambda item: order.index(item.name)):
         declared = item.metadata["argparse"]
         inferred = {} if "action" in declared else OF_TYPE.get(item.type.removesuffix(" | None"), {})

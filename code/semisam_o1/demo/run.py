@@ -12,7 +12,7 @@ import numpy as np
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
+from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
 from semisam_o1.core.text_table import text_table
 from semisam_o1.demo.phantom import PhantomCohort
 from semisam_o1.drawing.figures import draw_case
@@ -24,8 +24,8 @@ from semisam_o1.report.page import ReportConfig, report
 from semisam_o1.runs.results import RunResults, read_run
 
 
-@dataclass(frozen=True)
-class DemoConfig:
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(CommandConfig):
     """Settings of make_demo.py."""
 
     destination: Path = option(
@@ -37,10 +37,6 @@ class DemoConfig:
     iterations: int = option(320, "iterations per round", metavar="N")
     data_only: bool = option(False, "write the scans and stop", action="store_true")
     overwrite: bool = option(False, "replace other scans in DST, and an earlier run", action="store_true")
-    debug: bool = option(False, "show tracebacks", action="store_true")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def run_demo(config: DemoConfig) -> None:
@@ -53,7 +49,7 @@ def run_demo(config: DemoConfig) -> None:
     train(train_config(root, config.exp, config.iterations, num_rounds=config.rounds, overwrite=config.overwrite))
     test(TestConfig(root_path=root, exp=config.exp, backbone="mt", stride_xy=24, stride_z=16))
     print(compare_with_round0(read_run(config.exp, "mt")))
-    report(ReportConfig(config.exp, "mt"))
+    report(ReportConfig(run=config.exp, backbone="mt"))
     print(f"the whole demo took {(time.monotonic() - started) / 60:.1f} minutes")
 
 

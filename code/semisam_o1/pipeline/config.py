@@ -12,8 +12,8 @@ from semisam_o1.core.flags import (
     AT_LEAST_1,
     POSITIVE,
     SHARE,
+    DeviceConfig,
     assign,
-    check_ranges,
     option,
     patch_faults,
     with_recipes,
@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @with_recipes(RECIPES)
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(TrainingOptions):
+class TrainConfig(TrainingOptions, DeviceConfig):
     """Configuration of ``train_SemiSAM_O1.py``."""
 
     recipe: str = option(
@@ -99,7 +99,6 @@ class TrainConfig(TrainingOptions):
     )
     seed: int = option(1337, "random seed", within=AT_LEAST_0)
     deterministic: int = option(1, "1: the same bits every time; 0: the fastest algorithms of cuDNN", choices=(0, 1))
-    device: str = option("auto", "auto: cuda where available, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto",
         "auto: bf16 where the device computes it natively, else fp32",
@@ -125,7 +124,6 @@ class TrainConfig(TrainingOptions):
     check_only: bool = option(False, "check arguments, data and checkpoint, then exit", resume="any")
     resume: bool = option(False, "continue from the newest state in the run folder", resume="any")
     overwrite: bool = option(False, "delete the content of the run folder and start a new run", resume="any")
-    debug: bool = option(False, "show tracebacks", resume="any")
 
     def __post_init__(self) -> None:
         assign(
@@ -141,6 +139,9 @@ class TrainConfig(TrainingOptions):
         if self.features is None:
             builtin = self.propagation == "atlas" and not self.sam_ckpt.is_file()
             assign(self, features="builtin" if builtin else "sam")
+        super().__post_init__()
+
+    def faults(self) -> list[str]:
         faults = patch_faults(self.patch_size)
         if Path(self.exp).name in ("", ".."):
             faults.append(f"--exp must name a folder, it is {self.exp!r}")
@@ -157,7 +158,7 @@ class TrainConfig(TrainingOptions):
             faults.append("--augmentation template needs registration; leave --registration on")
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite deletes it; use one of the two")
-        check_ranges(self, faults)
+        return faults
 
     @property
     def dataset(self) -> Dataset:

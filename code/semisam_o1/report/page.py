@@ -16,7 +16,7 @@ from PIL import Image
 
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
+from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
 from semisam_o1.core.progress import duration
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.grid import reoriented, resample
@@ -38,18 +38,14 @@ PLANES = (  # name, axes across and down the picture, whether down is reversed, 
 )
 
 
-@dataclass(frozen=True)
-class ReportConfig:
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(CommandConfig):
     """Settings of report.py."""
 
     run: str = option(None, "the run folder, or the name of its experiment", positional=True, metavar="RUN")
     backbone: str | None = option(None, "which run, where several backbones were trained", choices=tuple(METHODS))
     out: Path | None = option(None, "the page (default: report.html in the run folder)", metavar="FILE")
     cases: int = option(60, "cases of each list shown with pictures, the worst ones", within=AT_LEAST_0, metavar="N")
-    debug: bool = option(False, "show tracebacks", action="store_true")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
