@@ -62,7 +62,7 @@ STAGES = {
     "between the weights and the labels of a round": Stage("semisam_o1.pipeline.run.Run.finish_round", 1, "before"),
     "labels half written": Stage("semisam_o1.data.dataset.hdf5.write_bytes", 1, "half", "round1.h5"),
     "between the labels and the tables of a round": Stage("semisam_o1.runs.records.write_json", 1, "before"),
-    "figures": Stage("semisam_o1.drawing.figures.draw_rounds", 1, "before"),
+    "figures": Stage("semisam_o1.drawing.figures.draw_labels", 1, "before"),
 }
 
 

@@ -97,12 +97,11 @@ def predict_scans(config: PredictConfig) -> list[Path]:
     records = read_records(folder) if checkpoint == folder.best_model else []
     origin = f" ({describe_best(records)})" if len(records) > 1 else ""
     print(f"{checkpoint}{origin}: {model}; scans are treated as {treatment}")
-    for scan, path in zip(progress(scans, "predicting", unit="scan"), outputs, strict=True):
+    for scan in progress(scans, "predicting", unit="scan"):
         _, volume = read_and_prepare(scan, settings)
         probabilities = to_original_grid(model.probabilities(volume.image), volume)
         for kind, array in _output_maps(model, probabilities).items():
-            target = export_path(config.out, scan.name, scan.image, kind) if kind else path
-            write_image(target, array, volume.original.geometry)
+            write_image(export_path(config.out, scan.name, scan.image, kind), array, volume.original.geometry)
     return outputs
 
 

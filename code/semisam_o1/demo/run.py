@@ -15,7 +15,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
 from semisam_o1.core.text_table import text_table
 from semisam_o1.demo.phantom import PhantomCohort
-from semisam_o1.drawing.figures import draw_case
+from semisam_o1.drawing.figures import draw_labels
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.run import train
@@ -85,16 +85,22 @@ def compare_with_round0(results: RunResults) -> str:
     template = results.dataset.load(results.dataset.names("train.txt")[0])
     atlas = AtlasPropagation([Template(template.image, template.label)], results.num_classes, registration=False)
     tested = list(results.tested())
-    round0 = [atlas.label(scan.volume.image).label for scan in tested]
-    pairs = zip(tested, round0, strict=True)
-    scores = np.array([dice_per_class(label, scan.volume.label, results.num_classes) for scan, label in pairs])
+    labels = [(scan.volume.label, atlas.label(scan.volume.image).label, scan.labels["prediction"]) for scan in tested]
+    scores = np.array([dice_per_class(round0, truth, results.num_classes) for truth, round0, _ in labels])
+
+    def coronal(array: np.ndarray) -> np.ndarray:
+        return array.transpose(0, 2, 1)[:, ::-1]  # z points up
+
     median = int(np.argsort(scores.mean(axis=1))[len(tested) // 2])
-    path = results.folder.figures / "demo.png"
-    draw_case(tested[median].volume, round0[median], tested[median].labels["prediction"], path)
+    volume, (truth, *others) = tested[median].volume, labels[median]
+    side = ("coronal", coronal(volume.image), coronal(truth), [coronal(label) for label in others])
+    figure = results.folder.figures / "demo.png"
+    draw_labels([(volume.name, volume.image, truth, others), side], ["round 0", "trained"], figure)
 
     summary = results.test["summary"]
-    trained = {str(c): summary["classes"][c] for c in sorted(summary["classes"])} | {"all": summary["overall"]}
+    trained = [*summary["classes"].values(), summary["overall"]]
+    names = [*summary["classes"], "all"]
     rows = [["class", "round 0", "trained"]]
-    for (name, after), before in zip(trained.items(), [*scores.mean(axis=0), scores.mean()], strict=True):
+    for name, before, after in zip(names, [*scores.mean(axis=0), scores.mean()], trained, strict=True):
         rows.append([name, f"{before:.4f}", f"{after['dice']['mean']:.4f}"])
-    return "\n".join([f"mean Dice on {len(tested)} test scans", *text_table(rows), f"figure: {path}"])
+    return "\n".join([f"mean Dice on {len(tested)} test scans", *text_table(rows), f"figure: {figure}"])

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from semisam_o1.core.atomic_io import replacing
-from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.drawing.outlines import gray_values, largest_slice, polygons
 
 # After Okabe and Ito, "Color Universal Design", 2008; darkened or lightened to a contrast of at least 3 with both white
@@ -37,14 +35,17 @@ def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
             figure.savefig(partial, format="png", dpi=110)
 
 
-def draw_rounds(
+def draw_labels(
     rows: Sequence[tuple[str, np.ndarray, np.ndarray | None, Sequence[np.ndarray]]], titles: Sequence[str], path: Path
 ) -> None:
-    """Draw the labels of a few volumes over the rounds, a row per volume; raises WriteError as ``png_figure`` does.
+    """Draw labels of a few volumes, such as those of the rounds, a row per volume.
 
     Args:
-        rows: (name, image (W, H, D), true label or None, label of each round).
-        titles: titles of the rounds' columns.
+        rows: (name, image (W, H, D), true label or None, labels); drawn is the slice along D that shows most of them.
+        titles: titles of the labels' columns.
+
+    Raises:
+        WriteError: as ``png_figure`` does.
     """
     columns = 2 + len(titles)
     with png_figure(path, 2.4 * columns, 2.6 * len(rows)) as figure:
@@ -54,29 +55,11 @@ def draw_rounds(
             short_name = name if len(name) < 24 else f"{name[:21]}…"
             headings = (short_name, "no true label" if truth is None else "true label", *titles)
             for axis, heading, label in zip(line, headings, (None, truth, *labels), strict=True):
-                _show(axis, image[..., z], None if label is None else label[..., z], heading)
-
-
-def draw_case(volume: Volume, round0: np.ndarray, prediction: np.ndarray, path: Path) -> None:
-    """Draw a test case and its label maps (W, H, D) in two planes; raises WriteError as ``png_figure`` does."""
-    columns = {"image": None, "true label": volume.label, "round 0": round0, "trained": prediction}
-    with png_figure(path, 11, 5.6) as figure:
-        for row, normal in zip(figure.subplots(2, 4), (2, 1), strict=True):
-            index = largest_slice(volume.label, normal)
-            image = volume.image.take(index, axis=normal)
-            for axis, (title, label) in zip(row, columns.items(), strict=True):
-                _show(axis, image, None if label is None else label.take(index, axis=normal), title)
-                if normal == 1:
-                    axis.invert_yaxis()  # z points up
-        figure.suptitle(volume.name)
-
-
-def _show(axis: Axes, image: np.ndarray, label: np.ndarray | None, title: str) -> None:
-    """Show one slice (W, H) in gray, with the outlines of its label."""
-    width, height = image.shape
-    axis.imshow(gray_values(image).T, cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
-    for c, points in () if label is None else polygons(label):
-        axis.plot(*points.T, color=class_color(c), linewidth=1.2)
-    axis.set(xlim=(0, width), ylim=(height, 0))
-    axis.set_title(title, fontsize=9)
-    axis.set_axis_off()
+                width, height = image.shape[:2]
+                gray = gray_values(image[..., z]).T
+                axis.imshow(gray, cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
+                for c, points in () if label is None else polygons(label[..., z]):
+                    axis.plot(*points.T, color=class_color(c), linewidth=1.2)
+                axis.set(xlim=(0, width), ylim=(height, 0))
+                axis.set_title(heading, fontsize=9)
+                axis.set_axis_off()

@@ -52,7 +52,7 @@ def score_round(
 def summarize(config: TrainConfig, folder: RunFolder, volumes: CohortAccess, tracker: Tracker) -> None:
     """Write the summary and the figures, and tell the user which commands come next."""
     from semisam_o1.drawing.curves import draw_curves  # matplotlib takes a second to import
-    from semisam_o1.drawing.figures import draw_rounds
+    from semisam_o1.drawing.figures import draw_labels
 
     records = read_records(folder)
     best = best_round(records)
@@ -68,7 +68,7 @@ def summarize(config: TrainConfig, folder: RunFolder, volumes: CohortAccess, tra
     for name in names:
         truth = volumes.label(name) if name in labeled else None
         rows.append((name, volumes.image(name), truth, [labels[name] for labels in rounds]))
-    draw_rounds(rows, [f"round {record.round}" for record in records], folder.figures / "pseudo_labels.png")
+    draw_labels(rows, [f"round {record.round}" for record in records], folder.figures / "pseudo_labels.png")
     for text in (console.closing(records), lines[-1], console.next_commands(config)):
         tracker.say(text)
 
