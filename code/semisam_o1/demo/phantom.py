@@ -44,7 +44,7 @@ class PhantomCohort:
     A subject depends on the seed, on its list and on its position in the list only.
 
     Attributes:
-        train, val, test: number of subjects in each list, at least 1.
+        train, val, test: number of subjects in each list.
         shape: average shape (W, H, D) of the scans.
     """
 
@@ -54,15 +54,11 @@ class PhantomCohort:
     test: int = 6
     shape: tuple[int, int, int] = SHAPE
 
-    def __post_init__(self) -> None:
-        if min(sizes := (self.train, self.val, self.test)) < 1:
-            raise InputError(f"every list needs a subject or more; train, val and test are {sizes}")
-
     @property
     def lists(self) -> dict[str, list[str]]:
         """Names of the subjects by list."""
-        sizes = {"train": self.train, "val": self.val, "test": self.test}
-        return {split: [f"{split}_{index:02d}" for index in range(size)] for split, size in sizes.items()}
+        splits = ("train", "val", "test")
+        return {split: [f"{split}_{index:02d}" for index in range(getattr(self, split))] for split in splits}
 
     def volumes(self) -> Iterator[Volume]:
         """Yield the scans in the order of the lists."""
@@ -87,16 +83,15 @@ class PhantomCohort:
     def is_in(self, root: Path) -> bool:
         """Return whether the lists and files of a folder are those that ``write`` would write there."""
         dataset = Dataset(root)
+
+        def is_there(volume: Volume) -> bool:
+            found = dataset.load(volume.name)
+            same_image = np.array_equal(found.image, volume.image)
+            return same_image and np.array_equal(found.label, volume.label) and found.geometry == volume.geometry
+
         try:
-            if any(dataset.names(f"{split}.txt") != names for split, names in self.lists.items()):
-                return False
-            pairs = ((dataset.load(volume.name), volume) for volume in self.volumes())
-            return all(
-                np.array_equal(found.image, volume.image)
-                and np.array_equal(found.label, volume.label)
-                and found.geometry == volume.geometry
-                for found, volume in pairs
-            )
+            same_lists = all(dataset.names(f"{split}.txt") == names for split, names in self.lists.items())
+            return same_lists and all(map(is_there, self.volumes()))
         except InputError:  # a list or a file is missing or cannot be read
             return False
 
@@ -114,7 +109,7 @@ def make_subject(
         The image, float32 (W, H, D) of mean 0 and standard deviation 1, and the label, uint8 (W, H, D) of
         0 background, 1 chamber, 2 arch. Axes run to the left, to the back and up.
     """
-    structures = _structures(_anatomy_coords(shape, generator, spread), Variation(generator, spread))
+    structures = _structures(_anatomy_coords(shape, generator, spread), generator, spread)
     tissue = np.full(shape, 0.05, np.float32)
     for distance, intensity in structures:
         inside = np.clip(0.5 - distance, 0, 1)  # fraction of the voxel
@@ -122,20 +117,6 @@ def make_subject(
     (arch, _), (chamber, _) = structures[-2:]
     label = np.where(chamber < 0, 1, np.where(arch < 0, 2, 0)).astype(np.uint8)
     return _scan(tissue, generator), label
-
-
-@dataclass(frozen=True)
-class Variation:
-    """Random differences of one subject's structures from the average ones, scaled by ``spread``."""
-
-    generator: np.random.Generator
-    spread: float
-
-    def points(self, *average: float | tuple[float, float, float]) -> np.ndarray:
-        return np.array(average) + self.spread * self.generator.normal(0, POSITION, np.shape(average))
-
-    def radii(self, *average: float) -> np.ndarray:
-        return np.array(average) * np.exp(self.spread * self.generator.normal(0, LOG_RADIUS, len(average)))
 
 
 def _anatomy_coords(shape: Sequence[int], generator: np.random.Generator, spread: float) -> np.ndarray:
@@ -157,38 +138,46 @@ def _smooth_noise(shape: Sequence[int], length: float, generator: np.random.Gene
     return noise / max(noise.std(), np.finfo(np.float32).tiny)
 
 
-def _structures(coords: np.ndarray, vary: Variation) -> list[tuple[np.ndarray, float]]:
-    """Return (signed distance (W, H, D) in voxels, intensity) of every structure; the last two are arch and chamber."""
-    body = _ellipsoid(coords, vary.points(0, 0, 0), vary.radii(25, 20, 70), power=2.4)
-    heart, chamber = vary.points(5, -3, -5), vary.points(8, -1, -6)
-    chamber_distance = _ellipsoid(coords, chamber, vary.radii(6.5, 6.3, 7.2), power=2.4)
+def _structures(coords: np.ndarray, generator: np.random.Generator, spread: float) -> list[tuple[np.ndarray, float]]:
+    """Return (signed distance (W, H, D) in voxels, intensity) of every structure; the last two are arch and chamber.
+
+    Each one differs at random from the average, whose numbers are below.
+    """
+
+    def points(*average: float | tuple[float, float, float]) -> np.ndarray:
+        return np.array(average) + spread * generator.normal(0, POSITION, np.shape(average))
+
+    def radii(average: float | tuple[float, float, float]) -> np.ndarray | float:
+        return np.array(average) * np.exp(spread * generator.normal(0, LOG_RADIUS, np.shape(average)))
+
+    body = _ellipsoid(coords, points(0, 0, 0), radii((25, 20, 70)), power=2.4)
+    heart, center = points(5, -3, -5), points(8, -1, -6)
+    chamber = _ellipsoid(coords, center, radii((6.5, 6.3, 7.2)), power=2.4)
     for offset in ((5, -5, 4), (6, 4, -3), (-2, 5, -6)):
-        appendage = _tube(coords, np.stack([chamber, chamber + vary.points(*offset)]), vary.radii(3.2)[0])
-        overlap = np.maximum(2.0 - np.abs(chamber_distance - appendage), 0) / 2.0  # joined with a rounded crease
-        chamber_distance = np.minimum(chamber_distance, appendage) - overlap**2 * 2.0 / 4
-    # It starts inside the chamber, so that the two always touch.
-    root = chamber + np.array((-2, 0, 3))
-    arch = np.vstack([root, vary.points((1, -3, 4), (-1, -1, 9), (2, 4, 11.5), (5, 9, 6.5), (5, 10, -3))])
-    arch_distance = _tube(coords, arch, vary.radii(4.3)[0])
-    top = arch[2:4].mean(axis=0)
-    return [  # (signed distance in voxels, intensity); a later one covers those before it
+        appendage = _tube(coords, np.stack([center, center + points(*offset)]), radii(3.2))
+        overlap = np.maximum(2.0 - np.abs(chamber - appendage), 0) / 2.0  # joined with a rounded crease
+        chamber = np.minimum(chamber, appendage) - overlap**2 * 2.0 / 4
+    root = center + np.array((-2, 0, 3))  # inside the chamber, so that the two always touch
+    curve = np.vstack([root, points((1, -3, 4), (-1, -1, 9), (2, 4, 11.5), (5, 9, 6.5), (5, 10, -3))])
+    arch, top = _tube(coords, curve, radii(4.3)), curve[2:4].mean(axis=0)
+    return [  # a later one covers those before it
         (body, 0.72),  # subcutaneous fat
-        (body + vary.radii(2.6)[0], 0.42),  # muscle
-        (_ellipsoid(coords, vary.points(-14, 1, 5), vary.radii(8.5, 12, 19)), 0.14),  # lungs
-        (_ellipsoid(coords, vary.points(14, 3, 5), vary.radii(8.0, 12, 18)), 0.14),
-        (_ellipsoid(coords, vary.points(0, 1, 9), vary.radii(9, 9, 14)), 0.38),  # mediastinum
-        (_ellipsoid(coords, vary.points(-9, -1, -20), vary.radii(16, 13, 8.5)), 0.66),  # liver
-        (_tube(coords, vary.points((-1, 15, -30), (0, 14, 0), (0, 15, 30)), vary.radii(4.0)[0]), 0.68),  # spine
-        (_ellipsoid(coords, heart, vary.radii(13.5, 11, 11.5)), 0.42),  # heart muscle
-        (_ellipsoid(coords, vary.points(4, 7, -12), vary.radii(7.5, 5.0, 5.0)), 0.64),  # lower chamber
-        (_ellipsoid(coords, vary.points(-4, -4, -6), vary.radii(6.5, 6.5, 8.0)), 0.64),  # second chamber
-        (_tube(coords, vary.points((-7, 1, -8), (-7, 0, 6), (-6, -1, 24)), vary.radii(2.7)[0]), 0.62),  # veins
-        (_tube(coords, vary.points((-5, 9, -25), (-6, 10, 0), (-4, 9, 25)), vary.radii(1.8)[0]), 0.62),
-        (_tube(coords, np.vstack([top, top + vary.points((-2, -1, 8), (-4, -2, 16))]), vary.radii(1.8)[0]), 0.62),
-        (_tube(coords, np.vstack([top, top + vary.points((3, 1, 8), (6, 0, 16))]), vary.radii(1.6)[0]), 0.62),
-        (chamber_distance - vary.radii(1.6)[0], 0.42),  # the chamber's wall, open where the vessel leaves
-        (arch_distance, 0.72),
-        (chamber_distance, 0.80),
+        (body + radii(2.6), 0.42),  # muscle
+        (_ellipsoid(coords, points(-14, 1, 5), radii((8.5, 12, 19))), 0.14),  # lungs
+        (_ellipsoid(coords, points(14, 3, 5), radii((8.0, 12, 18))), 0.14),
+        (_ellipsoid(coords, points(0, 1, 9), radii((9, 9, 14))), 0.38),  # mediastinum
+        (_ellipsoid(coords, points(-9, -1, -20), radii((16, 13, 8.5))), 0.66),  # liver
+        (_tube(coords, points((-1, 15, -30), (0, 14, 0), (0, 15, 30)), radii(4.0)), 0.68),  # spine
+        (_ellipsoid(coords, heart, radii((13.5, 11, 11.5))), 0.42),  # heart muscle
+        (_ellipsoid(coords, points(4, 7, -12), radii((7.5, 5.0, 5.0))), 0.64),  # lower chamber
+        (_ellipsoid(coords, points(-4, -4, -6), radii((6.5, 6.5, 8.0))), 0.64),  # second chamber
+        (_tube(coords, points((-7, 1, -8), (-7, 0, 6), (-6, -1, 24)), radii(2.7)), 0.62),  # veins
+        (_tube(coords, points((-5, 9, -25), (-6, 10, 0), (-4, 9, 25)), radii(1.8)), 0.62),
+        (_tube(coords, np.vstack([top, top + points((-2, -1, 8), (-4, -2, 16))]), radii(1.8)), 0.62),
+        (_tube(coords, np.vstack([top, top + points((3, 1, 8), (6, 0, 16))]), radii(1.6)), 0.62),
+        (chamber - radii(1.6), 0.42),  # the chamber's wall, open where the vessel leaves
+        (arch, 0.72),
+        (chamber, 0.80),
     ]
 
 
