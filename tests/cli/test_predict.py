@@ -148,7 +148,7 @@ def test_without_its_arguments_a_cohort_is_not_known(
     run = shutil.copytree(cohort / "run_MT_1label_1", tmp_path / "run_MT_1label_1")
     (run / "unet_3D" / "args.json").unlink()
     assert run_command(predict.main, ["--exp", str(tmp_path / "run"), "--cohort", "--out", str(tmp_path / "out")]) == 2
-    assert "it holds no args.json" in capsys.readouterr().err
+    assert "holds no args.json, so the run's scans are not known; use --scans" in capsys.readouterr().err
 
 
 def test_checkpoint_alone_with_the_preparation_of_its_data(cohort: Path, tmp_path: Path, threshold: None) -> None:

@@ -30,14 +30,10 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     Args:
         path: its suffix selects the format; a missing folder is created.
         array: (W, H, D), axes x, y, z; the type is kept (uint8 for labels, float32 for images).
-        geometry: spacing (mm), origin (mm) and direction of the scan.
 
     Raises:
-        ValueError: if the array is not 3-D.
         WriteError: if the file cannot be written.
     """
-    if array.ndim != 3:
-        raise ValueError(f"an image file needs an array (W, H, D), not one of shape {array.shape}")
     image = sitk.GetImageFromArray(array.transpose(2, 1, 0))  # SimpleITK's arrays are (z, y, x)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
@@ -53,11 +49,7 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
 
 
 def export_path(folder: Path, name: str, source: str | Path | None, kind: str = "") -> Path:
-    """Return the file for a scan, in the format of its source (NIfTI for DICOM and where the source is not known).
-
-    Args:
-        kind: distinguishes several files of one scan.
-    """
+    """Return the file for a scan and a kind of map, in the format of its source (NIfTI where that is DICOM or None)."""
     suffix = next((suffix for suffix in SUFFIXES if str(source or "").lower().endswith(suffix)), ".nii.gz")
     return folder / f"{stem(Path(name)) or name}{kind and '_'}{kind}{SINGLE_FILE.get(suffix, suffix)}"
 
@@ -94,7 +86,6 @@ def export_cohort(run: RunResults, root: Path | None, folder: Path, overwrite: b
 
     Args:
         root: dataset folder, None for the one that the run was trained on.
-        folder: folder for the label maps.
 
     Raises:
         InputError: if labels and scans cannot be read or do not belong together; no file was written then.

@@ -75,6 +75,8 @@ def predict(config: PredictConfig) -> list[Path]:
             run = config.find(config.ckpt or "args.json")
         except InputError:
             run = config.find(config.ckpt)
+        if not run.arguments:
+            raise InputError(f"{run.folder} holds no args.json, so the run's scans are not known; use --scans")
         outputs = export_cohort(read_run(run.folder), config.root_path, config.out, config.overwrite)
     else:
         outputs = predict_scans(config)
@@ -106,11 +108,9 @@ def predict_scans(config: PredictConfig) -> list[Path]:
 
 
 def _output_maps(model: LoadedModel[PredictConfig], probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the maps to write for one scan from its class probabilities (C, W, H, D).
+    """Return the maps (W, H, D) to write for one scan by kind, from its class probabilities (C, W, H, D).
 
-    Returns:
-        (W, H, D) by kind: '' is the label map, uint8; 'probability1', … per foreground class and 'uncertainty' (the
-        entropy in nats) are float32.
+    '' is the label map, uint8; 'probability1', … and 'uncertainty' (the entropy in nats) are float32.
     """
     maps = {"": model.label_map(probabilities)}
     if model.config.probabilities:
@@ -147,16 +147,12 @@ def find_scans(paths: Iterable[Path]) -> list[ScanFiles]:
     """
     scans: dict[str, ScanFiles] = {}
     for path in paths:
-        if path.is_file():
-            if stem(path) is None:
-                raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
-            found = {stem(path): ScanFiles(stem(path), path)}
-        elif is_dicom_folder(path):
-            found = {path.name: ScanFiles(path.name, path)}
-        elif path.is_dir():
-            found = find_folder(path).scans
-        else:
+        if not path.exists():
             raise InputError(f"--scans {path} is missing")
+        name = stem(path) if path.is_file() else path.name if is_dicom_folder(path) else None
+        if path.is_file() and name is None:
+            raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
+        found = find_folder(path).scans if name is None else {name: ScanFiles(name, path)}
         twice = sorted(found.keys() & scans.keys())
         if twice:
             raise InputError(f"--scans names {listed(twice)} twice; predict them into folders of their own")

@@ -58,36 +58,25 @@ def suggest(config: SuggestConfig) -> None:
     if config.run is None:
         features = config.features or ("sam" if config.sam_ckpt.is_file() else "builtin")
         dataset = Dataset(config.root.expanduser().resolve(), config.image_key)
-        ranking = rank_templates(dataset, config.list, features, config.sam_ckpt, device)
-        print(f"{len(ranking)} scans of {dataset.root / config.list}, {features} features")
-        print(table(ranking, config.top))
-        print(f"suggested template: {ranking[0].name}")
+        train_list, names = dataset.root / config.list, dataset.names(config.list)
+        if len(names) < 3:
+            raise InputError(
+                f"{train_list} names {len(names)} scans; from three on, one can represent the others better than "
+                "another. Label the clearer one"
+            )
+        ranking, uncertainty = rank(cohort_distances(dataset, names, features, config.sam_ckpt, device)), None
+        heading = f"scans of {train_list}, {features} features"
         preparation = f"prepare_data.py nifti --images … --labels … --template {ranking[0].name}"
-        print(f"label it, then: python code/{preparation} --overwrite {dataset.root}")
-        return
-    run = read_run(config.run)
-    ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)
-    where = f"round {run.records[-1].round} of {run.folder.path}"
-    print(f"{len(ranking)} unlabeled scans after {where}; the others count by their uncertainty")
-    print(table(ranking, config.top, uncertainty))
-    print(f"label next: {ranking[0].name}")
-    train_list, labeled = run.dataset.root / "train.txt", run.arguments["labeled_num"]
-    print(f"put it second in {train_list}, give its file the label, and train with --labeled_num {labeled + 1}")
-
-
-def rank_templates(dataset: Dataset, list_name: str, features: str, checkpoint: Path, device: str) -> list[Candidate]:
-    """Return the scans of a list by how well they represent the others. No label is read.
-
-    Raises:
-        InputError: if the list or a scan cannot be used.
-    """
-    names = dataset.names(list_name)
-    if len(names) < 3:
-        raise InputError(
-            f"{dataset.root / list_name} names {len(names)} scans; from three on, one can represent the others better "
-            "than another. Label the clearer one"
-        )
-    return rank(cohort_distances(dataset, names, features, checkpoint, device))
+        what, advice = "suggested template", f"label it, then: python code/{preparation} --overwrite {dataset.root}"
+    else:
+        run = read_run(config.run)
+        ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)
+        after = f"round {run.records[-1].round} of {run.folder.path}"
+        heading = f"unlabeled scans after {after}; the others count by their uncertainty"
+        again = f"give its file the label, and train with --labeled_num {run.arguments['labeled_num'] + 1}"
+        what, advice = "label next", f"put it second in {run.dataset.root / 'train.txt'}, {again}"
+    print(f"{len(ranking)} {heading}", table(ranking, config.top, uncertainty), sep="\n")
+    print(f"{what}: {ranking[0].name}", advice, sep="\n")
 
 
 def rank_next(
@@ -101,28 +90,23 @@ def rank_next(
     Raises:
         InputError: if the run has not been trained for a round yet, or its list of scans has changed.
     """
+    folder, unlabeled = results.folder, results.unlabeled
     if len(results.records) < 2:
-        raise InputError(f"{results.folder.path}: no round is finished yet, so no uncertainty is known; train first")
-    unlabeled = results.unlabeled
-    with open_round(results.folder.pseudo_labels(results.records[-1].round)) as labels:
+        raise InputError(f"{folder.path}: no round is finished yet, so no uncertainty is known; train first")
+    with open_round(folder.pseudo_labels(results.records[-1].round)) as labels:
         values = {name: labels.uncertainty(name) for name in labels.names}  # None for labeled scans
     uncertainty = {name: value for name, value in values.items() if value is not None}
     if set(unlabeled) != set(uncertainty):
-        raise InputError(
-            f"{results.dataset.root / 'train.txt'} is not what {results.folder.path} was trained on; put it back, or "
-            "train on what it names now and ask that run"
-        )
+        remedy = "put it back, or train on what it names now and ask that run"
+        raise InputError(f"{results.dataset.root / 'train.txt'} is not what {folder.path} was trained on; {remedy}")
     if len(unlabeled) < 2:
-        raise InputError(f"{results.folder.path} has one unlabeled scan only; there is nothing to choose from")
+        raise InputError(f"{folder.path} has one unlabeled scan only; there is nothing to choose from")
     distances = cohort_distances(results.dataset, unlabeled, features, checkpoint, device)
     return rank(distances, uncertainty), uncertainty
 
 
 def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:
-    """Return the pairwise distances of scans after registration.
-
-    Args:
-        features: feature set to compare beside the registration's own; read from the cache of training or computed.
+    """Return the pairwise distances of scans after registration, which compares its own features and a feature set.
 
     Raises:
         DatasetError: listing every scan that cannot be used.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from semisam_o1.commands.export import check_outputs, to_original_grid, write_image
 from semisam_o1.commands.trained import LoadedModel, TrainedConfig, load_model
 from semisam_o1.core import distributed
-from semisam_o1.core.atomic_io import write_json
+from semisam_o1.core.atomic_io import read_json, write_json
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import assign, option
@@ -176,17 +175,15 @@ def _write_results(
 
 def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> None:
     """Rename the files of an earlier test with other results: test_metrics_1.json and so on."""
-    if not folder.test_metrics.is_file():
-        return
-    with contextlib.suppress(ValueError):  # a damaged file is renamed, too
-        if json.loads(folder.test_metrics.read_text(encoding="utf-8")) == content:
+    with contextlib.suppress(InputError):  # a damaged file is renamed, too
+        if read_json(folder.test_metrics, "") in (None, content):
             return
-    files = (folder.test_metrics, folder.test_table, folder.test_predictions)
-    for number in itertools.count(1):
-        kept = [path.with_name(f"{path.stem}_{number}{path.suffix}") for path in files]
-        if not kept[0].exists():
-            break
-    for path, other in zip(files, kept, strict=True):
+
+    def numbered(path: Path, number: int) -> Path:
+        return path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+    free = next(number for number in itertools.count(1) if not numbered(folder.test_metrics, number).exists())
+    for path in (folder.test_metrics, folder.test_table, folder.test_predictions):
         if path.exists():
-            path.replace(other)
-    print(f"the earlier test has other results, kept as {kept[0]}")
+            path.replace(numbered(path, free))
+    print(f"the earlier test has other results, kept as {numbered(folder.test_metrics, free)}")

@@ -13,7 +13,6 @@ from torch import Tensor
 # Share of query voxels up to which a nearest-neighbor search takes less time than a distance map.
 MAX_SEARCH_SHARE = 1 / 32
 
-METRICS = ("dice", "jaccard", "hd95", "asd")
 # Conventions of the original code where a surface is missing; the distances are worse than any scan's true ones.
 BOTH_EMPTY = {"dice": 1.0, "jaccard": 1.0, "hd95": 0.0, "asd": 0.0}
 ONE_EMPTY = {"dice": 0.0, "jaccard": 0.0, "hd95": 200.0, "asd": 100.0}

@@ -6,16 +6,17 @@ import base64
 import datetime
 import io
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
 from PIL import Image
 
 from semisam_o1.core.atomic_io import write_text
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
 from semisam_o1.core.progress import duration
 from semisam_o1.data.dataset.volumes import Volume
@@ -24,10 +25,11 @@ from semisam_o1.drawing.curves import PAGE_COLORS, Chart, Curve, chart_svg, loss
 from semisam_o1.drawing.figures import INK, class_color
 from semisam_o1.drawing.outlines import gray_values, largest_slice, svg_path
 from semisam_o1.methods import METHODS
-from semisam_o1.report.advice import advise
-from semisam_o1.runs.records import best_round
+from semisam_o1.runs.records import RoundRecord, best_round
 from semisam_o1.runs.results import Case, LabeledScan, RunResults, read_run
 
+MOST_UNCERTAIN = 3  # cases named for review
+OUTLIER_DEVIATIONS = 4.0  # robust standard deviations from which on the size of a structure is an outlier
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "SemiSAM-O1 report"
 ORIENTATION = "LPS"  # radiological display: the patient's right is on the left, front and head are on top
@@ -48,9 +50,8 @@ class ReportConfig(CommandConfig):
     cases: int = option(60, "cases of each list shown with pictures, the worst ones", within=AT_LEAST_0, metavar="N")
 
 
-@dataclass(frozen=True)
-class Slice:
-    """One slice."""
+class Slice(NamedTuple):
+    """One slice through a volume."""
 
     name: str
     index: int
@@ -61,8 +62,7 @@ class Slice:
     sides: str  # letters on the left, right, top and bottom; empty where they are not known
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Scans of a kind: all cases, the worst first, and slices of the worst ones by name."""
 
     title: str
@@ -92,7 +92,7 @@ def report(config: ReportConfig) -> None:
         "results": results,
         "best": best_round(results.records),
         "groups": groups,
-        "advice": advise(results, {key: group.cases for key, group in groups.items()}),
+        "advice": advise(results, groups),
         "step_charts": [loss_chart(results.steps), validation_chart(results.steps, results.class_name)],
         "round_charts": _round_charts(results),
     }
@@ -140,20 +140,71 @@ def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Slice]:
 
 
 def _round_charts(results: RunResults) -> list[Chart]:
-    records, unknown = results.records, (None,) * results.num_classes
-
-    def curve(name: str, color: str, values: Sequence[float | None]) -> Curve:
-        known = {record.round: value for record, value in zip(records, values, strict=True) if value is not None}
+    def curve(name: str, color: str, value: Callable[[RoundRecord], float | None]) -> Curve:
+        known = {record.round: value(record) for record in results.records if value(record) is not None}
         return Curve(name, list(known), list(known.values()), color)
 
     dice = [
-        curve(results.class_name(c), class_color(c), [(r.pseudo_dice_per_class or unknown)[c - 1] for r in records])
+        curve(results.class_name(c), class_color(c), lambda r, i=c - 1: r.pseudo_dice and r.pseudo_dice_per_class[i])
         for c in range(1, results.num_classes)
     ]
-    entropy = [curve("cohort", INK, [r.uncertainty for r in records])]
-    foreground = [curve("cohort", INK, [100 * r.foreground_ratio for r in records])]
     return [
         Chart("Pseudo-label Dice", dice, "round"),
-        Chart("Uncertainty, mean entropy in nats", entropy, "round"),
-        Chart("Foreground, % of all voxels", foreground, "round"),
+        Chart("Uncertainty, mean entropy in nats", [curve("cohort", INK, lambda r: r.uncertainty)], "round"),
+        Chart("Foreground, % of all voxels", [curve("cohort", INK, lambda r: 100 * r.foreground_ratio)], "round"),
     ]
+
+
+def advise(results: RunResults, groups: Mapping[str, Group]) -> list[str]:
+    """Return sentences about a run and its groups, 'cohort' and 'test' where they have cases."""
+    lines = _about_rounds(results) + (_about_cases(results, groups["cohort"].cases) if "cohort" in groups else [])
+    if "test" not in groups:
+        lines.append("No test scan has been predicted yet: test_baseline.py, then report.py, adds them to this page.")
+    if len(results.records) > 1:
+        lines.append(f"Which scan to label next: python code/suggest_template.py --run {results.arguments['exp']}")
+    return lines
+
+
+def _about_rounds(results: RunResults) -> list[str]:
+    lines = []
+    scored = [record for record in results.records if record.pseudo_dice is not None]
+    if len(scored) > 1:
+        first, last, best = scored[0], scored[-1], max(scored, key=lambda record: record.pseudo_dice)
+        if best is last:
+            change = f"Dice {first.pseudo_dice:.3f} in round 0, {last.pseudo_dice:.3f} now"
+            lines.append(f"The pseudo-labels were best after the last round: {change}.")
+        else:
+            change = f"(Dice {best.pseudo_dice:.3f}) and are {last.pseudo_dice:.3f} now"
+            advice = "fewer rounds, or more iterations in each, may do better"
+            lines.append(f"The pseudo-labels were best in round {best.round} {change}; {advice}.")
+    trained = {record.best_iteration for record in results.records if record.trained}
+    if trained == {results.arguments["max_iterations"]}:
+        lines.append("Validation Dice was still rising at the end of every round: more --max_iterations should help.")
+    return lines
+
+
+def _about_cases(results: RunResults, cases: Sequence[Case]) -> list[str]:
+    lines = []
+    for c in range(1, results.num_classes):
+        name, sizes = results.class_name(c), [case.voxels[c - 1] for case in cases]
+        empty = [case.name for case in cases if not case.voxels[c - 1]]
+        if empty:
+            lines.append(f"No {name} was found in {listed(empty, 5)}.")
+        unusual = [cases[i].name for i in size_outliers(sizes) if sizes[i]]
+        if unusual:
+            lines.append(f"The size of {name} is out of the ordinary in {listed(unusual, 5)}.")
+    uncertain = sorted((case for case in cases if case.uncertainty is not None), key=lambda case: -case.uncertainty)
+    if uncertain:
+        names = [case.name for case in uncertain[:MOST_UNCERTAIN]]
+        lines.append(f"Highest uncertainty: {', '.join(names)}. Review these first.")
+    return lines
+
+
+def size_outliers(sizes: Sequence[float]) -> list[int]:
+    """Return the indices of sizes far from the others, by the median absolute deviation of their logarithms."""
+    if len(sizes) < 5:
+        return []
+    logs = np.log(np.maximum(sizes, 1.0))
+    distances = np.abs(logs - np.median(logs))
+    limit = OUTLIER_DEVIATIONS * max(1.4826 * np.median(distances), 0.05)
+    return [int(i) for i in np.argsort(-distances, kind="stable") if distances[i] > limit]

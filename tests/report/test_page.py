@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semisam_o1.report.advice import size_outliers
+from semisam_o1.report.page import size_outliers
 
 
 def test_size_outliers() -> None:
