@@ -29,18 +29,12 @@ from semisam_o1.runs.results import read_run
 class PredictConfig(TrainedConfig):
     """Flags of ``predict.py``."""
 
-    scans: tuple[Path, ...] = option(
-        (), "image files, folders of them, or folders with a DICOM series", nargs="+", metavar="PATH"
-    )
-    cohort: bool = option(
-        False, "export the labels of the run's own scans instead: those of the round with the best validation Dice"
-    )
+    scans: tuple[Path, ...] = option((), "image files, folders of them or of a DICOM series", nargs="+", metavar="PATH")
+    cohort: bool = option(False, "export the labels of the run's own scans instead, after the best round")
     out: Path = option(None, "folder for the label maps", required=True, metavar="DIR")
     probabilities: bool = option(False, "also write the probability of every foreground class")
     uncertainty: bool = option(False, "also write the entropy of the class probabilities, in nats")
-    preparation: Path | None = option(
-        None, "preparation.json of the training data (default: from the run)", metavar="FILE"
-    )
+    preparation: Path | None = option(None, "preparation.json of the data (default: from the run)", metavar="FILE")
     root_path: Path | None = option(None, "with --cohort: the dataset folder, if it was moved", metavar="DIR")
     overwrite: bool = option(False, "replace existing files")
 

@@ -27,9 +27,7 @@ from semisam_o1.runs.results import RunResults, read_run
 class SuggestConfig(DeviceConfig):
     """Arguments of ``suggest_template.py``."""
 
-    root: Path | None = option(
-        None, "dataset folder; no label is needed", positional=True, nargs="?", type=Path, metavar="ROOT"
-    )
+    root: Path | None = option(None, "dataset folder; needs no label", positional=True, nargs="?", metavar="ROOT")
     run: str | None = option(None, "a trained run (folder or experiment): what to label next", metavar="RUN")
     list: str = option("train.txt", "the scans to choose from", metavar="FILE")
     features: str | None = option(

@@ -38,10 +38,7 @@ class TestConfig(TrainedConfig):
     exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
     test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
     truth: Path | None = option(
-        None,
-        "dataset folder with the same scans on their original grid: predictions are resampled to it and compared with "
-        "its labels",
-        metavar="DIR",
+        None, "the same scans on their original grid: predictions are resampled and compared there", metavar="DIR"
     )
     save_pred: Path | None = option(None, "folder for predictions, images and labels as NIfTI", metavar="DIR")
     overwrite: bool = option(False, "replace files in the folder of --save_pred")

@@ -32,25 +32,17 @@ class TrainedConfig(DeviceConfig):
     """Flags of every command that uses a trained model; None stands for the value in training."""
 
     exp: str | None = option(None, "a folder below model/, or the experiment name that training was given")
-    backbone: str | None = option(
-        None, "which run of the experiment, where several backbones were trained", choices=tuple(METHODS)
-    )
+    backbone: str | None = option(None, "which run, where several backbones were trained", choices=tuple(METHODS))
     model: str | None = option(None, "network (default: as trained, else unet_3D)", choices=tuple(NETWORKS))
-    num_classes: int | None = option(
-        None, "classes, background included (default: as trained, else 2)", within=Range(2, 255)
-    )
+    num_classes: int | None = option(None, "classes with background (default: as trained, else 2)", Range(2, 255))
     patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)")
-    stride_xy: int = option(
-        64, "voxels between windows in the first two axes, at most the patch size", within=AT_LEAST_1
-    )
-    stride_z: int = option(64, "voxels between windows in the third axis, at most the patch size", within=AT_LEAST_1)
+    stride_xy: int = option(64, "voxels between windows along x and y, at most the patch size", within=AT_LEAST_1)
+    stride_z: int = option(64, "voxels between windows along z, at most the patch size", within=AT_LEAST_1)
     ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
     labeled_num: int | None = option(None, "selects model/{exp}_{labeled_num} or that run of the experiment")
     image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
     binary_label: bool | None = option(None, "merge all labels above 0 into class 1 (default: as trained, else off)")
-    largest_component: bool | None = option(
-        None, "keep only the largest connected component of each class (default: as trained, else off)"
-    )
+    largest_component: bool | None = option(None, "keep the largest component of each class (default: as trained)")
     precision: str = option(
         "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
     )
@@ -86,16 +78,10 @@ class TrainedConfig(DeviceConfig):
 
 @dataclass(frozen=True)
 class LoadedModel(Generic[Config]):
-    """A trained network, ready to predict.
-
-    Attributes:
-        trained: checkpoint, run folder and arguments of the training.
-        config: settings of the command, completed from those arguments.
-        predictor: maps a volume (W, H, D) to class probabilities (C, W, H, D).
-    """
+    """A trained network, ready to predict."""
 
     trained: TrainedModel
-    config: Config
+    config: Config  # of the command, completed from the arguments of the training
     predictor: Predictor
 
     def __str__(self) -> str:

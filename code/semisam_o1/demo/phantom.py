@@ -42,17 +42,13 @@ class PhantomCohort:
     """A dataset of synthetic subjects; the template is the first of train.txt.
 
     A subject depends on the seed, on its list and on its position in the list only.
-
-    Attributes:
-        train, val, test: number of subjects in each list.
-        shape: average shape (W, H, D) of the scans.
     """
 
     seed: int
-    train: int = 29
+    train: int = 29  # subjects in the list
     val: int = 3
     test: int = 6
-    shape: tuple[int, int, int] = SHAPE
+    shape: tuple[int, int, int] = SHAPE  # average of the scans
 
     @property
     def lists(self) -> dict[str, list[str]]:

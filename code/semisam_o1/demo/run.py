@@ -23,14 +23,14 @@ from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.report.page import ReportConfig, report
 from semisam_o1.runs.results import RunResults, read_run
 
+DATA = PROJECT_ROOT / "data" / "demo"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(CommandConfig):
     """Settings of make_demo.py."""
 
-    destination: Path = option(
-        PROJECT_ROOT / "data" / "demo", "dataset folder to write", positional=True, nargs="?", metavar="DST"
-    )
+    destination: Path = option(DATA, "dataset folder to write", positional=True, nargs="?", metavar="DST")
     exp: str = option("demo", "name of the run, a folder below model/")
     seed: int = option(21, "random seed of the subjects", within=AT_LEAST_0)
     rounds: int = option(2, "rounds of training", metavar="N")

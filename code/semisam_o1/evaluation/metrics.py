@@ -59,12 +59,7 @@ def segmentation_metrics(
 
 
 def surface_distances(surface: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Return the distance of every voxel of a surface to the nearest voxel of another.
-
-    Args:
-        surface, other: boolean (W, H, D), neither empty.
-        spacing: size of a voxel.
-    """
+    """Return the distance of every voxel of a surface, boolean (W, H, D), to the nearest one of another, not empty."""
     # The surface of a good prediction shares many voxels with the true one; only the others need a search.
     apart = ~other[surface]
     if np.count_nonzero(apart) > MAX_SEARCH_SHARE * surface.size:

@@ -51,8 +51,7 @@ def score_round(
 
 def summarize(config: TrainConfig, folder: RunFolder, volumes: CohortAccess, tracker: Tracker) -> None:
     """Write the summary and the figures, and tell the user which commands come next."""
-    from semisam_o1.drawing.curves import draw_curves  # matplotlib takes a second to import
-    from semisam_o1.drawing.figures import draw_labels
+    from semisam_o1.drawing.figures import draw_curves, draw_labels  # matplotlib takes a second to import
 
     records = read_records(folder)
     best = best_round(records)

@@ -21,8 +21,7 @@ from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
 from semisam_o1.core.progress import duration
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.grid import reoriented, resample
-from semisam_o1.drawing.curves import PAGE_COLORS, Chart, Curve, chart_svg, loss_chart, validation_chart
-from semisam_o1.drawing.figures import INK, class_color
+from semisam_o1.drawing import figures
 from semisam_o1.drawing.outlines import gray_values, largest_slice, svg_path
 from semisam_o1.methods import METHODS
 from semisam_o1.runs.records import RoundRecord, best_round
@@ -33,11 +32,8 @@ OUTLIER_DEVIATIONS = 4.0  # robust standard deviations from which on the size of
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "SemiSAM-O1 report"
 ORIENTATION = "LPS"  # radiological display: the patient's right is on the left, front and head are on top
-PLANES = (  # name, axes across and down the picture, whether down is reversed, sides of the patient
-    ("axial", (0, 1), False, "RLAP"),
-    ("coronal", (0, 2), True, "RLSI"),
-    ("sagittal", (1, 2), True, "APSI"),
-)
+# The axis through the slices, and the patient's sides on the left, right, top and bottom.
+PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "APSI")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +89,15 @@ def report(config: ReportConfig) -> None:
         "best": best_round(results.records),
         "groups": groups,
         "advice": advise(results, groups),
-        "step_charts": [loss_chart(results.steps), validation_chart(results.steps, results.class_name)],
+        "step_charts": [figures.loss_chart(results.steps), figures.validation_chart(results.steps, results.class_name)],
         "round_charts": _round_charts(results),
     }
-    helpers = {"chart_svg": chart_svg, "page_colors": PAGE_COLORS, "duration": duration, "mean": statistics.fmean}
+    helpers = {
+        "chart_svg": figures.chart_svg,
+        "page_colors": figures.PAGE_COLORS,
+        "duration": duration,
+        "mean": statistics.fmean,
+    }
     write_text(path, templates.get_template("page.html").render(context | helpers))
     print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in any browser, it needs no network")
 
@@ -124,34 +125,41 @@ def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Slice]:
     labels = {kind: resample(label, grid, target, nearest=True) for kind, label in labels.items()}
     guide = next((label for label in labels.values() if label.any()), None)
     result = []
-    for name, (across, down), reverse, sides in PLANES:
-        normal = 3 - across - down
+    for name, (normal, sides) in PLANES.items():
+        across, down = (axis for axis in range(3) if axis != normal)
         index = target.size[normal] // 2 if guide is None else largest_slice(guide, normal)
-        window = [slice(None)] * 3
-        window[down], window[normal] = slice(None, None, -1 if reverse else 1), index
+        upright = slice(None, None, -1 if down == 2 else 1)  # z points up
         pixel = (target.geometry.spacing[across], target.geometry.spacing[down])
-        width, height = target.size[across] * pixel[0], target.size[down] * pixel[1]
-        outlines = {kind: svg_path(label[tuple(window)], pixel) for kind, label in labels.items()}
+        outlines = {kind: svg_path(label.take(index, normal)[:, upright], pixel) for kind, label in labels.items()}
         buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(image[tuple(window)].T)).save(buffer, "JPEG", quality=85)
+        Image.fromarray(image.take(index, normal)[:, upright].T).save(buffer, "JPEG", quality=85)
         uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        width, height = target.size[across] * pixel[0], target.size[down] * pixel[1]
         result.append(Slice(name, index, uri, width, height, outlines, sides if known else ""))
     return result
 
 
-def _round_charts(results: RunResults) -> list[Chart]:
-    def curve(name: str, color: str, value: Callable[[RoundRecord], float | None]) -> Curve:
+def _round_charts(results: RunResults) -> list[figures.Chart]:
+    def curve(name: str, color: str, value: Callable[[RoundRecord], float | None]) -> figures.Curve:
         known = {record.round: value(record) for record in results.records if value(record) is not None}
-        return Curve(name, list(known), list(known.values()), color)
+        return figures.Curve(name, list(known), list(known.values()), color)
 
     dice = [
-        curve(results.class_name(c), class_color(c), lambda r, i=c - 1: r.pseudo_dice and r.pseudo_dice_per_class[i])
+        curve(
+            results.class_name(c),
+            figures.class_color(c),
+            lambda r, i=c - 1: r.pseudo_dice and r.pseudo_dice_per_class[i],
+        )
         for c in range(1, results.num_classes)
     ]
     return [
-        Chart("Pseudo-label Dice", dice, "round"),
-        Chart("Uncertainty, mean entropy in nats", [curve("cohort", INK, lambda r: r.uncertainty)], "round"),
-        Chart("Foreground, % of all voxels", [curve("cohort", INK, lambda r: 100 * r.foreground_ratio)], "round"),
+        figures.Chart("Pseudo-label Dice", dice, "round"),
+        figures.Chart(
+            "Uncertainty, mean entropy in nats", [curve("cohort", figures.INK, lambda r: r.uncertainty)], "round"
+        ),
+        figures.Chart(
+            "Foreground, % of all voxels", [curve("cohort", figures.INK, lambda r: 100 * r.foreground_ratio)], "round"
+        ),
     ]
 
 

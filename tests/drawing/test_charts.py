@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from semisam_o1.drawing.curves import (
+from semisam_o1.drawing.figures import (
     MAX_POINTS,
     Chart,
     Curve,
