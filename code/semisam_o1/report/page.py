@@ -81,24 +81,22 @@ def report(config: ReportConfig) -> None:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    context = {
-        "generator": GENERATOR,
-        "title": results.folder.path.parent.name,
-        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        "results": results,
-        "best": best_round(results.records),
-        "groups": groups,
-        "advice": advise(results, groups),
-        "step_charts": [figures.loss_chart(results.steps), figures.validation_chart(results.steps, results.class_name)],
-        "round_charts": _round_charts(results),
-    }
-    helpers = {
-        "chart_svg": figures.chart_svg,
-        "page_colors": figures.PAGE_COLORS,
-        "duration": duration,
-        "mean": statistics.fmean,
-    }
-    write_text(path, templates.get_template("page.html").render(context | helpers))
+    page = templates.get_template("page.html").render(
+        generator=GENERATOR,
+        title=results.folder.path.parent.name,
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        results=results,
+        best=best_round(results.records),
+        groups=groups,
+        advice=advise(results, groups),
+        step_charts=[figures.loss_chart(results.steps), figures.validation_chart(results.steps, results.class_name)],
+        round_charts=_round_charts(results),
+        chart_svg=figures.chart_svg,
+        page_colors=figures.PAGE_COLORS,
+        duration=duration,
+        mean=statistics.fmean,
+    )
+    write_text(path, page)
     print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in any browser, it needs no network")
 
 
@@ -140,27 +138,21 @@ def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Slice]:
 
 
 def _round_charts(results: RunResults) -> list[figures.Chart]:
-    def curve(name: str, color: str, value: Callable[[RoundRecord], float | None]) -> figures.Curve:
+    def curve(value: Callable[[RoundRecord], float | None], c: int = 0) -> figures.Curve:
+        """Return a value of every round where it is known, of class ``c`` or of the cohort."""
         known = {record.round: value(record) for record in results.records if value(record) is not None}
+        name, color = (results.class_name(c), figures.class_color(c)) if c else ("cohort", figures.INK)
         return figures.Curve(name, list(known), list(known.values()), color)
 
     dice = [
-        curve(
-            results.class_name(c),
-            figures.class_color(c),
-            lambda r, i=c - 1: r.pseudo_dice and r.pseudo_dice_per_class[i],
-        )
-        for c in range(1, results.num_classes)
+        curve(lambda r, i=c - 1: r.pseudo_dice and r.pseudo_dice_per_class[i], c) for c in range(1, results.num_classes)
     ]
-    return [
-        figures.Chart("Pseudo-label Dice", dice, "round"),
-        figures.Chart(
-            "Uncertainty, mean entropy in nats", [curve("cohort", figures.INK, lambda r: r.uncertainty)], "round"
-        ),
-        figures.Chart(
-            "Foreground, % of all voxels", [curve("cohort", figures.INK, lambda r: 100 * r.foreground_ratio)], "round"
-        ),
-    ]
+    curves = {
+        "Pseudo-label Dice": dice,
+        "Uncertainty, mean entropy in nats": [curve(lambda r: r.uncertainty)],
+        "Foreground, % of all voxels": [curve(lambda r: 100 * r.foreground_ratio)],
+    }
+    return [figures.Chart(title, lines, "round") for title, lines in curves.items()]
 
 
 def advise(results: RunResults, groups: Mapping[str, Group]) -> list[str]:
