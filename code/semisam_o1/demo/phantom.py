@@ -98,12 +98,11 @@ def make_subject(
     """Draw one subject.
 
     Args:
-        shape: (W, H, D); the anatomy is scaled to fit and keeps its proportions.
+        shape: (W, H, D), to the left, to the back and up; the anatomy is scaled to fit and keeps its proportions.
         spread: factor of the differences from the average anatomy, 0 for the average itself.
 
     Returns:
-        The image, float32 (W, H, D) of mean 0 and standard deviation 1, and the label, uint8 (W, H, D) of
-        0 background, 1 chamber, 2 arch. Axes run to the left, to the back and up.
+        The image, float32 of mean 0 and standard deviation 1, and the label, uint8: 0 background, 1 chamber, 2 arch.
     """
     structures = _structures(_anatomy_coords(shape, generator, spread), generator, spread)
     tissue = np.full(shape, 0.05, np.float32)

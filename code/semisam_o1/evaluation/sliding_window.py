@@ -30,9 +30,8 @@ def sliding_window(
 ) -> Tensor | np.ndarray:
     """Average the class probabilities of overlapping windows.
 
-    Several windows are predicted at once, fewer where the GPU's memory is short. Memory: C + 1 numbers per voxel of the
-    volume, on the device of the predictions or, where they do not fit, on the host; and what ``predict`` needs for
-    ``OutOfMemorySafeBatcher.MAX_ELEMENTS`` voxels.
+    Several windows are predicted at once, fewer where the GPU's memory is short. The result is held on the device of
+    the predictions or, where it does not fit, on the host.
 
     Args:
         volume: (W, H, D), of any size; an axis shorter than the patch is padded symmetrically with zeros.
