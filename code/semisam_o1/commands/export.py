@@ -95,10 +95,8 @@ def export_cohort(run: RunResults, root: Path | None, folder: Path, overwrite: b
     with open_round(run.folder.pseudo_labels(best_round(run.records).round)) as labels:
         missing = [name for name in names if name not in labels.names]
         if missing:
-            raise InputError(
-                f"{labels.path} holds no label of {listed(missing)}; {dataset.root / 'train.txt'} changed since the "
-                "run. Restore it, or train again"
-            )
+            changed = f"{dataset.root / 'train.txt'} changed since the run. Restore it, or train again"
+            raise InputError(f"{labels.path} holds no label of {listed(missing)}; {changed}")
         headers = [dataset.header(name) for name in progress(names, "reading")]
         paths = [export_path(folder, header.name, header.source) for header in headers]
         check_outputs(paths, "--out", overwrite)

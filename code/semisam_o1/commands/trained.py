@@ -64,16 +64,14 @@ class TrainedConfig(DeviceConfig):
         for name in (name for name, value in values.items() if value is None):
             values[name] = trained.get(name, getattr(TrainConfig, name))
         try:
-            values["patch_size"] = tuple(map(int, values["patch_size"]))
             values["num_classes"] = int(values["num_classes"])
+            *sides_xy, side_z = values["patch_size"] = tuple(map(int, values["patch_size"]))
+            strides = {"stride_xy": min(self.stride_xy, *sides_xy), "stride_z": min(self.stride_z, side_z)}
         except (TypeError, ValueError):
             raise InputError(
                 "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
             ) from None
-        config = dataclasses.replace(self, **values)
-        *sides_xy, side_z = config.patch_size
-        stride_xy, stride_z = min(config.stride_xy, *sides_xy), min(config.stride_z, side_z)
-        return dataclasses.replace(config, stride_xy=stride_xy, stride_z=stride_z)
+        return dataclasses.replace(self, **values, **strides)
 
 
 @dataclass(frozen=True)
