@@ -7,7 +7,7 @@ import dataclasses
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,13 @@ class PrepareConfig(ListOptions, Conversion, CommandConfig):
             faults.append(f"--template {self.template} needs a label; give --labels the folder that holds it")
         return faults
 
-    def find(self) -> FoundScans:
-        """Return the scans of the source."""
-        if self.layout == "la":
-            found = sources.find_public_la(self.source)
-        elif self.layout == "brats":
-            found = sources.find_brats(self.source, self.modality)
-        elif self.layout == "nnunet":
-            found = sources.find_dataset_json(self.source, self.preparation.channel)
-        else:
-            found = sources.find_folder(self.source, Path(self.labels[0]) if self.labels else None)
-        return found if self.crop_table is None else sources.with_bounds(found, self.crop_table)
 
-
+FIND: dict[str, Callable[[PrepareConfig], FoundScans]] = {
+    "la": lambda config: sources.find_public_la(config.source),
+    "nifti": lambda config: sources.find_folder(config.source, Path(config.labels[0]) if config.labels else None),
+    "nnunet": lambda config: sources.find_dataset_json(config.source, config.preparation.channel),
+    "brats": lambda config: sources.find_brats(config.source, config.modality),
+}
 # Flags that a layout does not have: the LA copy has standard lists, and it alone does not state its spacing.
 NOT_FOR = {
     "la": ("modality", *(field.name for field in dataclasses.fields(ListOptions))),
@@ -170,7 +164,9 @@ def prepare(config: PrepareConfig) -> str:
     Raises:
         InputError: naming every file that cannot be used; nothing was written then.
     """
-    found, destination = config.find(), config.destination
+    found, destination = FIND[config.layout](config), config.destination
+    if config.crop_table is not None:
+        found = sources.with_bounds(found, config.crop_table)
     chosen = config.template is not None or config.files or config.split
     standard = None if chosen else {"la": STANDARD_LA, "brats": STANDARD_BRATS}.get(config.layout)
     if standard == STANDARD_BRATS:  # other releases have other names
