@@ -97,6 +97,7 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     orientations: str = option(
         "all", "orientations of the patches: all eight of the first two axes, or fewer", choices=tuple(ORIENTATIONS)
     )
+    foreground: float = option(0.0, "share of patches centered on foreground, each class equally often", within=SHARE)
     seed: int = option(1337, "random seed", within=AT_LEAST_0)
     deterministic: int = option(1, "1: the same bits every time; 0: the fastest algorithms of cuDNN", choices=(0, 1))
     precision: str = option(

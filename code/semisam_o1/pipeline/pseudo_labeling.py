@@ -71,7 +71,8 @@ class CohortLabels:
         if "template" in kinds:
             self.atlas.register_all(self.progress)
             warps = self.atlas.warps()
-        return Augmentation("spatial" in kinds, "intensity" in kinds, warps)
+        spacing = self.access.cohort.info[self.access.labeled[0]].geometry.spacing
+        return Augmentation("spatial" in kinds, "intensity" in kinds, warps, spacing)
 
     def _vote(self, pseudo: PseudoLabels) -> PseudoLabels:
         """Let the nearest certain volumes (by global feature) vote on the uncertain ones."""

@@ -202,6 +202,7 @@ class Run:
             seed=(seed,),
             orientations=ORIENTATIONS[config.orientations],
             augmentation=augmentation,
+            foreground=config.foreground,
         )
         shard = (distributed.rank(), distributed.world_size())
         device = self.device if self.volumes.store.in_memory else None  # worker processes have no GPU

@@ -149,3 +149,12 @@ def test_labels_are_resampled_nearest_and_images_linearly() -> None:
     torch.testing.assert_close(
         resample_at(volume.float(), coords, nearest=False).flatten(), torch.tensor([2.4, 5.6, 0])
     )
+
+
+def test_rotations_keep_lengths_in_millimeters() -> None:
+    size, spacing = (32, 32, 8), (1.0, 1.0, 8.0)
+    for seed in range(5):
+        matrices = [draw_deformation(size, numpy_generator(seed), s)[:9].reshape(3, 3) for s in (spacing, (1, 1, 1))]
+        in_mm = np.diag(spacing) @ matrices[0] @ np.diag(1 / np.array(spacing))
+        assert np.allclose(in_mm, matrices[1], atol=1e-5)
+        assert np.abs(matrices[0][2, :2]).max() < 0.04  # slices that a voxel in the plane moves: sin(12°) / 8, zoomed

@@ -83,6 +83,11 @@ class Warp:
         donor = Donor(self.donor.shape, *(to_device(tensor, device) for tensor in tensors))
         return replace(self, donor=donor)
 
+    def donor_voxel(self, voxel: np.ndarray) -> np.ndarray:
+        """Return where in the donor a voxel (3,) of the template is shown, by the affine map alone."""
+        affine = self.donor.affine.cpu().numpy()
+        return np.linalg.pinv(affine[:, :3]) @ (voxel - affine[:, 3])
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -91,6 +96,7 @@ class Augmentation:
     spatial: bool = False  # rotation, zoom and elastic deformation
     intensity: bool = False  # gamma, contrast, brightness, noise and blur
     warps: Warps | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the volumes, in mm
 
     @property
     def active(self) -> bool:
@@ -113,8 +119,13 @@ class Augmentation:
         return change_intensity(patch, generator) if self.intensity else patch
 
 
-def draw_deformation(size: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+def draw_deformation(
+    size: Sequence[int], generator: np.random.Generator, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+) -> np.ndarray:
     """Draw a rotation, zoom and elastic deformation of a patch of ``size`` (w, h, d) about its center.
+
+    Angles are those in space: counted in voxels, a turn by 12 degrees would move the rim of a patch by many slices
+    where slices are thick.
 
     Returns:
         The matrix (3, 3) of rotation and zoom, and the displacements of the control points in voxels; flat, float32.
@@ -128,6 +139,7 @@ def draw_deformation(size: Sequence[int], generator: np.random.Generator) -> np.
         about_axis = np.eye(3)
         about_axis[np.ix_([i, j], [i, j])] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         rotation = rotation @ about_axis
+    rotation *= np.array(spacing) / np.reshape(spacing, (3, 1))  # from mm to voxels
     return np.concatenate([(rotation * zoom).ravel(), elastic.ravel()]).astype(np.float32)
 
 

@@ -26,6 +26,7 @@ from semisam_o1.data.sampling.augmentation import (
     warp_coords,
 )
 from semisam_o1.data.sampling.fields import indices
+from semisam_o1.data.sampling.foreground import ForegroundVoxels, patch_around
 from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation, crop, patch_start, source_size, write_patch
 
 
@@ -80,6 +81,7 @@ class BatchSettings:
     seed: tuple[int, ...]  # any number of non-negative integers
     orientations: tuple[Orientation, ...] = ORIENTATIONS["all"]  # drawn from uniformly
     augmentation: Augmentation = Augmentation()
+    foreground: float = 0.0  # share of the patches that are centered on foreground, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class _Item:
 
     Attributes:
         position: uniform numbers in [0, 1) that place the patch in its volume.
+        choice: uniform numbers in [0, 1) that choose a foreground voxel for the patch's center; None for any position.
         size: voxels per axis of the patch before it is oriented.
         deformation: of ``draw_deformation``; None for none.
         generator: of what is drawn later, about intensities.
@@ -96,6 +99,7 @@ class _Item:
     name: str
     orientation: Orientation
     position: np.ndarray
+    choice: np.ndarray | None
     size: tuple[int, ...]
     warp: Warp | None
     deformation: np.ndarray | None
@@ -125,6 +129,7 @@ class BatchStream(torch.utils.data.Dataset):
         self.source, self.settings, self.shard = source, settings, shard
         self.device = device if settings.augmentation.active else None
         self._template: dict[str, list[Tensor | None]] = {}  # moved to the device
+        self._foreground = ForegroundVoxels(source.label)
 
     def __len__(self) -> int:
         return self.settings.length
@@ -156,8 +161,19 @@ class BatchStream(torch.utils.data.Dataset):
         augmentation, generator = self.settings.augmentation, numpy_generator(*seed)
         size = source_size(self.settings.patch_size, orientation)
         warp = augmentation.draw_warp(name, generator)
-        deformation = draw_deformation(size, generator) if augmentation.spatial else None
-        return _Item(name, orientation, position, size, warp, deformation, generator)
+        share = self.settings.foreground
+        choice = generator.random(2) if share and generator.random() < share else None
+        deformation = draw_deformation(size, generator, augmentation.spacing) if augmentation.spatial else None
+        return _Item(name, orientation, position, choice, size, warp, deformation, generator)
+
+    def _start(self, item: _Item, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the first voxel of an item's patch in its volume, or in the donor of its warp."""
+        shape = item.warp.donor.shape if item.warp else shape
+        start = patch_start(shape, item.size, item.position)
+        voxel = None if item.choice is None else self._foreground.choose(item.name, item.choice)
+        if voxel is None:
+            return start
+        return patch_around(item.warp.donor_voxel(voxel) if item.warp else voxel, shape, item.size, start)
 
     def _write_item(self, outs: tuple[Tensor, Tensor, Tensor | None], item: _Item, deformation: Tensor | None) -> None:
         """Write image, label and, if there are weights, weight of one patch into ``outs``, each (w, h, d)."""
@@ -167,7 +183,7 @@ class BatchStream(torch.utils.data.Dataset):
         if volumes[1].shape != shape:
             raise ValueError(f"{name}: image has shape {tuple(shape)} and label {tuple(volumes[1].shape)}")
         warp = item.warp and item.warp.to(device)
-        start, coords = patch_start(warp.donor.shape if warp else shape, item.size, item.position), None
+        start, coords = self._start(item, shape), None
         if volumes[0].device.type != device.type:
             volumes, start = self._move(volumes, start, item, device)
         if warp or deformation is not None:
