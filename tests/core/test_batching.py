@@ -17,13 +17,16 @@ def test_results_come_back_in_order_whatever_is_batcher(monkeypatch: pytest.Monk
         assert all(torch.equal(a, -b) for a, b in zip(results, batches, strict=True))
 
 
-def test_fewer_share_a_call_once_memory_ran_out() -> None:
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
+)
+def test_fewer_share_a_call_once_memory_ran_out(error: RuntimeError) -> None:
     sizes: list[int] = []
 
     def room_for_three(x: Tensor) -> Tensor:
         sizes.append(len(x))
         if len(x) > 3:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error
         return x + 1
 
     batcher = OutOfMemorySafeBatcher()
@@ -45,6 +48,15 @@ def test_chunks_are_equal_rather_than_full(monkeypatch: pytest.MonkeyPatch) -> N
 
     list(OutOfMemorySafeBatcher()(counted, [torch.zeros(1)] * 9))
     assert sizes == [5, 4]
+
+
+def test_other_errors_are_raised_at_once() -> None:
+    def wrong(x: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    batcher = OutOfMemorySafeBatcher()
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(batcher(wrong, [torch.zeros(1), torch.zeros(1)]))
 
 
 def test_one_batch_that_is_too_large_is_an_error() -> None:

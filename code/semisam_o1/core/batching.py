@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from semisam_o1.core.errors import is_out_of_memory
+
 
 class OutOfMemorySafeBatcher:
     """Concatenates batches (B, ...) for one call of a function, fewer of them after the GPU ran out of memory."""
@@ -28,7 +30,7 @@ class OutOfMemorySafeBatcher:
             batches: at least one, all on one device and of about the same size.
 
         Raises:
-            torch.cuda.OutOfMemoryError: if a single batch does not fit.
+            RuntimeError: if a single batch does not fit.
         """
         done, first = 0, batches[0]
         busy = max(1, self.MAX_ELEMENTS.get(first.device.type, self.MAX_ELEMENTS["cpu"]) // first.numel())
@@ -48,8 +50,8 @@ def _try(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Seq
     """Return the results, None if memory ran out and a retry with fewer batches is possible."""
     try:
         return function(torch.cat(tuple(batches))).split([len(batch) for batch in batches])
-    except torch.cuda.OutOfMemoryError:
-        if len(batches) == 1:
+    except RuntimeError as error:
+        if len(batches) == 1 or not is_out_of_memory(error):
             raise
     torch.cuda.empty_cache()  # outside of the handler: the exception refers to what was allocated
     return None

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 # Error numbers of a full disk, an exhausted quota and a file beyond the size limit.
 DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-# Messages of NumPy, of PyTorch's CPU allocators, and of a DataLoader worker that the system ended.
-OUT_OF_MEMORY = ("not enough memory", "allocate memory", "is killed by signal: Killed")
+# Messages of NumPy, of PyTorch's CPU allocators, of a DataLoader worker that the system ended, of the CUDA driver, of
+# its libraries, and of cuDNN where no algorithm's workspace fits.
+OUT_OF_MEMORY = (
+    *("not enough memory", "allocate memory", "is killed by signal: Killed", "CUDA error: out of memory"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"),
+)
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
@@ -109,6 +113,12 @@ def is_disk_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out, on the host or on a GPU."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
 def _explain(message: object, code: int, argv: Sequence[str] | None, hint: str = "") -> int:
     if "--debug" in (sys.argv[1:] if argv is None else argv):
         traceback.print_exc()
@@ -121,7 +131,7 @@ def _known_failure(error: Exception, hints: Hints) -> str:
     kind = type(error).__name__
     if isinstance(error, RunError):
         return _advised(str(error), hints.resume if is_disk_full(error.__cause__) else "")
-    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or any(s in str(error) for s in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return _advised(f"out of memory ({first_line(error)})", hints.memory)
     if kind.startswith("Dist") or (isinstance(error, RuntimeError) and "third_party/gloo" in str(error)):
         lost = "another process of this run has ended or does not answer; its own message says why"
