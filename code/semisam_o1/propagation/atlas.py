@@ -8,13 +8,12 @@ searched again around the registered coordinates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 from torch.nn import functional as F
 
 from semisam_o1.data.dataset.prediction import Prediction
@@ -88,10 +87,9 @@ class AtlasPropagation:
         self._sampling = 2 if radius * max(grid) / max(self._frame_shape) > COARSE_RADIUS else 1
         features = [template.features for template in templates if template.features is not None]
         self._components = FeatureComponents(features) if features else None
-        self._directions: Tensor | None = None  # until the first template is described
-        described = [self.describe(template.image, template.features) for template in templates]
+        described = [self._describe_fully(template.image, template.features) for template in templates]
         self._directions = principal_directions(described[0].registration)
-        self._described = [description.project(self._directions) for description in described]
+        self._described = [self._kept(description) for description in described]
         votes = [
             np.stack([cell_means(template.label == c, description.grid) for c in range(num_classes)])
             for template, description in zip(templates, described, strict=True)
@@ -105,9 +103,16 @@ class AtlasPropagation:
         return working_grid(shape, self._frame_shape)
 
     def describe(self, image: np.ndarray, features: VolumeFeatures | None = None) -> VolumeDescription:
-        """Describe an image (W, H, D) on its working grid."""
-        description = describe(image, features, self.grid(image.shape), self._components, self.device)
-        return description if self._directions is None else description.project(self._directions)
+        """Describe an image (W, H, D) on its working grid, by arrays in host memory."""
+        return self._kept(self._describe_fully(image, features))
+
+    def _describe_fully(self, image: np.ndarray, features: VolumeFeatures | None) -> VolumeDescription:
+        return describe(image, features, self.grid(image.shape), self._components, self.device)
+
+    def _kept(self, description: VolumeDescription) -> VolumeDescription:
+        """Return the part of a description that registration compares, in host memory."""
+        projected = description.project(self._directions)
+        return replace(projected, registration=projected.registration.cpu())
 
     def register(self, volume: VolumeDescription) -> RegisteredVolume:
         """Register a volume to the templates and label it on its working grid."""
@@ -151,10 +156,11 @@ class AtlasPropagation:
             return np.zeros_like(start), 0.0
         (box,) = ndimage.find_objects(inside.astype(np.uint8))
         part, start_coords = (array[(slice(None), *box)] for array in (fixed.registration, start_coords))
-        found = register(part, moving.registration, start_coords, self._sampling)
+        part, moving_field = part.to(self.device), moving.registration.to(self.device)
+        found = register(part, moving_field, start_coords, self._sampling)
         every = (slice(None), *[slice(None, None, 2)] * 3)
         mismatches = [
-            (part[every] - sample(moving.registration, coords[every])).square().mean()
+            (part[every] - sample(moving_field, coords[every])).square().mean()
             for coords in (start_coords, found)
         ]
         before, after = torch.stack(mismatches).tolist()

@@ -119,12 +119,13 @@ class CohortAtlas:
         """Return the neighbors' class ``probabilities`` (C, w, h, d) float32, by name, warped to a volume and fused."""
         own = self._description(name)
         half = _half(own.grid)  # sufficient to compare on
-        reduced = resize(own.registration, half)
+        device = self.propagation.device
+        reduced = resize(own.registration.to(device), half)
         warped, mismatch = [], []
         for other in self.neighbors(name):
             voxel_coords = torch.from_numpy(self._voxel_coords(name, other))
             moving = self._description(other).registration
-            moved = sample(moving, resize(voxel_coords, half).to(moving.device))
+            moved = sample(moving.to(device), resize(voxel_coords, half).to(device))
             mismatch.append(box_mean((reduced - moved).square().mean(0, keepdim=True)))
             warped.append(sample(torch.from_numpy(probabilities(other)), voxel_coords))
         distance = torch.stack(mismatch)

@@ -26,7 +26,8 @@ class VolumeDescription:
 
     Attributes:
         matching: features (F, w, h, d) float32 for the nearest-neighbor search.
-        registration: description (G, w, h, d) float32 for registration.
+        registration: description (G, w, h, d) float32 for registration. Those that are kept are in host memory, and
+            copied to the device where they are used: on a GPU they would take the room that training needs.
     """
 
     matching: np.ndarray
