@@ -20,7 +20,7 @@ import torch
 import plain
 import scans
 import timing
-from semisam_o1.core.device import resolve_device, resolve_precision
+from semisam_o1.core.device import autocast, resolve_device, resolve_precision
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
@@ -44,7 +44,7 @@ class Here:
     """A step as ``RoundTrainer`` makes it, with the time of its parts."""
 
     def __init__(self, name: str, device: str):
-        self.device, self.precision = torch.device(resolve_device(device)), resolve_precision("auto", device)
+        self.device, self.precision = resolve_device(device), resolve_precision("auto", device)
         configure_allocator(device)
         network = build_network(METHODS[name].network, 2, generator=torch.Generator().manual_seed(0))
         self.student = network.to(self.device).train()
@@ -54,7 +54,7 @@ class Here:
     def __call__(self, batch: Batch, t: int, parts: Parts | None = None) -> None:
         part = parts or Parts(timed=False)
         torch.manual_seed(derive_seed(1, t))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device.type, self.precision):
             terms = self.method.losses(part.of("forward", self.student), batch, t)
         loss = total(terms)
         self.optimizer.zero_grad()
@@ -62,7 +62,7 @@ class Here:
         part.of("optimizer", self.optimizer.step)()
         for group in self.optimizer.param_groups:
             group["lr"] = self.method.learning_rate(t)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device.type, self.precision):
             part.of("teacher, discriminator", self.method.after_step)(self.student, batch, t)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.commands.testing import TestConfig
@@ -71,7 +72,7 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
 
 
 def test_precision_and_device() -> None:
-    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
 

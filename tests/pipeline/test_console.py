@@ -24,7 +24,7 @@ def test_opening_gives_the_reason_of_every_choice(tmp_path: Path) -> None:
     text = console.opening(config, checked, "ram", "0.10 GiB fit in RAM")
     for part in (
         "1 labeled, 2 unlabeled, 1 validation volumes", "uamt with unet_3D, 3 rounds of 15000", "atlas propagation",
-        f"builtin features (there is no {tmp_path / 'none.pth'})", "cpu (auto: PyTorch finds no CUDA device)",
+        f"builtin features (there is no {tmp_path / 'none.pth'})", "cpu (auto: ",
         "fp32 (auto:", "kept in RAM (auto: 0.10 GiB fit in RAM)", f"run folder: {tmp_path}",
     ):  # fmt: skip
         assert part in text

@@ -169,7 +169,7 @@ def run_rank(rank: int, port: int, folder: str) -> None:
     )
     torch.set_num_threads(1)
     simplify(pytest.MonkeyPatch())
-    device = distributed.start("cpu")
+    device = distributed.start(torch.device("cpu"))
     result = compute(rank, RANKS, Path(folder))
     torch.save(result | {"device": str(device)}, Path(folder) / f"{rank}.pt")
     distributed.stop()
@@ -206,7 +206,7 @@ def test_one_process_is_rank_0_of_1(alone: dict) -> None:
 
 def test_start_without_torchrun_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert distributed.start("cpu") == torch.device("cpu")
+    assert distributed.start(torch.device("cpu")) == torch.device("cpu")
     assert distributed.world_size() == 1
     distributed.stop()
 

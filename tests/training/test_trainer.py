@@ -20,7 +20,9 @@ from semisam_o1.training.trainer import RoundTrainer
 from volume_source import Source
 
 
-def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: bool = False) -> RoundTrainer:
+def make_trainer(
+    folder: Path, tracker: Tracker, scores: list[float], spoil: bool = False, precision: str = "fp32"
+) -> RoundTrainer:
     student = build_network("unet_3D", 2).initialize(torch.Generator().manual_seed(3))
     image = torch.randn(20, 34, 18, generator=torch.Generator().manual_seed(4))
     if spoil:
@@ -29,7 +31,7 @@ def make_trainer(folder: Path, tracker: Tracker, scores: list[float], spoil: boo
     sampling = BatchSettings((16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,))
     batches = BatchStream(["a"], ["b"], Source(lambda _: image, lambda _: label), sampling)
     options = TrainingOptions(num_rounds=1, max_iterations=6, val_interval=2, save_interval=100, log_images=0)
-    context = RoundContext(1, 5, "fp32", None, RunFolder(folder, "unet_3D"), tracker, StopRequest())
+    context = RoundContext(1, 5, precision, None, RunFolder(folder, "unet_3D"), tracker, StopRequest())
     answers = iter(scores)
     method = MeanTeacher(student, options)
     return RoundTrainer(student, method, batches, lambda _: [next(answers)], options, context)
@@ -64,3 +66,21 @@ def test_a_step_of_ones_own_runs_after_every_iteration_and_before_the_state_is_s
     with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
         make_trainer(tmp_path, tracker, [0.1] * 3).run()
     assert seen == [(iteration, 1) for iteration in range(1, 7)]
+
+
+def test_in_fp16_a_step_whose_gradient_overflows_is_left_out(narrow_networks: None, tmp_path: Path) -> None:
+    with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
+        trainer = make_trainer(tmp_path, tracker, [0.1] * 3, precision="fp16")
+        trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 1e38})
+        before = trainer.student.final.weight.clone()
+        trainer.train_step(trainer.batches[0])
+        assert torch.equal(trainer.student.final.weight, before)
+        assert trainer.scaler.get_scale() == pytest.approx(5e37)
+        trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 1024.0})
+        trainer.train_step(trainer.batches[1])
+        assert not torch.equal(trainer.student.final.weight, before)
+        trainer.run()
+        again = make_trainer(tmp_path, tracker, [0.1] * 3, precision="fp16")
+        again.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    assert again.scaler.state_dict() == trainer.scaler.state_dict() != {}
+    assert again.scaler.get_scale() == 1024

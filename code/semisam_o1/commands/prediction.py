@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from semisam_o1.commands.export import check_outputs, export_cohort, export_path, to_original_grid, write_image
 from semisam_o1.commands.trained import LoadedModel, TrainedConfig, describe_best, load_model
@@ -83,7 +82,7 @@ def predict(config: PredictConfig) -> list[Path]:
 
 def predict_scans(config: PredictConfig) -> list[Path]:
     """Segment files and folders of scans."""
-    model = load_model(config, torch.device(resolve_device(config.device)))
+    model = load_model(config, resolve_device(config.device))
     settings, treatment = find_preparation(config, model.trained)
     scans = find_scans(config.scans)
     raise_faults([fault for scan in scans for fault in header_faults(scan, settings.channel)], "scans cannot be used")

@@ -78,7 +78,7 @@ def suggest(config: SuggestConfig) -> None:
 
 
 def rank_next(
-    results: RunResults, features: str, checkpoint: Path, device: str
+    results: RunResults, features: str, checkpoint: Path, device: torch.device
 ) -> tuple[list[Candidate], dict[str, float]]:
     """Rank the unlabeled scans of a run as the next one to label, and return their mean entropies, too.
 
@@ -103,13 +103,15 @@ def rank_next(
     return rank(distances, uncertainty), uncertainty
 
 
-def cohort_distances(dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: str) -> Distances:
+def cohort_distances(
+    dataset: Dataset, names: Sequence[str], features: str, checkpoint: Path, device: torch.device
+) -> Distances:
     """Return the pairwise distances of scans after registration, which compares its own features and a feature set.
 
     Raises:
         DatasetError: listing every scan that cannot be used.
     """
-    feature_set = FEATURE_SETS[features](checkpoint, torch.device(device))
+    feature_set = FEATURE_SETS[features](checkpoint, device)
     need = Need(num_classes=2, label=False, read_label=False)
     reports = [inspect(dataset, name, need) for name in progress(names, "checking")]
     raise_faults([fault for report in reports for fault in report.faults], "faults in the dataset", DatasetError)

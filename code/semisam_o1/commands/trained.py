@@ -10,7 +10,7 @@ from typing import Any, Generic
 import numpy as np
 import torch
 
-from semisam_o1.core.device import resolve_precision
+from semisam_o1.core.device import PRECISIONS, resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option, patch_faults
 from semisam_o1.core.memory import configure_allocator
@@ -44,7 +44,7 @@ class TrainedConfig(DeviceConfig):
     binary_label: bool | None = option(None, "merge all labels above 0 into class 1 (default: as trained, else off)")
     largest_component: bool | None = option(None, "keep the largest component of each class (default: as trained)")
     precision: str = option(
-        "auto", "auto: bf16 where the device computes it natively, else fp32", choices=("auto", "fp32", "bf16")
+        "auto", "auto: bf16 where the device computes it natively, else fp32; fp16: for older GPUs", choices=PRECISIONS
     )
 
     def faults(self) -> list[str]:

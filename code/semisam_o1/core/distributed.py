@@ -26,16 +26,14 @@ TIMEOUT = datetime.timedelta(hours=2)
 EXPECTED_ERRORS = (InputError, RunError, Interrupted)
 
 
-def start(device_type: str) -> torch.device:
-    """Join torchrun's process group, if there is one, and return this rank's device."""
-    device = torch.device(device_type)
+def start(device: torch.device) -> torch.device:
+    """Join torchrun's process group, if there is one, with this rank's device, and return the device."""
     if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
-    if device_type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     # gloo beside nccl, because Python objects are sent from the CPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return device
 
 

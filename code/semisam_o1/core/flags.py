@@ -89,7 +89,7 @@ class CommandConfig:
 class DeviceConfig(CommandConfig):
     """The same of commands that compute on a device."""
 
-    device: str = option("auto", "auto: cuda where available, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
+    device: str = option("auto", "auto: cuda where it works, else cpu", resume="any", choices=("auto", "cuda", "cpu"))
 
 
 def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semisam_o1.core.batching import OutOfMemorySafeBatcher
+from semisam_o1.core.device import autocast
 from semisam_o1.data.dataset.geometry import centered_padding
 from semisam_o1.networks.unet3d import UNet3D
 
@@ -92,7 +93,7 @@ class Predictor:
     Args:
         network: the network on its device; it is put into eval mode.
         patch_size, stride: of the sliding window, per axis; a stride beyond the patch is cut to it.
-        precision: 'fp32' or 'bf16' (the network's convolutions; the softmax stays in float32).
+        precision: 'fp32', 'bf16' or 'fp16' (the network's convolutions; the softmax stays in float32).
     """
 
     def __init__(self, network: UNet3D, patch_size: Sequence[int], stride: Sequence[int], precision: str):
@@ -109,5 +110,5 @@ class Predictor:
 
     def _probabilities(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device.type, self.precision):
             return self.network.logits(windows).softmax(1)

@@ -6,6 +6,7 @@ https://doi.org/10.1007/978-3-319-66179-7_47
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -66,7 +67,11 @@ class DAN(Method):
             probabilities = student(batch.image).softmax(1)
             student.train()
         self.discriminator.requires_grad_(True).train()
-        verdict = self.discriminator(probabilities, batch.image)
+        kind = batch.image.device.type
+        # In fp16 its gradients would need a scale of their own: then it is trained in float32.
+        in_fp16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        with torch.autocast(kind, enabled=False) if in_fp16 else contextlib.nullcontext():
+            verdict = self.discriminator(probabilities, batch.image)
         truth = torch.full((len(batch.image),), UNLABELED, device=batch.image.device)
         truth[: batch.labeled] = LABELED
         loss = F.cross_entropy(verdict, truth)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
+from semisam_o1.core.device import PRECISIONS
 from semisam_o1.core.flags import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -102,9 +103,9 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     deterministic: int = option(1, "1: the same bits every time; 0: the fastest algorithms of cuDNN", choices=(0, 1))
     precision: str = option(
         "auto",
-        "auto: bf16 where the device computes it natively, else fp32",
+        "auto: bf16 where the device computes it natively, else fp32; fp16, with scaled gradients: for older GPUs",
         resume="any",
-        choices=("auto", "fp32", "bf16"),
+        choices=PRECISIONS,
     )
     cache: str = option(
         "auto",

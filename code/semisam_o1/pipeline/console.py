@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from semisam_o1 import PROJECT_ROOT
+from semisam_o1.core.device import cuda_fault
 from semisam_o1.core.progress import duration
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.preflight.check import Cohort
@@ -24,7 +25,8 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
     """
     cohort, device, precision = checked.cohort, checked.device, checked.precision
     on_gpu = device.type == "cuda"
-    found = "a CUDA device is available" if on_gpu else "PyTorch finds no CUDA device"
+    fault = None if on_gpu else cuda_fault()
+    found = fault.reason if fault else "a CUDA device works"
     native = "is computed natively here" if precision == "bf16" else "is what this device computes best"
     features = "as requested" if config.sam_ckpt.is_file() else f"there is no {config.sam_ckpt}"
     held = {"ram": "in RAM", "gpu": "on the GPU", "none": "in their files"}[location]

@@ -23,7 +23,7 @@ class PreflightResult:
     """What a run is made of, checked.
 
     Attributes:
-        precision: 'fp32' or 'bf16'.
+        precision: 'fp32', 'bf16' or 'fp16'.
         arguments: content of args.json of this run.
         previous: content of args.json of the run that is resumed, None for a new one.
     """
@@ -62,9 +62,10 @@ def check_run(
             config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis, stop.progress
         )
     )
-    precision = resolve_precision(config.precision, device.type)
-    if previous is not None and config.precision == "auto":  # may mean another one on this device
+    precision = config.precision
+    if previous is not None and precision == "auto":  # may mean another one on this device
         precision = previous.get("precision", precision)
+    precision = resolve_precision(precision, device.type)
     arguments = describe_run(config, cohort, device, precision, features_key)
     if previous is not None:
         check_same_run(previous, arguments, config, folder)

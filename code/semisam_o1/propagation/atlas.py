@@ -16,6 +16,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from semisam_o1.core.device import to_device
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.fields import resize, sample, sample_array
 from semisam_o1.features.builtin import cell_means
@@ -156,12 +157,11 @@ class AtlasPropagation:
             return np.zeros_like(start), 0.0
         (box,) = ndimage.find_objects(inside.astype(np.uint8))
         part, start_coords = (array[(slice(None), *box)] for array in (fixed.registration, start_coords))
-        part, moving_field = part.to(self.device), moving.registration.to(self.device)
+        part, moving_field = (to_device(field, self.device) for field in (part, moving.registration))
         found = register(part, moving_field, start_coords, self._sampling)
         every = (slice(None), *[slice(None, None, 2)] * 3)
         mismatches = [
-            (part[every] - sample(moving_field, coords[every])).square().mean()
-            for coords in (start_coords, found)
+            (part[every] - sample(moving_field, coords[every])).square().mean() for coords in (start_coords, found)
         ]
         before, after = torch.stack(mismatches).tolist()
         if not after < before:

@@ -16,6 +16,7 @@ from threading import Lock
 import numpy as np
 import torch
 
+from semisam_o1.core.device import to_device
 from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.progress import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
@@ -120,12 +121,12 @@ class CohortAtlas:
         own = self._description(name)
         half = _half(own.grid)  # sufficient to compare on
         device = self.propagation.device
-        reduced = resize(own.registration.to(device), half)
+        reduced = resize(to_device(own.registration, device), half)
         warped, mismatch = [], []
         for other in self.neighbors(name):
             voxel_coords = torch.from_numpy(self._voxel_coords(name, other))
             moving = self._description(other).registration
-            moved = sample(moving.to(device), resize(voxel_coords, half).to(device))
+            moved = sample(to_device(moving, device), to_device(resize(voxel_coords, half), device))
             mismatch.append(box_mean((reduced - moved).square().mean(0, keepdim=True)))
             warped.append(sample(torch.from_numpy(probabilities(other)), voxel_coords))
         distance = torch.stack(mismatch)

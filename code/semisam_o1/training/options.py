@@ -33,7 +33,7 @@ class RoundContext:
     Attributes:
         round_: from 1.
         seed: of the round.
-        precision: 'fp32' or 'bf16' (autocast; losses stay in float32).
+        precision: 'fp32', 'bf16' or 'fp16' (autocast; losses stay in float32).
         num_workers: processes that read patches; None where volumes are in memory.
     """
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from semisam_o1.core import distributed
+from semisam_o1.core.device import autocast
 from semisam_o1.core.errors import RunError
 from semisam_o1.core.progress import progress
 from semisam_o1.core.seeding import derive_seed
@@ -74,6 +75,8 @@ class RoundTrainer:
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self.parallel = nn.parallel.DistributedDataParallel(student)
         self.optimizer = method.make_optimizer(student)
+        # fp16 has gradients from 6e-8 upwards: the loss is scaled, and a step whose gradient overflows is left out.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=context.precision == "fp16")
         self.eval_model = method.eval_model(student)
         self.steps = dict(AFTER_ITERATION)
         self.loss_log = LossLog(self)
@@ -117,8 +120,9 @@ class RoundTrainer:
             terms = self.method.losses(self.parallel, batch, t)
         loss = total(terms)
         self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         for group in self.optimizer.param_groups:
             group["lr"] = self.method.learning_rate(t)
         with self.autocast():
@@ -129,7 +133,7 @@ class RoundTrainer:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which networks compute; losses stay in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.context.precision == "bf16")
+        return autocast(self.device.type, self.context.precision)
 
     def total_step(self) -> int:
         """Return the number of finished iterations over all rounds."""
@@ -179,6 +183,7 @@ class RoundTrainer:
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best": self.best and vars(self.best),
         }
 
@@ -194,6 +199,7 @@ class RoundTrainer:
             self.student.load_state_dict(state["student"])
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state.get("scaler", {}))
             self.best = BestModel(**state["best"]) if state["best"] else None
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
