@@ -129,7 +129,7 @@ def test_the_commands(
 def test_a_published_run(filled_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, exp = write_cohort(tmp_path / "data"), tmp_path / "run"
     published = {"backbone": "uamt", "propagation": "prototype", "features": "sam", "sam_ckpt": filled_checkpoint}
-    flags = train_flags(root, exp, device="cuda", num_rounds=2, **published)
+    flags = train_flags(root, exp, device="cuda", **published)
     assert run_command(train_SemiSAM_O1.main, flags) == 0, capsys.readouterr().err
     log = (tmp_path / "run_UAMT_1label_1" / "unet_3D" / "log.txt").read_text(encoding="utf-8")
     assert "6 computed" in log

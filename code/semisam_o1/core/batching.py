@@ -21,6 +21,12 @@ class OutOfMemorySafeBatcher:
     def __init__(self) -> None:
         self.max_batches = sys.maxsize  # per call, as far as memory is known to allow
 
+    def batches_per_call(self, remaining: int, elements: int, device: str) -> int:
+        """Return how many of the remaining batches, of so many elements each, share a call on a type of device."""
+        busy = max(1, self.MAX_ELEMENTS.get(device, self.MAX_ELEMENTS["cpu"]) // elements)
+        calls = -(-remaining // min(busy, self.max_batches))
+        return -(-remaining // calls)  # equal calls rather than full ones
+
     def __call__(self, function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the result of every batch in order.
 
@@ -33,11 +39,9 @@ class OutOfMemorySafeBatcher:
             RuntimeError: if a single batch does not fit.
         """
         done, first = 0, batches[0]
-        busy = max(1, self.MAX_ELEMENTS.get(first.device.type, self.MAX_ELEMENTS["cpu"]) // first.numel())
         while done < len(batches):
-            remaining = len(batches) - done
-            calls = -(-remaining // min(busy, self.max_batches))
-            chunk = batches[done : done + -(-remaining // calls)]  # equal chunks rather than full ones
+            count = self.batches_per_call(len(batches) - done, first.numel(), first.device.type)
+            chunk = batches[done : done + count]
             results = _try(function, chunk)
             if results is None:
                 self.max_batches = len(chunk) // 2  # later calls start with a size that fits

@@ -13,6 +13,8 @@ from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import schedules
 from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot
 
+NETWORK_BYTES = 9 * 2**26  # of networks, gradients, moments and what does not grow with the batch
+
 
 class LossTerm(NamedTuple):
     """One term of the loss; the loss is the sum of weight · value."""
@@ -50,9 +52,25 @@ class Method:
     """
 
     network: ClassVar[str] = "unet_3D"
+    # GPU memory of a step per voxel of the batch, from benchmarks/bench_memory.py.
+    voxel_bytes: ClassVar[tuple[int, int]] = (785, 1345)  # with two classes, in 16 bits and in float32
+    class_bytes: ClassVar[int] = 17  # for each further class
 
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         self.options, self.seed = options, seed
+
+    @classmethod
+    def step_bytes(cls, voxels: int, labeled: int, unlabeled: int, classes: int, half: bool) -> int:
+        """Return the bytes that a training step takes on a GPU, without cuDNN's workspace.
+
+        Args:
+            voxels: of a patch.
+            labeled, unlabeled: items of the batch.
+            classes: background included.
+            half: whether the networks compute in 16 bits.
+        """
+        per_voxel = cls.voxel_bytes[0 if half else 1] + cls.class_bytes * (classes - 2)
+        return NETWORK_BYTES + (labeled + unlabeled) * voxels * per_voxel
 
     def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
         """Return the loss terms of one batch at iteration t by name.

@@ -48,6 +48,8 @@ class Discriminator(nn.Module):
 
 
 class DAN(Method):
+    voxel_bytes = (740, 1145)
+
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         super().__init__(student, options, seed)
         with torch.random.fork_rng(devices=[]):  # PyTorch's default weights, from this run's seed

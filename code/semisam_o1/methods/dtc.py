@@ -20,6 +20,8 @@ CE_SCALE = 0.01
 
 class DTC(Method):
     network = "unet_3D_sdf"
+    voxel_bytes = (730, 1190)
+    class_bytes = 55  # with its distance maps
 
     def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
         distance, logits = student(batch.image)

@@ -20,6 +20,14 @@ PASSES = 8  # Monte-Carlo passes of the teacher
 
 
 class UAMT(MeanTeacher):
+    pass_bytes = (340, 440)  # per voxel of the passes that share a call, in 16 bits and in float32
+
+    @classmethod
+    def step_bytes(cls, voxels: int, labeled: int, unlabeled: int, classes: int, half: bool) -> int:
+        images = unlabeled * OutOfMemorySafeBatcher().batches_per_call(1 + PASSES, unlabeled * voxels, "cuda")
+        passes = images * voxels * cls.pass_bytes[0 if half else 1]
+        return passes + super().step_bytes(voxels, labeled, unlabeled, classes, half)
+
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         super().__init__(student, options, seed)
         self._batcher = OutOfMemorySafeBatcher()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from semisam_o1.core import distributed
-from semisam_o1.core.device import resolve_device
+from semisam_o1.core.device import HALF_PRECISION, resolve_device
 from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed, torch_generator
@@ -34,6 +35,7 @@ from semisam_o1.pipeline.preflight import PreflightResult, check_folder, check_r
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
 from semisam_o1.pipeline.resume import ResumePoint, take_folder
 from semisam_o1.pipeline.summary import score_round, summarize
+from semisam_o1.propagation.matching import MAX_VOXELS
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.lock import RunLock
@@ -81,7 +83,7 @@ def build_run(
     torch.backends.cudnn.deterministic = bool(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     cohort, device = checked.cohort, checked.device
-    location, reason = choose_cache(config.cache, device, cohort.nbytes)
+    location, reason = choose_cache(config.cache, device, *memory_needed(config, checked))
     tracker.say(console.opening(config, checked, location, reason))
     store = VolumeStore(config.dataset, [*cohort.train, *cohort.validation], location, device)
     cache = ArrayCache(config.root_path / "features", checked.folder.cache)
@@ -95,6 +97,19 @@ def build_run(
     volumes = CohortAccess(cohort, store, features, feature_set.key, config.num_classes)
     labels = CohortLabels(config, volumes, cache, device, stop.progress, tracker.say)
     return Run(config, checked.folder, device, checked.precision, volumes, labels, tracker, stop)
+
+
+def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, int]:
+    """Return the bytes of the volumes and of all that is kept beside them, and those of a training step on a GPU."""
+    cohort, ranks = checked.cohort, distributed.world_size()
+    kept = 1 + config.confidence_weights  # pseudo-labels and their weights
+    sizes = [math.prod(cohort.info[name].shape) for name in cohort.unlabeled]
+    nbytes = cohort.nbytes + kept * sum(sizes)
+    if "template" in config.augmentation:  # coordinates on the working grids
+        nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
+    items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
+    half, voxels = checked.precision in HALF_PRECISION, math.prod(config.patch_size)
+    return nbytes, METHODS[config.backbone].step_bytes(voxels, *items, config.num_classes, half)
 
 
 @dataclass(frozen=True)

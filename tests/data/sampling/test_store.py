@@ -22,10 +22,25 @@ CPU = torch.device("cpu")
 
 def test_auto_chooses_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "available_memory", lambda: 1000)
-    assert choose_cache("auto", CPU, 400)[0] == "ram"
-    assert choose_cache("auto", CPU, 600)[0] == "none"
-    assert choose_cache("ram", CPU, 600)[0] == "ram"
-    assert choose_cache("gpu", CPU, 400) == ("ram", "0.00 GiB of volumes; there is no GPU")
+    assert choose_cache("auto", CPU, 400, 0)[0] == "ram"
+    assert choose_cache("auto", CPU, 600, 0)[0] == "none"
+    assert choose_cache("ram", CPU, 600, 0)[0] == "ram"
+    assert choose_cache("gpu", CPU, 400, 0) == ("ram", "0.00 GiB of volumes; there is no GPU")
+
+
+def test_on_a_gpu_training_needs_memory_beside_the_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    gib, gpu = 2**30, torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * gib, 12 * gib))
+    monkeypatch.setattr(store, "available_memory", lambda: 20 * gib)
+    assert choose_cache("auto", gpu, 4 * gib, 3 * gib) == (
+        "gpu",
+        "4.00 GiB of volumes and 4.0 GiB for training fit on the GPU",
+    )
+    assert choose_cache("auto", gpu, 4 * gib, 5 * gib) == (
+        "ram",
+        "4.00 GiB of volumes and 6.0 GiB for training do not fit into 10.0 GiB of GPU memory; the volumes fit in RAM",
+    )
+    assert choose_cache("auto", gpu, 11 * gib, 5 * gib)[0] == "none"
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])

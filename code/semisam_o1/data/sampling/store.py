@@ -13,25 +13,32 @@ from semisam_o1.core.memory import available_memory
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset
 
-MAX_SHARE = 0.5  # of the free memory, for decoded volumes
+MAX_SHARE = 0.5  # of the free RAM, for volumes
+MAX_GPU_SHARE = 0.9  # of the free GPU memory, for volumes and training; an allocator wastes some
+WORKSPACE_BYTES = 2**30  # of cuDNN and its kernels
 
 ReadLabels = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
-def choose_cache(cache: str, device: torch.device, nbytes: int) -> tuple[str, str]:
+def choose_cache(cache: str, device: torch.device, nbytes: int, step_bytes: int) -> tuple[str, str]:
     """Return where the volumes are cached ('gpu', 'ram' or 'none') and the reason.
 
     Args:
         cache: the user's choice; 'auto' decides by the size of the cohort and the free memory.
-        nbytes: bytes of all decoded volumes.
+        nbytes: bytes of all decoded volumes, with all that is kept beside them.
+        step_bytes: bytes of a training step on a GPU.
     """
     size = f"{nbytes / 2**30:.2f} GiB of volumes"
     if cache == "gpu" and device.type != "cuda":
         return "ram", f"{size}; there is no GPU"
     if cache != "auto":
         return cache, f"{size}; as requested"
-    if device.type == "cuda" and nbytes < MAX_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return "gpu", f"{size} fit on the GPU"
+    if device.type == "cuda":
+        free, training = torch.cuda.mem_get_info(device)[0], step_bytes + WORKSPACE_BYTES
+        size += f" and {training / 2**30:.1f} GiB for training"
+        if nbytes + training < MAX_GPU_SHARE * free:
+            return "gpu", f"{size} fit on the GPU"
+        size += f" do not fit into {free / 2**30:.1f} GiB of GPU memory; the volumes"
     if nbytes < MAX_SHARE * (available_memory() // world_size()):
         return "ram", f"{size} fit in RAM"
     return "none", f"{size} do not fit in RAM"
