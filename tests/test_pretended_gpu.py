@@ -27,6 +27,7 @@ def test_what_a_gpu_would_do() -> None:
         "pretended_gpu",
         "tests/test_cuda.py",
         "tests/test_cuda_repeats.py",
+        "tests/test_cuda_tuning.py",
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -53,7 +53,7 @@ def go_on(
 OTHER = {
     bool: lambda value: not value,
     int: lambda value: value + 1,
-    float: lambda value: value * 0.5,
+    float: lambda value: 0.5 * value or 0.5,
     tuple: lambda value: (64, 64, 32),
 }
 WORDS = {
@@ -61,6 +61,7 @@ WORDS = {
     "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
     "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
     "root_path": Path("/elsewhere"), "sam_ckpt": Path("/elsewhere.pth"), "deterministic": 0, "max_time": 3.0,
+    "tune": "off",
 }  # fmt: skip
 
 

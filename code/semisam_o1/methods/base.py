@@ -12,6 +12,7 @@ from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, POSITIVE, SHARE, Range
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import schedules
 from semisam_o1.methods.losses import cross_entropy, dice_loss, one_hot
+from semisam_o1.networks.kernels import Kernels
 
 NETWORK_BYTES = 9 * 2**26  # of networks, gradients, moments and what does not grow with the batch
 
@@ -104,6 +105,12 @@ class Method:
     def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
         """Update the method's own networks after the student's step; return further values to log."""
         return {}
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Let the method's own networks, and itself, be computed like this from now on."""
+        for module in vars(self).values():
+            if isinstance(module, nn.Module):
+                kernels.apply(module)
 
     def make_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer that trains the student."""

@@ -6,6 +6,8 @@ MICCAI 2019, https://arxiv.org/abs/1907.07034
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from semisam_o1.methods.base import MethodOptions
 from semisam_o1.methods.losses import squared_difference
 from semisam_o1.methods.mean_teacher import MeanTeacher
 from semisam_o1.methods.schedules import entropy_threshold
+from semisam_o1.networks.kernels import Kernels
 
 PASSES = 8  # Monte-Carlo passes of the teacher
 
@@ -31,6 +34,10 @@ class UAMT(MeanTeacher):
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         super().__init__(student, options, seed)
         self._batcher = OutOfMemorySafeBatcher()
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        super().use_kernels(kernels)
+        self._batcher.max_batches = sys.maxsize if kernels.joined else 1
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
         passes = self._batcher(self.teacher_softmax, self.add_noise(image, t, 1 + PASSES))

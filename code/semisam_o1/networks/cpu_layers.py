@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semisam_o1.data.sampling.interpolation import interpolate, interpolation_matrix
+from semisam_o1.networks.cuda_layers import NORMS, by_item
 
 
 class Dropout(nn.Dropout):
@@ -32,17 +33,20 @@ class InstanceNorm(nn.InstanceNorm3d):
     """nn.InstanceNorm3d without parameters; on a CPU in channels last, batch normalization of one item at a time.
 
     PyTorch's own would copy the volume to the contiguous layout and back.
+
+    Attributes:
+        kernel: what computes it on a GPU: 'native', or one of ``cuda_layers.NORMS``.
     """
 
     MAX_VOXELS = 2**21  # the sums of batch normalization lose precision in larger volumes
+    kernel = "native"
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cuda" and self.kernel != "native":
+            return NORMS[self.kernel](x, self.eps)
         if not is_channels_last(x) or x[0, 0].numel() > self.MAX_VOXELS:
             return super().forward(x)
-        # In float32, so that the statistics are, too; neither is learned.
-        scale, shift = x.new_ones(x.shape[1], dtype=torch.float32), x.new_zeros(x.shape[1], dtype=torch.float32)
-        items = (F.batch_norm(item, None, None, scale, shift, training=True, eps=self.eps) for item in x.split(1))
-        return torch.cat(tuple(items))
+        return by_item(x, self.eps)
 
 
 class Upsample(nn.Module):
@@ -75,13 +79,13 @@ class MaxPool(nn.Module):
         return torch.maximum(x[..., 0:d:2], x[..., 1:d:2])
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """Return x (B, C, W, H, D) in the channels-last layout, if bf16 layers on a CPU follow.
+def channels_last(x: Tensor, on_gpu: bool = False) -> Tensor:
+    """Return x (B, C, W, H, D) in the channels-last layout, if bf16 layers on a CPU follow, or on a GPU if asked for.
 
     oneDNN then converts no activation to a layout of its own and back. Further layers keep the layout of their input.
     """
     in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if x.device.type != "cpu" or not in_bf16:
+    if not (in_bf16 if x.device.type == "cpu" else on_gpu):
         return x
     # Copied even if there is only one channel, where the layout shows in the strides alone.
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)

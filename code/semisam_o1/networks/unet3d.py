@@ -57,7 +57,12 @@ class UNet3D(nn.Module):
     Args:
         num_classes: background included.
         dropout: probability after the bottom and after the last decoder block.
+
+    Attributes:
+        layout: of activations on a GPU, 'contiguous' or 'channels_last'.
     """
+
+    layout = "contiguous"
 
     def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.3):
         super().__init__()
@@ -78,7 +83,7 @@ class UNet3D(nn.Module):
 
     def decode(self, x: Tensor) -> Tensor:
         """Return the features (B, 16, W, H, D) before the output convolutions."""
-        skip1 = self.conv1(layers.channels_last(x))
+        skip1 = self.conv1(layers.channels_last(x, on_gpu=self.layout == "channels_last"))
         skip2 = self.conv2(self.pool(skip1))
         skip3 = self.conv3(self.pool(skip2))
         skip4 = self.conv4(self.pool(skip3))

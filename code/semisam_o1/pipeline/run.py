@@ -29,8 +29,10 @@ from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.features.extract import FEATURE_SETS, CohortAccess, FeatureSet, extract_features
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
+from semisam_o1.networks.kernels import Kernels
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.kernels import choose_kernels
 from semisam_o1.pipeline.preflight import PreflightResult, check_folder, check_run
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
 from semisam_o1.pipeline.resume import ResumePoint, take_folder
@@ -81,7 +83,6 @@ def build_run(
 ) -> Run:
     """Load the volumes, extract or find their features, and return the run, ready to start."""
     torch.backends.cudnn.deterministic = bool(config.deterministic)
-    torch.backends.cudnn.benchmark = not config.deterministic
     cohort, device = checked.cohort, checked.device
     location, reason = choose_cache(config.cache, device, *memory_needed(config, checked))
     tracker.say(console.opening(config, checked, location, reason))
@@ -96,7 +97,8 @@ def build_run(
     tracker.say(f"features ({feature_set.key}): {len(features) - computed} found on disk, {how}")
     volumes = CohortAccess(cohort, store, features, feature_set.key, config.num_classes)
     labels = CohortLabels(config, volumes, cache, device, stop.progress, tracker.say)
-    return Run(config, checked.folder, device, checked.precision, volumes, labels, tracker, stop)
+    kernels = choose_kernels(config, checked, tracker.say)
+    return Run(config, checked.folder, device, checked.precision, kernels, volumes, labels, tracker, stop)
 
 
 def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, int]:
@@ -120,6 +122,7 @@ class Run:
     folder: RunFolder
     device: torch.device
     precision: str
+    kernels: Kernels
     volumes: CohortAccess
     labels: CohortLabels
     tracker: Tracker
@@ -155,7 +158,9 @@ class Run:
         student = build_network(config.model, config.num_classes, generator=torch_generator(seed)).to(self.device)
         if config.warm_start and round_ > 1:
             checkpoint.load_weights(student, self.folder.round_best(round_ - 1))
+        self.kernels.apply(student)
         method = METHODS[config.backbone](student, config, seed)
+        method.use_kernels(self.kernels)
         num_workers = None if self.volumes.store.in_memory else config.num_workers
         context = RoundContext(round_, seed, self.precision, num_workers, self.folder, self.tracker, self.stop)
         batches = self.make_batches(round_, seed, augmentation)
@@ -181,6 +186,7 @@ class Run:
     def best_predictor(self, best: BestModel) -> Predictor:
         network = build_network(self.config.model, self.config.num_classes)
         network.load_state_dict(best.weights)
+        self.kernels.apply(network)
         return self.predictor(network.to(self.device))
 
     def keep_models(self, round_: int, best: BestModel) -> None:

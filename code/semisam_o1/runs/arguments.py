@@ -104,7 +104,13 @@ def write_arguments(folder: RunFolder, now: dict[str, Any], before: dict[str, An
     keys = ("device", "processes", "versions", "git")
     if before and any(before.get(key) != now[key] for key in keys):
         earlier.append({key: before.get(key) for key in keys})
-    write_json(folder.args, now | {"earlier": earlier})
+    kept = {"kernels": before["kernels"]} if before and "kernels" in before else {}
+    write_json(folder.args, now | {"earlier": earlier} | kept)
+
+
+def write_kernels(folder: RunFolder, kernels: dict[str, Any]) -> None:
+    """Add to args.json how networks are computed, for the runs that continue this one."""
+    write_json(folder.args, read_run_arguments(folder) | {"kernels": kernels})
 
 
 def _plain(config: Any) -> dict[str, Any]:

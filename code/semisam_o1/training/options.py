@@ -24,6 +24,11 @@ class TrainingOptions(MethodOptions):
     state_interval: float = option(
         60.0, "seconds between saved states, more where saving is slow; 0: every iteration", AT_LEAST_0, resume="any"
     )
+    tune: str = option(
+        "auto",
+        "on a GPU: auto takes the fastest way to compute, found by trying for ten seconds at most; off: the reference",
+        choices=("auto", "off"),
+    )
 
 
 @dataclass(frozen=True)
