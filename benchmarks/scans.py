@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 import code_path  # noqa: F401
-from semisam_o1.data.dataset.volumes import Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Geometry, Volume, write_volume
 
 SHAPE = (190, 140, 88)
 
@@ -57,5 +57,6 @@ def write_cohort(root: Path, splits: dict[str, int], shape: tuple[int, int, int]
         for name in names:
             image, label = atrium(len(paths), shape)
             paths.append(root / "data" / f"{name}.h5")
-            write_volume(paths[-1], image, label, Geometry((0.625, 0.625, 0.625), known=True))
+            geometry = Geometry((0.625, 0.625, 0.625), known=True)
+            write_volume(paths[-1], Volume(paths[-1].stem, image, label, geometry))
     return paths

@@ -15,7 +15,7 @@ from image_files import make_decathlon, write, write_dicom
 from semisam_o1.commands import preparation
 from semisam_o1.commands.export import write_image
 from semisam_o1.core.errors import run_command
-from semisam_o1.data.dataset.volumes import Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Geometry, Volume, write_volume
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
@@ -94,7 +94,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(Path("Dataset001_Heart", "labelsTr", f"heart_{index}.nii.gz"), scan(index)[1])
     Path("Dataset001_Heart", "dataset.json").write_text('{"channel_names": {"0": "T1"}, "labels": {"background": 0}}')
     for name in (ROOT / "data" / "LA" / "train.txt").read_text().split()[:2]:
-        write_volume(Path("2018LA_Seg_Training_Set", name, "mri_norm2.h5"), *scan(3))
+        write_volume(Path("2018LA_Seg_Training_Set", name, "mri_norm2.h5"), Volume(name, *scan(3)))
     Path("downloaded.pth").write_bytes(b"")
     return tmp_path
 

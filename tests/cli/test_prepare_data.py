@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from semisam_o1.commands.export import write_image
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ROOT / "code" / "prepare_data.py"
@@ -94,7 +94,7 @@ def test_la_copy_gets_lists_of_the_scans_it_has(tmp_path: Path) -> None:
     names = (ROOT / "data" / "LA" / "train.txt").read_text().split()[:2]
     image = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     for name in names:
-        write_volume(tmp_path / "public" / name / "mri_norm2.h5", image, image > 30)
+        write_volume(tmp_path / "public" / name / "mri_norm2.h5", Volume(name, image, image > 30))
     done = run("la", "public", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "lists written: train.txt 2" in done.stdout
@@ -107,7 +107,7 @@ def test_la_copy_at_half_its_resolution_knows_its_spacing(tmp_path: Path) -> Non
     name = (ROOT / "data" / "LA" / "train.txt").read_text().split()[0]
     label = np.zeros((12, 10, 8), np.uint8)
     label[4:8, 2:6, 2:6] = 1
-    write_volume(tmp_path / "public" / name / "mri_norm2.h5", label + np.linspace(0, 1, 8), label)
+    write_volume(tmp_path / "public" / name / "mri_norm2.h5", Volume(name, label + np.linspace(0, 1, 8), label))
     flags = ("la", "public", "half", "--spacing", 1.25)
     done = run(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from image_files import TURNED_SHAPE, make_cohort, turned_scan, write_turned
 from semisam_o1.commands import preparation
 from semisam_o1.commands.preparation import PrepareConfig, parse_label_map, prepare
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, write_volume
 from semisam_o1.data.preparation.formats import read_image
 from semisam_o1.data.preparation.lists import LISTS
 from semisam_o1.data.preparation.scans import normalize
@@ -196,7 +196,8 @@ def standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def public_copy(folder: Path, names: str) -> Path:
     for index, name in enumerate(names):
-        write_volume(folder / name / "mri_norm2.h5", turned_scan(index), (turned_scan(index) > 200).astype(np.uint8))
+        volume = Volume(name, turned_scan(index), (turned_scan(index) > 200).astype(np.uint8))
+        write_volume(folder / name / "mri_norm2.h5", volume)
     return folder
 
 
@@ -232,7 +233,7 @@ def test_la_lists_of_the_project_stay_whole(tmp_path: Path, standard: Path, over
 def test_la_faults_are_listed_and_nothing_is_written(tmp_path: Path, standard: Path) -> None:
     source = public_copy(tmp_path / "public", "ABD")
     (source / "A" / "mri_norm2.h5").write_text("no HDF5")
-    write_volume(source / "D" / "mri_norm2.h5", np.zeros(TURNED_SHAPE, np.float32))
+    write_volume(source / "D" / "mri_norm2.h5", Volume("D", np.zeros(TURNED_SHAPE, np.float32)))
     with pytest.raises(InputError, match=r"(?s)2 faults.*A/mri_norm2.h5 cannot be read.*D/mri_norm2.h5 is constant"):
         prepare_la(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

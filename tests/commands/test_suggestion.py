@@ -15,7 +15,7 @@ import suggest_template
 import train_SemiSAM_O1
 from semisam_o1.commands import suggestion
 from semisam_o1.core.errors import run_command
-from semisam_o1.data.dataset.volumes import write_volume
+from semisam_o1.data.dataset.volumes import Volume, write_volume
 from semisam_o1.features.builtin import cell_means
 from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, global_feature
 from semisam_o1.propagation import representativeness
@@ -142,7 +142,7 @@ def test_another_feature_set_is_compared_too() -> None:
 def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(4):
         image = np.random.default_rng(index).standard_normal((20, 18, 16)).astype(np.float32)
-        write_volume(tmp_path / "data" / f"p{index}.h5", image)
+        write_volume(tmp_path / "data" / f"p{index}.h5", Volume(f"p{index}", image))
     (tmp_path / "train.txt").write_text("p0\np1\np2\np3\n")
     assert run_command(suggest_template.main, [str(tmp_path), "--top", "2", "--features", "builtin"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -248,7 +248,8 @@ def test_command_compares_another_feature_set(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(suggestion, "distances_between", lambda image, shapes, features, **_: seen.append(features) or
                         Distances(list(shapes), list(shapes), np.ones((3, 3))))  # fmt: skip
     for i in range(3):
-        write_volume(tmp_path / "data" / f"p{i}.h5", np.random.default_rng(i).random((12, 14, 16), np.float32))
+        image = np.random.default_rng(i).random((12, 14, 16), np.float32)
+        write_volume(tmp_path / "data" / f"p{i}.h5", Volume(f"p{i}", image))
     (tmp_path / "train.txt").write_text("p0\np1\np2\n")
     assert run_command(suggest_template.main, [str(tmp_path), "--features", "means"]) == 0
     assert len(asked) == 3 and set(seen[0]) == {"p0", "p1", "p2"}

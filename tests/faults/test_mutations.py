@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, write_volume
 from semisam_o1.data.preflight import inspection
 from semisam_o1.data.preflight.inspection import Need
 from semisam_o1.pipeline.config import TrainConfig
@@ -55,7 +55,7 @@ def volume_files(folder: Path) -> list[bytes]:
     image = generator.standard_normal(SHAPE).astype(np.float32)
     label = generator.integers(0, 3, SHAPE).astype(np.uint8)
     geometry = Geometry((1.0, 1.5, 2.0), (5.0, -3.0, 7.0), known=True)
-    write_volume(folder / "a.h5", image, label, geometry, source="scan.nii")
+    write_volume(folder / "a.h5", Volume("a", image, label, geometry, source="scan.nii"))
     with h5py.File(folder / "b.h5", "w") as file:
         file["image"], file["label"] = image, label
     with h5py.File(folder / "c.h5", "w", libver="latest") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semisam_o1.data.dataset.volumes import Geometry, write_volume
+from semisam_o1.data.dataset.volumes import Geometry, Volume, write_volume
 
 LISTS = {"train": 6, "val": 1, "test": 2}
 SETTINGS = {
@@ -38,7 +38,7 @@ def write_cohort(root: Path) -> Path:
             label[x + 9 : x + 16, y : y + 10, z : z + 8] = 2
             image = label + 0.3 * generator.standard_normal(shape).astype(np.float32)
             geometry = Geometry((1.0, 1.5, 2.0), (5.0, -3.0, 7.0), known=True)
-            write_volume(root / "data" / f"{name}.h5", image, label, geometry)
+            write_volume(root / "data" / f"{name}.h5", Volume(name, image, label, geometry))
     return root
 
 

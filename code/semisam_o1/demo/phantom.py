@@ -66,13 +66,13 @@ class PhantomCohort:
                 spread = TEMPLATE_SPREAD if (part, index) == (0, 0) else 1.0
                 image, label = make_subject(shape.tolist(), generator, spread)
                 origin = tuple((-(shape - 1) / 2 * SPACING).tolist())
-                yield Volume(name, image, label, Geometry(SPACING, origin, known=True))
+                geometry = Geometry(SPACING, origin, known=True)
+                yield Volume(name, image, label, geometry, source=f"synthetic, seed {self.seed}")
 
     def write(self, root: Path) -> None:
         """Write the dataset folder; files of the same names are replaced."""
         for volume in self.volumes():
-            path, source = Dataset(root).path(volume.name), f"synthetic, seed {self.seed}"
-            write_volume(path, volume.image, volume.label, volume.geometry, source)
+            write_volume(Dataset(root).path(volume.name), volume)
         for split, names in self.lists.items():  # last, so that a folder with lists has all scans
             write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
 

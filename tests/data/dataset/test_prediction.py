@@ -14,6 +14,3 @@ def test_label_is_the_most_probable_class_and_ties_go_to_the_lower() -> None:
     assert label.dtype == confidence.dtype == "uint8"
     assert label.ravel().tolist() == [1, 0, 2]
     assert confidence.ravel().tolist() == [128, 102, 204]
-    assert prediction.probabilities is None
-    kept = Prediction.from_probabilities(probabilities.bfloat16(), keep_probabilities=True).probabilities
-    assert (kept.shape, kept.dtype) == ((3, 1, 1, 3), "float32")

@@ -10,7 +10,7 @@ import pytest
 
 from malformed import smear
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, Grid, VolumeHeader, content_hash, write_volume
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Grid, Volume, VolumeHeader, content_hash, write_volume
 
 IMAGE = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 LABEL = (IMAGE % 3).astype(np.uint8)
@@ -66,7 +66,7 @@ def test_missing_list_is_named(tmp_path: Path) -> None:
 def test_written_volume_is_read_back(tmp_path: Path) -> None:
     geometry = Geometry((0.5, 1.0, 2.0), (-1.0, 2.0, 3.0), (0, 1, 0, 1, 0, 0, 0, 0, -1), known=True)
     dataset = Dataset(tmp_path)
-    write_volume(dataset.path("a"), IMAGE, LABEL.astype(np.int64), geometry, source="scan.nii")
+    write_volume(dataset.path("a"), Volume("a", IMAGE, LABEL.astype(np.int64), geometry, source="scan.nii"))
     volume = dataset.load("a")
     assert volume.name == "a"
     assert (volume.image.dtype, volume.label.dtype) == (np.float32, np.uint8)
@@ -81,10 +81,10 @@ def test_written_volume_is_read_back(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
-    write_volume(path, IMAGE)
+    write_volume(path, Volume("a", IMAGE))
     before = path.read_bytes()
     with pytest.raises((TypeError, ValueError)):
-        write_volume(path, np.array([object()]))
+        write_volume(path, Volume("a", np.array([object()])))
     assert path.read_bytes() == before
 
 
@@ -92,7 +92,7 @@ def test_a_header_is_read_without_decoding_the_voxels(tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((5, 4, 3), np.float32)
     geometry = Geometry((1.0, 2.0, 3.0), known=True)
     original = Grid((9, 8, 7), Geometry((0.5, 0.5, 0.5), known=True))
-    write_volume(tmp_path / "data" / "a.h5", image, geometry=geometry, source="scans/a.nrrd", original=original)
+    write_volume(tmp_path / "data" / "a.h5", Volume("a", image, None, geometry, original, "scans/a.nrrd"))
     smear(tmp_path / "data" / "a.h5")  # decoding fails
     expected = VolumeHeader("a", Grid((5, 4, 3), geometry), original, "scans/a.nrrd")
     assert Dataset(tmp_path).header("a") == expected
@@ -102,7 +102,7 @@ def test_a_header_is_read_without_decoding_the_voxels(tmp_path: Path) -> None:
 
 def test_label_and_geometry_may_be_missing(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path)
-    write_volume(dataset.path("a"), IMAGE)
+    write_volume(dataset.path("a"), Volume("a", IMAGE))
     volume = dataset.load("a")
     assert volume.label is None
     assert volume.geometry == Geometry()

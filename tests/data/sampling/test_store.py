@@ -13,7 +13,7 @@ import torch
 
 from semisam_o1.core.atomic_io import WriteError
 from semisam_o1.data.dataset.cache import ArrayCache
-from semisam_o1.data.dataset.volumes import Dataset, write_volume
+from semisam_o1.data.dataset.volumes import Dataset, Volume, write_volume
 from semisam_o1.data.sampling import store
 from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
 
@@ -46,8 +46,8 @@ def test_on_a_gpu_training_needs_memory_beside_the_volumes(monkeypatch: pytest.M
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_volumes_are_the_files(cache: str, tmp_path: Path) -> None:
     image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    write_volume(tmp_path / "data" / "a.h5", image, image % 2)
-    write_volume(tmp_path / "data" / "b.h5", image)
+    write_volume(tmp_path / "data" / "a.h5", Volume("a", image, image % 2))
+    write_volume(tmp_path / "data" / "b.h5", Volume("b", image))
     volumes = VolumeStore(Dataset(tmp_path), ["a", "b"], cache, CPU)
     assert volumes.in_memory == (cache == "ram")
     assert volumes.image("a").dtype == torch.float32
@@ -60,7 +60,7 @@ def test_volumes_are_the_files(cache: str, tmp_path: Path) -> None:
 def test_unlabeled_volumes_have_pseudo_labels_and_true_labels_have_full_weight(cache: str, tmp_path: Path) -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     for name in "ab":
-        write_volume(tmp_path / "data" / f"{name}.h5", image, image % 2)
+        write_volume(tmp_path / "data" / f"{name}.h5", Volume(name, image, image % 2))
     volumes = VolumeStore(Dataset(tmp_path), ["a", "b"], cache, CPU)
     plain = PseudoLabeledVolumes(volumes, ["b"], partial(answer, image % 5))
     weighted = PseudoLabeledVolumes(volumes, ["b"], partial(answer, image % 5), partial(answer, image))

@@ -18,12 +18,11 @@ class ArrayCache:
     """One .npz file per key, written completely or not at all; a damaged file counts as missing.
 
     Args:
-        folder: folder of the files.
-        fallback: folder to use if ``folder`` cannot be written, as in a read-only dataset.
+        folders: the first that can be written gets the files; the dataset may be read-only.
     """
 
-    def __init__(self, folder: Path, fallback: Path | None = None):
-        self.folders = [folder] if fallback is None else [folder, fallback]
+    def __init__(self, *folders: Path):
+        self.folders = folders
 
     def get(self, key: str, **dimensions: int) -> dict[str, np.ndarray] | None:
         """Return the arrays stored under ``key``, None if they are missing or damaged.
@@ -37,22 +36,16 @@ class ArrayCache:
         return None
 
     def put(self, key: str, **arrays: np.ndarray) -> None:
-        """Store arrays under ``key``.
-
-        Raises:
-            WriteError: if no folder can be written.
-        """
+        """Store arrays under ``key``; raises WriteError if no folder can be written."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         for folder in self.folders:
             try:
                 # Several runs may compute the same features at the same time.
-                write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
-            except WriteError:
-                if folder == self.folders[-1]:
-                    raise
-            else:
-                return
+                return write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
+            except WriteError as error:
+                failure = error
+        raise failure
 
 
 def _read(path: Path, dimensions: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -1,12 +1,31 @@
-"""Centered padding and cropping between volumes of any size and patches of one size."""
+"""Voxel grids of scans; centered padding and cropping between volumes of any size and patches of one size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 Shape = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Position of a volume in the patient, in ITK's convention (LPS, axes x, y, z)."""
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mm
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)  # row-major 3×3
+    known: bool = False  # whether the file states a spacing
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Number of voxels along x, y, z and their position."""
+
+    size: tuple[int, int, int]
+    geometry: Geometry
 
 
 def centered_window(shape: Shape, patch_size: Shape) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -16,9 +16,11 @@ import numpy as np
 from semisam_o1.core.atomic_io import write_bytes
 from semisam_o1.core.errors import InputError, first_line
 from semisam_o1.core.memory import available_memory
+from semisam_o1.data.dataset.geometry import Geometry, Grid
 
 MAX_UNCHECKED_BYTES = 2**30  # decoded size above which the compression ratio must be plausible
 MAX_COMPRESSION_RATIO = 1100  # deflate reaches at most 1032
+GEOMETRY_KEYS = ("spacing", "origin", "direction")
 
 
 @contextlib.contextmanager
@@ -41,22 +43,29 @@ def find_array(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     """Return a 3-D array of numbers that the file itself holds, without reading its values.
 
     Raises:
-        InputError: if there is no such array, or its values lie elsewhere.
+        InputError: if there is no such array, it is a link of any kind, or its values lie elsewhere.
     """
-    dataset = find(file, key, path)
-    if dataset is None:
-        keys = ", ".join(sorted(map(str, file))) or "nothing"
-        raise InputError(f"{path} holds no '{key}' (it holds {keys}); name the dataset that holds the image")
-    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3:
-        shape = getattr(dataset, "shape", "a group")
+    item: h5py.Dataset | h5py.Group = file
+    for part in key.strip("/").split("/"):
+        inside = isinstance(item, h5py.Group) and part not in ("", ".", "..")
+        link = item.get(part, getlink=True) if inside else None
+        if link is None:
+            keys = ", ".join(sorted(map(str, file))) or "nothing"
+            raise InputError(f"{path} holds no '{key}' (it holds {keys}); name the dataset that holds the image")
+        if not isinstance(link, h5py.HardLink):
+            where = f" to {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+            raise InputError(f"{path}: '{key}' is a link{where}, which is not followed; copy the data into the file")
+        item = item[part]
+    if not isinstance(item, h5py.Dataset) or item.ndim != 3:
+        shape = getattr(item, "shape", "a group")
         raise InputError(f"{path}: '{key}' must be one 3-D array (x, y, z), it is {shape}")
-    if dataset.dtype.kind not in "iufb":
-        raise InputError(f"{path}: '{key}' must hold numbers, it holds {dataset.dtype}")
-    if 0 in dataset.shape:
-        raise InputError(f"{path}: '{key}' is empty (shape {dataset.shape})")
-    if dataset.is_virtual or dataset.external:
+    if item.dtype.kind not in "iufb":
+        raise InputError(f"{path}: '{key}' must hold numbers, it holds {item.dtype}")
+    if 0 in item.shape:
+        raise InputError(f"{path}: '{key}' is empty (shape {item.shape})")
+    if item.is_virtual or item.external:
         raise InputError(f"{path}: '{key}' takes its values from other files, which is not followed; copy them into it")
-    return dataset
+    return item
 
 
 def read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
@@ -81,24 +90,33 @@ def read_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     return dataset[()]
 
 
-def find(file: h5py.File, key: str, path: Path) -> h5py.Dataset | h5py.Group | None:
-    """Return the object at ``key``, None if there is none. Links of any kind are not followed.
+def read_grid(file: h5py.File, path: Path, size: Sequence[int], prefix: str = "") -> Grid:
+    """Return the grid of an array with the geometry that attributes of its file state.
+
+    Args:
+        prefix: of the names of the attributes.
 
     Raises:
-        InputError: if the path to the object contains a link.
+        InputError: if the size or an attribute is malformed.
     """
-    item: h5py.Dataset | h5py.Group = file
-    for part in key.strip("/").split("/"):
-        if not isinstance(item, h5py.Group) or part in ("", ".", ".."):
-            return None
-        link = item.get(part, getlink=True)
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink):
-            where = f" to {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
-            raise InputError(f"{path}: '{key}' is a link{where}, which is not followed; copy the data into the file")
-        item = item[part]
-    return item
+    size, values = np.asarray(size), {}
+    if size.shape != (3,) or size.dtype.kind not in "iu" or size.min() < 1:
+        raise InputError(f"{path}: attribute '{prefix}size' must be 3 positive whole numbers")
+    for key in GEOMETRY_KEYS:
+        default = getattr(Geometry, key)
+        raw = np.asarray(file.attrs.get(prefix + key, default))
+        if raw.size != len(default) or raw.dtype.kind not in "iuf" or not np.isfinite(raw).all():
+            raise InputError(f"{path}: attribute '{prefix}{key}' must be {len(default)} finite numbers")
+        values[key] = tuple(raw.astype(float).ravel().tolist())
+    if min(values["spacing"]) <= 0:
+        raise InputError(f"{path}: attribute '{prefix}spacing' must be positive, it is {values['spacing']}")
+    return Grid(tuple(size.tolist()), Geometry(known=f"{prefix}spacing" in file.attrs, **values))
+
+
+def write_geometry(file: h5py.File, geometry: Geometry, prefix: str = "") -> None:
+    """Write a geometry as attributes, if it is known."""
+    for key in GEOMETRY_KEYS if geometry.known else ():
+        file.attrs[prefix + key] = getattr(geometry, key)
 
 
 @contextlib.contextmanager

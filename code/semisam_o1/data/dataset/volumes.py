@@ -8,55 +8,45 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from semisam_o1.core.errors import DatasetError, InputError, listed
-from semisam_o1.data.dataset.grids import Geometry, Grid, read_geometry, read_original, write_geometry
-from semisam_o1.data.dataset.hdf5 import find, find_array, open_hdf5, read_array, write_hdf5
+from semisam_o1.data.dataset.geometry import Geometry, Grid
+from semisam_o1.data.dataset.hdf5 import find_array, open_hdf5, read_array, read_grid, write_geometry, write_hdf5
 
 MAX_LIST_BYTES = 2**24
+# The name of a file in a folder, on any system: no path, no drive of Windows, no control character.
+PLAIN_NAME = re.compile(r"(?!\.\.?$|.:)[^/\\\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """Grid and origin of a volume, without its voxels.
-
-    Attributes:
-        grid: grid of the volume.
-        original: grid of the file that the scan came from, None where it is not known.
-        source: path of that file, None where it is not known.
-    """
+    """A volume without its voxels."""
 
     name: str
     grid: Grid
-    original: Grid | None = None
-    source: str | None = None
+    original: Grid | None = None  # grid of the file that the scan came from, where it is known
+    source: str | None = None  # path of that file, where it is known
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One scan.
-
-    Attributes:
-        image: float32 (W, H, D).
-        label: uint8 (W, H, D) or None.
-        geometry: geometry of image and label.
-        original: grid of the file that the scan came from, None where it is not known.
-        source: path of that file, None where it is not known.
-    """
+    """One scan."""
 
     name: str
-    image: np.ndarray
-    label: np.ndarray | None
-    geometry: Geometry
-    original: Grid | None = None
-    source: str | None = None
+    image: np.ndarray  # float32 (W, H, D)
+    label: np.ndarray | None = None  # uint8 (W, H, D)
+    geometry: Geometry = field(default_factory=Geometry)  # of image and label
+    original: Grid | None = None  # grid of the file that the scan came from, where it is known
+    source: str | None = None  # path of that file, where it is known
 
     @property
     def grid(self) -> Grid:
@@ -86,28 +76,26 @@ class Dataset:
         Raises:
             DatasetError: if the list is missing or empty, repeats a name, or names something outside of the folder.
         """
-        path = self.root / list_name
+        path, one_per_line = self.root / list_name, "write one volume name per line into"
         try:
             if path.exists() and not path.is_file():
-                raise DatasetError(f"{path} is not a file; write one volume name per line into a file of that name")
+                raise DatasetError(f"{path} is not a file; {one_per_line} a file of that name")
             if path.stat().st_size > MAX_LIST_BYTES:
-                raise DatasetError(f"{path} is too large for a list of names; write one volume name per line into it")
+                raise DatasetError(f"{path} is too large for a list of names; {one_per_line} it")
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            remedy = "write one volume name per line into it, or name a dataset folder (prepare_data.py makes one)"
+            remedy = f"{one_per_line} it, or name a dataset folder (prepare_data.py makes one)"
             raise DatasetError(f"{path} is missing; {remedy}") from None
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path} cannot be read as text ({error}); save it as UTF-8") from None
         names = [name for line in text.splitlines() if (name := line.split(",")[0].strip())]
         if not names:
-            raise DatasetError(f"{path} names no volume; write one name per line into it")
-        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-        if repeated:
+            raise DatasetError(f"{path} names no volume; {one_per_line} it")
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise DatasetError(f"{path} names {listed(repeated, 20)} more than once; keep one line of each")
-        outside = [name if name.isprintable() else ascii(name) for name in names if not _is_plain(name)]
-        if outside:
-            folder = self.root / "data"
-            raise DatasetError(f"{path} names {listed(outside)}; a line must be the plain name of a file in {folder}")
+        if outside := [name for name in names if not PLAIN_NAME.fullmatch(name)]:
+            found = listed(name if name.isprintable() else ascii(name) for name in outside)
+            raise DatasetError(f"{path} names {found}; a line must be the plain name of a file in {self.root / 'data'}")
         return names
 
     def load(self, name: str) -> Volume:
@@ -120,7 +108,7 @@ class Dataset:
         path = self.path(name)
         with self._open(name) as file:
             image = read_array(file, self.image_key, path)
-            label = None if find(file, "label", path) is None else read_array(file, "label", path)
+            label = read_array(file, "label", path) if "label" in [*file] else None
             header = self._header(name, file)
             if label is not None:
                 if label.shape != image.shape:
@@ -142,10 +130,11 @@ class Dataset:
             return self._header(name, file)
 
     def _header(self, name: str, file: h5py.File) -> VolumeHeader:
-        path = self.path(name)
-        grid = Grid(find_array(file, self.image_key, path).shape, read_geometry(file, path))
-        source = file.attrs.get("source")
-        return VolumeHeader(name, grid, read_original(file, path), source if isinstance(source, str) else None)
+        path, attributes = self.path(name), file.attrs
+        grid = read_grid(file, path, find_array(file, self.image_key, path).shape)
+        size, source = attributes.get("original_size"), attributes.get("source")
+        original = None if size is None else read_grid(file, path, size, "original_")
+        return VolumeHeader(name, grid, original, source if isinstance(source, str) else None)
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[h5py.File]:
@@ -155,11 +144,7 @@ class Dataset:
             DatasetError: if it cannot be opened, or the body raises InputError.
         """
         path = self.path(name)
-        try:
-            is_file = path.is_file()
-        except (OSError, ValueError):  # a name that no file can have
-            is_file = False
-        if not is_file:
+        if not os.path.isfile(path):  # false, too, for a name that no file can have
             raise DatasetError(f"{path} is missing; put it there or take {name} out of the lists")
         file = path.resolve()
         # The folder itself may be a link: that is the choice of its owner, not of the author of its content.
@@ -170,12 +155,6 @@ class Dataset:
                 yield opened
         except InputError as error:
             raise DatasetError(str(error)) from None
-
-
-def _is_plain(name: str) -> bool:
-    """Return whether a name is that of a file in a folder, on any system."""
-    drive = name[1:2] == ":"  # of Windows
-    return name not in (".", "..") and not drive and not any(c in "/\\" or ord(c) < 32 or c == "\x7f" for c in name)
 
 
 def as_label(label: np.ndarray, path: Path) -> np.ndarray:
@@ -191,36 +170,23 @@ def as_label(label: np.ndarray, path: Path) -> np.ndarray:
     return np.ascontiguousarray(rounded)
 
 
-def write_volume(
-    path: Path,
-    image: np.ndarray,
-    label: np.ndarray | None = None,
-    geometry: Geometry | None = None,
-    source: str | None = None,
-    original: Grid | None = None,
-) -> None:
+def write_volume(path: Path, volume: Volume) -> None:
     """Write one volume as HDF5, completely or not at all.
 
-    Args:
-        image: (W, H, D), stored as it is.
-        label: (W, H, D), stored as uint8; None if the scan has none.
-        geometry: stored as the attributes spacing, origin and direction if ``geometry.known``.
-        source: path of the scan's own file, stored as an attribute.
-        original: grid of that file, stored as attributes; predictions are resampled back to it.
+    The image is stored as it is and the label as uint8; geometry, source and the original grid as attributes.
     """
     with write_hdf5(path) as file:
         # The checksum reveals damaged files.
         stored = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
-        file.create_dataset("image", data=image, **stored)
-        if label is not None:
-            file.create_dataset("label", data=label.astype(np.uint8), **stored)
-        if geometry is not None:
-            write_geometry(file, geometry)
-        if original is not None:
-            file.attrs["original_size"] = original.size
-            write_geometry(file, original.geometry, "original_")
-        if source is not None:
-            file.attrs["source"] = source
+        file.create_dataset("image", data=volume.image, **stored)
+        if volume.label is not None:
+            file.create_dataset("label", data=volume.label.astype(np.uint8), **stored)
+        write_geometry(file, volume.geometry)
+        if volume.original is not None:
+            file.attrs["original_size"] = volume.original.size
+            write_geometry(file, volume.original.geometry, "original_")
+        if volume.source is not None:
+            file.attrs["source"] = volume.source
 
 
 def content_hash(array: np.ndarray) -> str:

@@ -106,11 +106,10 @@ def _convert_scan(
         gone = f"{scan.label}: class {lost} of the template is gone after cropping and resampling"
         return f"{gone}; choose a finer spacing or a larger margin"
     unchanged, path = _is_stored(dataset, volume), dataset.path(scan.name)
-    if not unchanged and path.exists() and not conversion.overwrite:
-        return f"{path} exists and differs; overwrite it, or choose another folder"
     if not unchanged:
-        staged = staging / path.name
-        write_volume(staged, volume.image, volume.label, volume.geometry, volume.source, volume.original)
+        if path.exists() and not conversion.overwrite:
+            return f"{path} exists and differs; overwrite it, or choose another folder"
+        write_volume(staging / path.name, volume)
     return PreparedScan(before, after, unchanged, lost)
 
 
