@@ -204,7 +204,7 @@ def next_steps(destination: Path, volumes: Iterable[ScanSummary]) -> list[str]:
     command = f"  python code/train_SemiSAM_O1.py --root_path {root}"
     if folder != STANDARD_LA.resolve():  # training takes that one by default
         command += f" --exp {shlex.quote(f'SemiSAM_O1/{folder.name}')}"
-        patch = fitting_patch([volume.size for volume in volumes])
+        patch = fitting_patch([volume.grid.size for volume in volumes])
         if patch != (128, 128, 128):
             command += f" --patch_size {' '.join(map(str, patch))}"
     if not CHECKPOINT.is_file():

@@ -49,11 +49,7 @@ class Cohort:
 
 
 def check_training(
-    dataset: Dataset,
-    labeled_num: int,
-    num_classes: int,
-    score_unlabeled: bool = True,
-    progress: ProgressFn = progress,
+    dataset: Dataset, labeled_num: int, num_classes: int, score_unlabeled: bool = True, progress: ProgressFn = progress
 ) -> Cohort:
     """Check the lists train.txt and val.txt and every volume they name.
 
@@ -103,18 +99,15 @@ def _names(dataset: Dataset, list_name: str, faults: list[str]) -> list[str]:
         return dataset.names(list_name)
     except DatasetError as error:
         faults.append(str(error))
-        return []
+    return []
 
 
 def _inspect(dataset: Dataset, needs: Mapping[str, Need], faults: list[str], progress: ProgressFn) -> dict[str, Report]:
     """Return the report of every volume; its faults also go to ``faults``."""
-    if not needs:
-        return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.closing(inspect_all(dataset, list(needs.items()), min(cores, MAX_READERS, len(needs)))) as reports:
+    with contextlib.closing(inspect_all(dataset, list(needs.items()), min(cores, MAX_READERS))) as reports:
         found = dict(zip(needs, progress(reports, "checking", len(needs)), strict=True))
-    for report in found.values():
-        faults += report.faults
+    faults += [fault for report in found.values() for fault in report.faults]
     return found
 
 
@@ -141,10 +134,9 @@ def _volume_warnings(info: Mapping[str, VolumeInfo]) -> Iterator[str]:
         cosines = {name: np.sum(axes[template] * own, axis=0) for name, own in axes.items()}
         if turned := [name for name, cosine in cosines.items() if (cosine < MIN_AXIS_COSINE).any()]:
             yield f"{_count(turned)} in another orientation than the template {template}: {listed(turned)}"
-    by_hash: dict[str, list[str]] = {}
-    for name, volume in info.items():
-        by_hash.setdefault(volume.hash, []).append(name)
-    yield from (f"{' and '.join(names)} hold the same image" for names in by_hash.values() if len(names) > 1)
+    for image in {volume.hash: None for volume in info.values()}:
+        if len(names := [name for name, volume in info.items() if volume.hash == image]) > 1:
+            yield f"{' and '.join(names)} hold the same image"
 
 
 def _overlap_warnings(dataset: Dataset, lists: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -11,8 +11,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from semisam_o1.core.errors import InputError, RunError
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, content_hash
 
 MAX_INTENSITY = 1e12  # absolute value; its square, summed over a volume, is still a float32
 READ_TIMEOUT = 120.0  # seconds allowed for any file
@@ -31,12 +32,12 @@ CHILD = "import sys; sys.path[0] = sys.argv[1]; from semisam_o1.data.preflight.i
 
 @dataclass(frozen=True)
 class VolumeInfo:
-    """Properties of one volume; shape is (W, H, D), label_hash is None without a label."""
+    """Properties of one volume."""
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # (W, H, D)
     hash: str
-    label_hash: str | None
+    label_hash: str | None  # None without a label
     geometry: Geometry
 
 
@@ -60,26 +61,19 @@ class Report:
 
 def inspect(dataset: Dataset, name: str, need: Need) -> Report:
     """Read one volume and list its faults."""
-    path = dataset.path(name)
     try:
         volume = dataset.load(name)
     except InputError as error:
         return Report(None, (str(error),))
     image, label = volume.image, volume.label
     classes = frozenset() if label is None or not need.read_label else frozenset(np.unique(label).tolist())
-    faults = [*_image_faults(image)]
-    if label is None and need.label:
-        faults.append("the volume needs a label here and has none; add the dataset 'label'")
-    elif classes and max(classes) >= need.num_classes:
-        allowed = f"{need.num_classes} classes allow 0 to {need.num_classes - 1}"
-        remedy = "raise the number of classes, or merge all foreground into one class"
-        faults.append(f"the label holds the value {max(classes)}, {allowed}; {remedy}")
+    faults = tuple(f"{dataset.path(name)}: {fault}" for fault in _faults(volume, need, classes))
     label_hash = None if label is None else content_hash(label)
-    info = VolumeInfo(name, image.shape, content_hash(image), label_hash, volume.geometry)
-    return Report(info, tuple(f"{path}: {fault}" for fault in faults), classes)
+    return Report(VolumeInfo(name, image.shape, content_hash(image), label_hash, volume.geometry), faults, classes)
 
 
-def _image_faults(image: np.ndarray) -> Iterator[str]:
+def _faults(volume: Volume, need: Need, classes: Collection[int]) -> Iterator[str]:
+    image = volume.image
     largest = image.flat[np.abs(image).argmax()]
     if invalid := np.count_nonzero(~np.isfinite(image)):
         yield f"the image holds {invalid} values that are NaN or infinite; replace them"
@@ -88,12 +82,19 @@ def _image_faults(image: np.ndarray) -> Iterator[str]:
         yield f"the image holds {largest:g}; {beyond}. Is that a mark for missing data? Replace it"
     elif image.min() == image.max():
         yield f"every voxel of the image is {image.flat[0]:g}; export the scan again"
+    if volume.label is None and need.label:
+        yield "the volume needs a label here and has none; add the dataset 'label'"
+    elif classes and max(classes) >= need.num_classes:
+        allowed = f"{need.num_classes} classes allow 0 to {need.num_classes - 1}"
+        remedy = "raise the number of classes, or merge all foreground into one class"
+        yield f"the label holds the value {max(classes)}, {allowed}; {remedy}"
 
 
 def inspect_all(dataset: Dataset, needs: Sequence[tuple[str, Need]], workers: int) -> Iterator[Report]:
     """Yield the report of every (name, need), in order. Closing the iterator ends the child processes."""
-    readers = [Reader() for _ in range(workers)]
+    readers = [Reader() for _ in needs[:workers]]
     idle = deque(readers)  # never empty in ``read``, which runs in as many threads
+    pool = ThreadPoolExecutor(max(len(readers), 1))
 
     def read(item: tuple[str, Need]) -> Report:
         reader = idle.popleft()
@@ -102,7 +103,6 @@ def inspect_all(dataset: Dataset, needs: Sequence[tuple[str, Need]], workers: in
         finally:
             idle.append(reader)
 
-    pool = ThreadPoolExecutor(workers)
     try:
         yield from pool.map(read, needs)
     finally:
@@ -121,11 +121,9 @@ class Reader:
 
     def inspect(self, dataset: Dataset, name: str, need: Need) -> Report:
         """Return the child's report of a volume, or one that the child did not survive it."""
-        path, process, timed_out = dataset.path(name), self._process, threading.Event()
-        size = 0
-        with contextlib.suppress(OSError, ValueError):
-            size = path.stat().st_size
-        timer = threading.Timer(READ_TIMEOUT + size / MIN_READ_SPEED, lambda: (timed_out.set(), process.kill()))
+        path, process, start = dataset.path(name), self._process, time.monotonic()
+        size = path.stat().st_size if os.path.isfile(path) else 0
+        timer = threading.Timer(READ_TIMEOUT + size / MIN_READ_SPEED, process.kill)
         timer.start()
         try:
             pickle.dump((dataset, name, need), process.stdin)
@@ -139,10 +137,9 @@ class Reader:
         if self._closed:
             raise RunError(f"{path} was not read: the child process was ended")
         self._process = start_child()
-        if timed_out.is_set():
+        if time.monotonic() - start >= timer.interval:
             return Report(None, (f"{path} could not be read in {timer.interval:.0f} s; write it again",))
-        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
-        ending = "killed, perhaps for lack of memory" if code == -9 else ending
+        ending = f"exit code {code}" if code >= 0 else f"signal {-code}" + ", perhaps for lack of memory" * (code == -9)
         return Report(None, (f"{path} ends the process that reads it ({ending}); write it again",))
 
     def close(self) -> None:
@@ -166,7 +163,7 @@ def start_child() -> subprocess.Popen[bytes]:
 
 def serve() -> None:
     """Answer requests on standard input until its end: the main function of a child process."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", 0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that output of libraries is not taken for an answer
     with contextlib.suppress(EOFError):
         while True:
@@ -176,5 +173,4 @@ def serve() -> None:
             except Exception as error:
                 fault = f"{dataset.path(name)} cannot be used ({type(error).__name__}: {error}); write it again"
                 report = Report(None, (fault,))
-            pickle.dump(report, answers)
-            answers.flush()
+            answers.write(pickle.dumps(report))

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Geometry
+from semisam_o1.data.dataset.volumes import Geometry, Grid
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -57,7 +57,7 @@ def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geom
             image = reader.Execute()
         except RuntimeError as error:
             raise InputError(f"{path} cannot be read ({_cause(error)}); copy or export it again") from None
-    geometry = _geometry_of(image, path)
+    geometry = _grid_of(image, path).geometry
     array = sitk.GetArrayFromImage(image)  # (…, z, y, x), or (z, y, x, …) with several numbers per voxel
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
@@ -112,8 +112,8 @@ def _check_slices(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> N
         )
 
 
-def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileReader, Geometry]:
-    """Read only the header of an image file.
+def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileReader, Grid]:
+    """Return a reader that has read only the header of an image file, and the grid of the image.
 
     Raises:
         InputError: if it is not a 3-D image that has this channel.
@@ -139,10 +139,10 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
         )
     if channel is not None and channel >= channels > 1:
         raise InputError(f"{path} has {channels} channels, counted from 0; channel {channel} is not among them")
-    return reader, _geometry_of(reader, path)
+    return reader, _grid_of(reader, path)
 
 
-def _geometry_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Geometry:
+def _grid_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Grid:
     count = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
     spacing, origin = tuple(reader.GetSpacing()[:3]), tuple(reader.GetOrigin()[:3])
@@ -151,7 +151,7 @@ def _geometry_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Geome
             f"{path} has the spacing {spacing} and the origin {origin}; both must be finite and the spacing positive, "
             "so export it again"
         )
-    return Geometry(spacing, origin, tuple(direction.ravel().tolist()), known=True)
+    return Grid(reader.GetSize()[:3], Geometry(spacing, origin, tuple(direction.ravel().tolist()), known=True))
 
 
 def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:

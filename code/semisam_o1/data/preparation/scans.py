@@ -69,20 +69,18 @@ def header_faults(scan: ScanFiles, channel: int | None) -> list[str]:
     if scan.image.suffix == ".h5" or scan.image.is_dir():
         return []
     grids, faults = [], []
-    for path, which in ((scan.image, channel), (scan.label, None)):
-        if path is not None:
-            try:
-                reader, geometry = open_header(path, which)
-                grids.append(Grid(reader.GetSize()[:3], geometry))
-            except InputError as error:
-                faults.append(str(error))
+    for path, which in ((scan.image, channel), *([(scan.label, None)] if scan.label else [])):
+        try:
+            grids.append(open_header(path, which)[1])
+        except InputError as error:
+            faults.append(str(error))
     fault = _mismatch(scan, *grids) if len(grids) == 2 else None
     return [*faults, fault] if fault else faults
 
 
 def _mismatch(scan: ScanFiles, image: Grid, label: Grid) -> str | None:
     """Return a sentence on how the grids of an image and its label differ, None where they do not."""
-    if tuple(image.size) != tuple(label.size):
+    if image.size != label.size:
         sizes = f"{scan.image} has the size {times(image.size)} and its label {scan.label} {times(label.size)}"
         return f"{sizes}; they must be the same"
     one, other = image.geometry, label.geometry

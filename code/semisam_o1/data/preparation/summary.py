@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from semisam_o1.core.text_table import text_table
-from semisam_o1.data.dataset.volumes import Volume
+from semisam_o1.data.dataset.volumes import Grid, Volume
 from semisam_o1.data.preparation.formats import times
 from semisam_o1.data.preparation.grid import orientation_of
 from semisam_o1.data.preparation.lists import DatasetLists
@@ -25,24 +25,16 @@ LINE_WIDTH = 110  # characters
 class ScanSummary:
     """Properties of a scan before or after its preparation."""
 
-    size: tuple[int, ...]  # (W, H, D)
-    spacing: tuple[float, ...]  # mm, empty where it is not stated
-    orientation: str  # letters such as RAS, empty where they are not stated
+    grid: Grid
     dtype: str  # type of the voxels
     values: tuple[float, float]  # lowest and highest
     label_values: tuple[int, ...] | None  # None where there is no label
 
     @classmethod
     def of(cls, volume: Volume) -> ScanSummary:
-        known = volume.geometry.known
-        return cls(
-            volume.image.shape,
-            volume.geometry.spacing if known else (),
-            orientation_of(volume.geometry) if known else "",
-            str(volume.image.dtype),
-            (float(volume.image.min()), float(volume.image.max())),
-            None if volume.label is None else tuple(np.unique(volume.label).tolist()),
-        )
+        values = float(volume.image.min()), float(volume.image.max())
+        label_values = None if volume.label is None else tuple(np.unique(volume.label).tolist())
+        return cls(volume.grid, str(volume.image.dtype), values, label_values)
 
 
 @dataclass(frozen=True)
@@ -98,20 +90,20 @@ def describe(
 
 def _comparison(before: Sequence[ScanSummary], after: Sequence[ScanSummary]) -> list[str]:
     """Return a table with the properties of all scans as found and as prepared."""
-    columns = [
-        (
-            _ranges([scan.size for scan in scans]),
-            _ranges([scan.spacing for scan in scans if scan.spacing]),
-            _counts([scan.orientation for scan in scans if scan.orientation]),
-            _counts([scan.dtype for scan in scans]),
+    columns = [("", "size [voxels]", "spacing [mm]", "orientation", "voxel type", "values", "label values")]
+    for heading, scans in (("found", before), ("prepared", after)):
+        stated = [scan.grid.geometry for scan in scans if scan.grid.geometry.known]
+        column = (
+            heading,
+            _ranges([scan.grid.size for scan in scans]),
+            _ranges([geometry.spacing for geometry in stated]),
+            _counts(map(orientation_of, stated)),
+            _counts(scan.dtype for scan in scans),
             f"{min(scan.values[0] for scan in scans):.4g} to {max(scan.values[1] for scan in scans):.4g}",
             ", ".join(map(str, label_values(scans))) or "none",
         )
-        for scans in (before, after)
-    ]
-    headings = ("size [voxels]", "spacing [mm]", "orientation", "voxel type", "values", "label values")
-    rows = [("", "found", "prepared"), *zip(headings, *columns, strict=True)]
-    return [f"  {line}" for line in text_table(rows, "<")]
+        columns.append(column)
+    return [f"  {line}" for line in text_table(list(zip(*columns, strict=True)), "<")]
 
 
 def _ranges(triples: Sequence[Sequence[float]]) -> str:
@@ -119,7 +111,7 @@ def _ranges(triples: Sequence[Sequence[float]]) -> str:
     return times(low if low == high else f"{low}–{high}" for low, high in ends) or "not stated"
 
 
-def _counts(texts: Sequence[str]) -> str:
+def _counts(texts: Iterable[str]) -> str:
     counts = Counter(texts).most_common()
     return ", ".join(f"{text} ({count})" if len(counts) > 1 else text for text, count in counts) or "not stated"
 
