@@ -55,17 +55,11 @@ class Volume:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset folder and how its files are read.
+    """A dataset folder and how its files are read."""
 
-    Attributes:
-        root: folder with ``data/`` and the lists.
-        image_key: name of the HDF5 dataset that holds the image.
-        binary_label: whether all labels above 0 are merged into class 1.
-    """
-
-    root: Path
-    image_key: str = "image"
-    binary_label: bool = False
+    root: Path  # folder with data/ and the lists
+    image_key: str = "image"  # name of the HDF5 dataset that holds the image
+    binary_label: bool = False  # whether all labels above 0 are merged into class 1
 
     def path(self, name: str) -> Path:
         return self.root / "data" / f"{name}.h5"
@@ -102,30 +96,24 @@ class Dataset:
         """Read one volume.
 
         Raises:
-            DatasetError: if the file is missing or damaged, lacks the image, or holds arrays or attributes that cannot
-                be used.
+            DatasetError: if the file is missing or damaged, lacks the image, or holds what cannot be used.
         """
         path = self.path(name)
         with self._open(name) as file:
             image = read_array(file, self.image_key, path)
             label = read_array(file, "label", path) if "label" in [*file] else None
             header = self._header(name, file)
-            if label is not None:
-                if label.shape != image.shape:
-                    shapes = f"image has shape {image.shape} and label {label.shape}"
-                    raise DatasetError(f"{path}: {shapes}; they must be the same")
-                label = as_label(label, path)
-                if self.binary_label:
-                    label = (label > 0).astype(np.uint8)
+        if label is not None:
+            if label.shape != image.shape:
+                shapes = f"image has shape {image.shape} and label {label.shape}"
+                raise DatasetError(f"{path}: {shapes}; they must be the same")
+            label = as_label(label, path)
+            label = (label > 0).astype(np.uint8) if self.binary_label else label
         image = np.ascontiguousarray(image, dtype=np.float32)
         return Volume(name, image, label, header.grid.geometry, header.original, header.source)
 
     def header(self, name: str) -> VolumeHeader:
-        """Read the grid and the source of one volume, without decoding its arrays.
-
-        Raises:
-            DatasetError: as ``load`` does.
-        """
+        """Read the grid and the source of one volume without decoding its arrays; raises as ``load`` does."""
         with self._open(name) as file:
             return self._header(name, file)
 

@@ -104,6 +104,8 @@ def _names(dataset: Dataset, list_name: str, faults: list[str]) -> list[str]:
 
 def _inspect(dataset: Dataset, needs: Mapping[str, Need], faults: list[str], progress: ProgressFn) -> dict[str, Report]:
     """Return the report of every volume; its faults also go to ``faults``."""
+    if not needs:
+        return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.closing(inspect_all(dataset, list(needs.items()), min(cores, MAX_READERS))) as reports:
         found = dict(zip(needs, progress(reports, "checking", len(needs)), strict=True))

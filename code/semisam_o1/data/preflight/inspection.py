@@ -94,7 +94,7 @@ def inspect_all(dataset: Dataset, needs: Sequence[tuple[str, Need]], workers: in
     """Yield the report of every (name, need), in order. Closing the iterator ends the child processes."""
     readers = [Reader() for _ in needs[:workers]]
     idle = deque(readers)  # never empty in ``read``, which runs in as many threads
-    pool = ThreadPoolExecutor(max(len(readers), 1))
+    pool = ThreadPoolExecutor(workers)
 
     def read(item: tuple[str, Need]) -> Report:
         reader = idle.popleft()

@@ -53,10 +53,8 @@ def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geom
     else:
         reader, _ = open_header(path, channel)
         _check_complete(reader, path)
-        try:
+        with _explained(path):
             image = reader.Execute()
-        except RuntimeError as error:
-            raise InputError(f"{path} cannot be read ({_cause(error)}); copy or export it again") from None
     geometry = _grid_of(image, path).geometry
     array = sitk.GetArrayFromImage(image)  # (…, z, y, x), or (z, y, x, …) with several numbers per voxel
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -88,10 +86,8 @@ def _read_series(folder: Path) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files[series[0]])
     reader.MetaDataDictionaryArrayUpdateOn()
-    try:
+    with _explained(folder):
         image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(f"{folder} cannot be read as a DICOM series ({_cause(error)}); export it again") from None
     _check_slices(reader, len(files[series[0]]), folder)
     return image
 
@@ -124,10 +120,8 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
         raise InputError(f"{path} is missing")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with _explained(path):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as an image ({_cause(error)}); export it again") from None
     size, kind = reader.GetSize(), sitk.GetPixelIDValueAsString(reader.GetPixelID())
     channels = math.prod(size[3:]) * reader.GetNumberOfComponents()
     if len(size) < 3:
@@ -170,9 +164,14 @@ def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
         raise InputError(f"{path} is cut off ({length} of {expected} bytes); copy or download it again")
 
 
-def _cause(error: Exception) -> str:
-    """Return the reason in ITK's message, on one line."""
-    return " ".join(str(error).split("ERROR: ")[-1].split())
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise errors of ITK as InputError, with their reason on one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = " ".join(str(error).split("ERROR: ")[-1].split())
+        raise InputError(f"{path} cannot be read as an image ({cause}); copy or export it again") from None
 
 
 def times(numbers: Iterable[object]) -> str:

@@ -67,12 +67,8 @@ def region(text: str) -> str | tuple[int, ...] | Path:
 class Preparation:
     """How a scan becomes a volume to train on.
 
-    Attributes:
-        crop: 'body', six numbers (first and last voxel along x, y, z in the order of the file, from 0), 'bounds' (each
-            scan has such numbers of its own), or None.
-        intensity: 'zscore', 'zscore-nonzero' (over voxels that are not 0), 'window', or 'keep'.
-        labels: label value in the file → class.
-        other_labels: class of the other values above 0, None to keep them.
+    ``crop`` is 'body', six numbers (first and last voxel along x, y, z in the order of the file, from 0), 'bounds'
+    (each scan has such numbers of its own), or None; ``intensity`` may also be 'window'.
     """
 
     orientation: str = option(
@@ -94,8 +90,8 @@ class Preparation:
     window: tuple[float, float] | None = option(
         None, f"for CT, scaled to −1 … 1: low and high, or one of {NAMES}", metavar="LOW HIGH", type=window_bounds
     )
-    labels: dict[int, int] = dataclasses.field(default_factory=dict)
-    other_labels: int | None = None
+    labels: dict[int, int] = dataclasses.field(default_factory=dict)  # label value in the file → class
+    other_labels: int | None = None  # class of the other values above 0, None to keep them
     label_interpolation: str = option("onehot", "of labels where the grid changes", choices=("onehot", "nearest"))
     channel: int | None = option(None, "of images with several, counted from 0", AT_LEAST_0, metavar="N")
 
@@ -133,11 +129,7 @@ class Preparation:
 
 
 def read_preparation(path: Path) -> Preparation | None:
-    """Return the settings in a file, or in that of a dataset folder; None where there is none.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
+    """Return the settings in a file or in a dataset folder, None where there are none; raises as ``read_json``."""
     file = path / FILE_NAME if path.is_dir() else path
     values = read_json(file, "prepare the scans again")
     return None if values is None else Preparation.from_json(values, str(file))

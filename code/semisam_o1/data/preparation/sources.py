@@ -141,8 +141,7 @@ def with_bounds(found: FoundScans, table: Path) -> FoundScans:
     try:
         rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if any(row)]
     except (OSError, UnicodeDecodeError) as error:
-        message = f"the crop {table} is neither 'body', six numbers nor a readable CSV table ({error})"
-        raise InputError(message) from None
+        raise InputError(f"the crop {table} is neither 'body', six numbers nor a readable table ({error})") from None
     scans = dict(found.scans)
     for number, (name, *values) in enumerate(rows, start=1):
         name, bounds = name.strip(), ()
