@@ -27,7 +27,6 @@ from semisam_o1.core.device import autocast
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import METHODS, MethodOptions, mean_teacher
 from semisam_o1.networks import build_network
-from semisam_o1.training.trainer import total
 
 
 class LivingStorages(TorchDispatchMode):
@@ -85,7 +84,7 @@ def step(name: str, device: str, side: int, items: int, classes: int, precision:
         as_trained = autocast(device, precision) if on_gpu else AsOnGpu(precision != "fp32")
         with as_trained:
             terms = method.losses(student, batch, t)
-        loss = total(terms)
+        loss = sum(term.weight * term.value for term in terms.values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

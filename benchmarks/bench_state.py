@@ -22,10 +22,9 @@ from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import build_network
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.training.options import RoundContext, TrainingOptions
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import RoundTrainer
+from semisam_o1.training.trainer import RoundContext, RoundTrainer, TrainingOptions
 
 ITERATIONS = 1_000_000  # more than there is time for
 
@@ -49,7 +48,7 @@ def measure(folder: RunFolder, minutes: float) -> None:
     method = METHODS["uamt"](student, options)
     spent: list[float] = []
     with StopRequest(minutes / 60) as stop, Tracker(folder) as tracker:
-        context = RoundContext(1, 3, "fp32", None, folder, tracker, stop)
+        context = RoundContext(1, 3, "fp32", 0, folder, tracker, stop)
         trainer = RoundTrainer(student, method, batches, lambda _: [0.5], options, context)
         save = trainer.save_state
 

@@ -26,7 +26,6 @@ from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchSettings, BatchStream
 from semisam_o1.methods import METHODS, MethodOptions, dtc
 from semisam_o1.networks import build_network
-from semisam_o1.training.trainer import total
 
 FORWARD_GFLOP = 289.1  # of one 128³ volume
 # Forward passes' worth of arithmetic: two items forward and backward, and the teacher's or the discriminator's passes.
@@ -56,7 +55,7 @@ class Here:
         torch.manual_seed(derive_seed(1, t))
         with autocast(self.device.type, self.precision):
             terms = self.method.losses(part.of("forward", self.student), batch, t)
-        loss = total(terms)
+        loss = sum(term.weight * term.value for term in terms.values())
         self.optimizer.zero_grad()
         part.of("backward", loss.backward)()
         part.of("optimizer", self.optimizer.step)()

@@ -103,7 +103,7 @@ def test_batches_from_the_gpu_are_those_of_the_cpu(augmentation: Augmentation, d
         BatchStream(["a"], ["b"], Source(images[place].__getitem__, labels[place].__getitem__), settings)
         for place in devices
     ]
-    made_ahead = on_device(streams[1], range(6), device, None)
+    made_ahead = on_device(streams[1], range(6), device, 0)
     for t, batch in enumerate(made_ahead):
         wanted = streams[0][t]
         assert batch.image.device.type == "cuda"

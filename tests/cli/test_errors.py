@@ -97,8 +97,8 @@ def test_all_faults_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch_size": "32 20 16"}, "--patch_size must be positive and divisible by 16 on every axis, it is 32 20 16"),
-        ({"patch_size": "16 16 16"}, "leaves one voxel at the bottom"),
+        ({"patch_size": "32 20 16"}, "divisible by 16 on every axis and 32 or more on one, it is 32 20 16"),
+        ({"patch_size": "16 16 16"}, "32 or more on one, it is 16 16 16"),
         ({"propagation": "prototype", "features": "sam", "sam_ckpt": "nowhere.pth"}, "nowhere.pth is missing;"),
         ({"batch_size": 1}, "leaves no unlabeled item"),
         ({"num_classes": 1}, "--num_classes must lie between 2 and 255"),

@@ -12,7 +12,7 @@ import pytest
 from semisam_o1.data.dataset.volumes import Geometry, Volume
 from semisam_o1.evaluation.tables import case_metrics, summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.training.tracking import Position, Tracker
+from semisam_o1.training.tracking import Tracker
 
 
 def cases(spacing: tuple[float, float, float] | None) -> list:
@@ -59,7 +59,7 @@ def test_what_is_done_again_is_not_logged_twice(tmp_path: Path) -> None:
         tracker.log(4, {"pseudo_labels/uncertainty": 1.0}, round=1)  # of a round that was not finished
     with folder.metrics.open("a") as file:
         file.write('{"step": 5, "loss/to')  # cut off by a kill
-    with Tracker(folder, since=Position(finished=0, round_=1, iteration=3, step=3)) as tracker:
+    with Tracker(folder, last_round=0, last_step=3) as tracker:
         tracker.log(4, {"loss/total": 40.0}, round=1, iteration=4)
         tracker.say("done")
     rows = [json.loads(line) for line in folder.metrics.open()]

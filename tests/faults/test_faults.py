@@ -84,7 +84,7 @@ def test_a_state_too_large_for_the_disk(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capsys.readouterr().err
-    assert "state.pth.new cannot be written: the disk is full or a quota is used up" in error
+    assert "state.pth cannot be written: the disk is full or a quota is used up" in error
     assert "--resume" in error
     assert "Traceback" not in error
     run = folder(tmp_path / "cut")

@@ -114,7 +114,7 @@ def test_arguments_of_a_run_to_go_on_with(
     folder.mkdir(parents=True)
     (folder / "args.json").write_text(content)
     error = refused(train_SemiSAM_O1.main, [*train_flags(root, tmp_path / "run"), "--resume"], capsys)
-    assert "args.json cannot be read" in error
+    assert "args.json" in error
     assert (folder / "args.json").read_text() == content
 
 

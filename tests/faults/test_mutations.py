@@ -17,10 +17,10 @@ from semisam_o1.data.preflight import inspection
 from semisam_o1.data.preflight.inspection import Need
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
-from semisam_o1.runs.arguments import read_run_arguments
+from semisam_o1.runs.arguments import read_previous
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, load_labels, read_records, write_round
-from semisam_o1.training.checkpoint import load_state, load_weights, save, save_state
+from semisam_o1.training.checkpoint import load_state, load_weights, previous, save
 
 SHAPE = (11, 10, 9)
 VOLUMES, CHECKPOINTS, LABELS, STATES, ARGUMENTS = 240, 120, 60, 40, 40  # mutations of each
@@ -130,8 +130,8 @@ def test_states(tmp_path: Path) -> None:
     save(content, path)
     original = path.read_bytes()
     for number in range(STATES):
-        save_state({**content, "iteration": 6}, path)
-        save_state(content, path)
+        save({**content, "iteration": 6}, path, keep=previous(path))
+        save(content, path, keep=previous(path))
         path.write_bytes(mutate(original, number))
         state, faults = load_state(path, 2)
         assert torch.equal(state["student"]["w"], student["w"])
@@ -160,7 +160,7 @@ def test_arguments(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "unet_3D")
     original = json.dumps({"arguments": {"exp": TrainConfig().exp}, "data": {}, "versions": {"torch": "2"}}).encode()
     for number in range(ARGUMENTS):
-        attempt(number, folder.args, original, lambda: read_run_arguments(folder))
+        attempt(number, folder.args, original, lambda: read_previous(folder))
 
 
 def test_there_are_enough_mutations() -> None:

@@ -12,7 +12,7 @@ from semisam_o1.core import progress
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.pipeline.preflight import PreflightResult
+from semisam_o1.pipeline.start import PreflightResult
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord
 

@@ -14,13 +14,7 @@ from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.runs.arguments import (
-    changed_environment,
-    check_same_run,
-    describe_run,
-    read_run_arguments,
-    write_arguments,
-)
+from semisam_o1.runs.arguments import check_same_run, describe_run, read_previous, write_arguments
 from semisam_o1.runs.layout import RunFolder
 
 CPU = torch.device("cpu")
@@ -45,7 +39,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def go_on(
     folder: RunFolder, cohort: Cohort | None = None, resolved: str = "fp32", key: str = "sam-1", **changes: object
 ) -> None:
-    before = read_run_arguments(folder)
+    before = read_previous(folder)
     config = TrainConfig(**changes)
     check_same_run(before, describe_run(config, cohort or make_cohort(), CPU, resolved, key), config, folder)
 
@@ -121,17 +115,16 @@ def test_another_order_is_another_run(folder: RunFolder) -> None:
 def test_precision_and_foundation_weights_are_compared_by_what_they_are(folder: RunFolder) -> None:
     with pytest.raises(InputError, match="--precision was fp32 and is bf16"):
         go_on(folder, resolved="bf16")
-    with pytest.raises(InputError, match="--sam_ckpt holds other weights"):
+    with pytest.raises(InputError, match="--sam_ckpt was sam-1 and is sam-2"):
         go_on(folder, key="sam-2")
 
 
 def test_environment_are_kept_and_compared(folder: RunFolder) -> None:
-    before, now = read_run_arguments(folder), describe_run(TrainConfig(), make_cohort(), CPU, "fp32", "sam-1")
-    assert changed_environment(before, now) == []
+    before, now = read_previous(folder), describe_run(TrainConfig(), make_cohort(), CPU, "fp32", "sam-1")
+    assert write_arguments(folder, now, before) == []
     before["versions"]["torch"] = "2.4.0"
-    (remark,) = changed_environment(before, now)
+    (remark,) = write_arguments(folder, now, before)
     assert f"torch 2.4.0 → {torch.__version__}" in remark
-    for _ in range(2):
-        write_arguments(folder, now, before)
-        before = read_run_arguments(folder)
+    assert write_arguments(folder, now, read_previous(folder)) == []
+    before = read_previous(folder)
     assert [part["versions"]["torch"] for part in before["earlier"]] == ["2.4.0"]

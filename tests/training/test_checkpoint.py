@@ -15,7 +15,7 @@ import torch
 from malicious import Malicious, bare_pickle, bomb, legacy, script, tar, zipped
 from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.core.safe_load import load_tensors
-from semisam_o1.training.checkpoint import load_state, load_weights, previous, save, save_state
+from semisam_o1.training.checkpoint import load_state, load_weights, previous, save
 
 
 def state(iteration: int, round_: int = 1) -> dict:
@@ -44,8 +44,8 @@ def flip_a_bit_of_a_weight(content: bytes) -> bytes:
 def test_a_damaged_state_falls_back_to_the_one_before(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "state.pth"
     assert newest(path) is None
-    save_state(state(1), path)
-    save_state(state(2), path)
+    save(state(1), path, keep=previous(path))
+    save(state(2), path, keep=previous(path))
     assert newest(path) == 2
     path.write_bytes(damage(path.read_bytes()))
     found, faults = load_state(path, 1)
@@ -58,10 +58,10 @@ def test_a_damaged_state_falls_back_to_the_one_before(damage: Callable[[bytes], 
 
 def test_a_kill_between_the_renames_loses_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.pth"
-    save_state(state(1), path)
-    save_state(state(2), path)
+    save(state(1), path, keep=previous(path))
+    save(state(2), path, keep=previous(path))
     rename = Path.replace
-    for survived in range(3):
+    for survived in range(2):
 
         def die(self: Path, target: Path, left: list[int] = [survived]) -> Path:  # noqa: B006
             if left[0] == 0:
@@ -71,15 +71,15 @@ def test_a_kill_between_the_renames_loses_no_state(tmp_path: Path, monkeypatch: 
 
         monkeypatch.setattr(Path, "replace", die)
         with pytest.raises(KeyboardInterrupt):
-            save_state(state(3 + survived), path)
+            save(state(3 + survived), path, keep=previous(path))
         monkeypatch.undo()
-        assert newest(path) == (2 if survived == 0 else 3 + survived)
+        assert newest(path) == 2
 
 
 def test_a_state_of_another_round_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "state.pth"
-    save_state(state(7, round_=1), path)
-    save_state(state(3, round_=2), path)
+    save(state(7, round_=1), path, keep=previous(path))
+    save(state(3, round_=2), path, keep=previous(path))
     assert (newest(path, 1), newest(path, 2), newest(path, 3)) == (7, 3, None)
     save({"round": 2}, path)
     assert newest(path, 2) is None

@@ -20,10 +20,9 @@ from semisam_o1.methods import dtc
 from semisam_o1.methods.losses import dice_loss, one_hot
 from semisam_o1.networks import build_network
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.training.options import RoundContext, TrainingOptions
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import RoundTrainer
+from semisam_o1.training.trainer import RoundContext, RoundTrainer, TrainingOptions
 from volume_source import Source
 
 RANKS = 2
@@ -124,7 +123,7 @@ def trained_weights(name: str, rank: int, ranks: int, folder: Path) -> Tensor:
     run = RunFolder(folder / f"{name}-{ranks}", method.network)
     run.path.mkdir(exist_ok=True)
     with Tracker(run) as tracker:
-        context = RoundContext(1, 5, "fp32", None, run, tracker, StopRequest())
+        context = RoundContext(1, 5, "fp32", 0, run, tracker, StopRequest())
         RoundTrainer(student, method, batches, lambda _: [0.5], options, context).run()
     return torch.cat([parameter.detach().flatten() for parameter in student.parameters()])
 

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def threads() -> int:
-    return sum(thread.name == "batches" for thread in threading.enumerate())
+    return sum(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
 def counted(length: int, made: list[int]) -> Iterator[Batch]:
@@ -33,10 +33,9 @@ def test_batches_come_in_order() -> None:
     assert threads() == 0
 
 
-@pytest.mark.parametrize("workers", [None, 0])
-def test_only_the_iterations_that_are_left_are_made(workers: int | None) -> None:
+def test_only_the_iterations_that_are_left_are_made() -> None:
     stream = [make_batch(seed=t) for t in range(5)]
-    found = list(on_device(stream, range(3, 5), CPU, workers))
+    found = list(on_device(stream, range(3, 5), CPU, 0))
     assert [torch.equal(batch.image, stream[t].image) for t, batch in zip((3, 4), found, strict=True)] == [True, True]
 
 
@@ -45,11 +44,11 @@ def test_a_few_are_made_ahead_and_no_more() -> None:
     batches = prefetched(counted(100, made), CPU)
     next(batches)
     for _ in range(100):
-        if len(made) == QUEUE_SIZE + 2:  # given out, waiting, and the one that finds no room
+        if len(made) == QUEUE_SIZE + 1:  # given out, and waiting
             break
         threading.Event().wait(0.02)
     threading.Event().wait(0.05)
-    assert len(made) == QUEUE_SIZE + 2
+    assert len(made) == QUEUE_SIZE + 1
     batches.close()
     assert threads() == 0
 

@@ -33,11 +33,11 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send 
 def test_the_first_signal_is_remembered(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        stop.check()
+        list(stop.progress([0], "items"))
         os.kill(os.getpid(), number)
         assert stop.requested
         with pytest.raises(Interrupted, match=rf"{signal.Signals(number).name}.*--resume continues"):
-            stop.check()
+            list(stop.progress([0], "items"))
     assert signal.getsignal(number) is before
     assert "a second signal stops at once" in capfd.readouterr().err
 
@@ -71,7 +71,7 @@ def test_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stop.requested
     assert not unlimited.requested
     with pytest.raises(Interrupted, match=r"after --max_time 0\.5 hours"):
-        stop.check()
+        list(stop.progress([0], "items"))
 
 
 # Where the signal arrives: while checking, and in the middle of every stage.

@@ -13,10 +13,9 @@ from semisam_o1.methods import MeanTeacher
 from semisam_o1.networks import build_network
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training.after_iteration import AFTER_ITERATION
-from semisam_o1.training.options import RoundContext, TrainingOptions
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import RoundTrainer
+from semisam_o1.training.trainer import RoundContext, RoundTrainer, TrainingOptions
 from volume_source import Source
 
 
@@ -31,7 +30,7 @@ def make_trainer(
     sampling = BatchSettings((16, 32, 16), labeled_bs=1, batch_size=2, length=6, seed=(5,))
     batches = BatchStream(["a"], ["b"], Source(lambda _: image, lambda _: label), sampling)
     options = TrainingOptions(num_rounds=1, max_iterations=6, val_interval=2, save_interval=100, log_images=0)
-    context = RoundContext(1, 5, precision, None, RunFolder(folder, "unet_3D"), tracker, StopRequest())
+    context = RoundContext(1, 5, precision, 0, RunFolder(folder, "unet_3D"), tracker, StopRequest())
     answers = iter(scores)
     method = MeanTeacher(student, options)
     return RoundTrainer(student, method, batches, lambda _: [next(answers)], options, context)

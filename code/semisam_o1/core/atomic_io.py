@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from semisam_o1.core.errors import InputError, RunError, is_disk_full
+from semisam_o1.core.errors import InputError, RunError, write_failure
 
 
 class WriteError(RunError):
@@ -17,7 +17,7 @@ class WriteError(RunError):
 
 
 @contextlib.contextmanager
-def replacing(path: Path, tag: str = "", keep_suffix: bool = False) -> Iterator[Path]:
+def replacing(path: Path, tag: str = "", keep_suffix: bool = False, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path`` and rename it to ``path`` once its content is on the disk.
 
     A missing folder is created.
@@ -25,6 +25,7 @@ def replacing(path: Path, tag: str = "", keep_suffix: bool = False) -> Iterator[
     Args:
         tag: distinguishes writers that may write the same file at the same time.
         keep_suffix: end the temporary name like ``path``, for writers that choose a format by the file's ending.
+        keep: what the old file is renamed to.
 
     Raises:
         WriteError: if the file cannot be written. An old file is unchanged, and the temporary one is deleted.
@@ -35,19 +36,21 @@ def replacing(path: Path, tag: str = "", keep_suffix: bool = False) -> Iterator[
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         remove(partial)
-        raise WriteError(_failure(path, error)) from error
+        raise WriteError(write_failure(path, error)) from error
     except BaseException:
         remove(partial)
         raise
 
 
-def write_bytes(path: Path, content: bytes | memoryview, tag: str = "") -> None:
-    """Write a file atomically; raises WriteError as ``replacing`` does."""
-    with replacing(path, tag) as partial:
+def write_bytes(path: Path, content: bytes | memoryview, tag: str = "", keep: Path | None = None) -> None:
+    """Write a file atomically; arguments and WriteError as of ``replacing``."""
+    with replacing(path, tag, keep=keep) as partial:
         partial.write_bytes(content)
 
 
@@ -62,28 +65,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
-    """Read a file that holds a JSON object; None if there is no file.
-
-    Raises:
-        InputError: with ``remedy``, if the file cannot be read or holds anything else.
-    """
+    """Return the JSON object in a file, None if there is no file; InputError with ``remedy`` if it holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); {remedy}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; {remedy}")
-    return content
-
-
-def _failure(path: Path, error: OSError) -> str:
-    """Return the message for a file that cannot be written."""
-    if is_disk_full(error):
-        full = f"the disk is full or a quota is used up ({error.strerror})"
-        return f"{path} cannot be written: {full}. What was saved before is complete; free some space"
-    return f"{path} cannot be written ({error.strerror or error}); what was saved before is complete"
 
 
 def remove(path: Path) -> None:

@@ -82,11 +82,7 @@ def from_main(value: Result) -> Result:
 
 
 def on_main(work: Callable[[], Result]) -> Result:
-    """Return rank 0's result of ``work`` on every rank.
-
-    Raises:
-        InputError, RunError, Interrupted: on every rank, if ``work`` raised it.
-    """
+    """Return rank 0's result of ``work`` on every rank, or raise its InputError, RunError or Interrupted there."""
     if not dist.is_initialized():
         return work()
     result, error = from_main(_attempt(work) if is_main() else (None, None))
@@ -180,9 +176,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+        return _Sum.apply(gradient)
 
 
 def average_gradients(module: nn.Module) -> None:

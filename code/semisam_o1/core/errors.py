@@ -40,17 +40,11 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Hints:
-    """Advice that names flags; it belongs to the command that has them. Empty where a command has none.
+    """Advice that names flags; it belongs to the command that has them. Empty where a command has none."""
 
-    Attributes:
-        memory: settings that need less memory.
-        resume: command that continues after a failure.
-        dataset: flags that say how a dataset is read.
-    """
-
-    memory: str = ""
-    resume: str = ""
-    dataset: str = ""
+    memory: str = ""  # settings that need less memory
+    resume: str = ""  # command that continues after a failure
+    dataset: str = ""  # flags that say how a dataset is read
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
@@ -61,15 +55,11 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
 
 
 def raise_faults(faults: Sequence[str], what: str, kind: type[Exception] = InputError) -> None:
-    """Raise one error that lists all faults, if there are any.
+    """Raise one error of a kind that lists all faults, if there are any.
 
     Args:
         faults: one sentence per fault.
         what: noun for several faults in the heading, such as 'faults in the dataset'.
-        kind: class of the error.
-
-    Raises:
-        kind: with the sentence of a single fault, or with a heading and one line per fault.
     """
     if faults:
         raise kind(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} {what}:", *faults]))
@@ -98,11 +88,8 @@ def run_command(
         main(argv)
     except InputError as error:
         return _explain(error, EXIT_BAD_INPUT, argv, hints.dataset if isinstance(error, DatasetError) else "")
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         return _explain(_known_failure(error, hints), EXIT_FAILURE, argv)
@@ -117,6 +104,12 @@ def is_out_of_memory(error: Exception) -> bool:
     """Return whether memory ran out, on the host or on a GPU."""
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def write_failure(path: object, error: OSError) -> str:
+    """Return the message for a file that cannot be written."""
+    advice = "the disk is full or a quota is used up, free some space: " if is_disk_full(error) else ""
+    return f"{path} cannot be written: {advice}{error.strerror or error}. What was saved before is complete"
 
 
 def _explain(message: object, code: int, argv: Sequence[str] | None, hint: str = "") -> int:
@@ -137,9 +130,7 @@ def _known_failure(error: Exception, hints: Hints) -> str:
         lost = "another process of this run has ended or does not answer; its own message says why"
         return _advised(f"{lost} ({first_line(error)}). What was saved before is complete", hints.resume)
     if is_disk_full(error):
-        where = f" at {error.filename}" if error.filename else ""
-        full = f"the disk is full or a quota is used up{where} ({error.strerror})"
-        return _advised(f"{full}. What was saved before is complete; free some space", hints.resume)
+        return _advised(write_failure(error.filename or "a file", error), hints.resume)
     return f"{kind}: {error} (--debug shows where)"
 
 

@@ -93,20 +93,14 @@ class DeviceConfig(CommandConfig):
 
 
 def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:
-    """Let the field ``recipe`` of a dataclass choose other defaults for the fields that are not given.
-
-    Args:
-        recipes: name → field → default.
-    """
+    """Let the field ``recipe`` of a dataclass choose other defaults (name → field → default) for fields not given."""
 
     def decorate(config: type[Config]) -> type[Config]:
         plain = config.__init__
-        usual = config.__dataclass_fields__["recipe"].default
 
         @functools.wraps(plain)
         def init(self: Config, **given: Any) -> None:
-            recipe = given.get("recipe", usual)
-            plain(self, **{**recipes.get(recipe, {}), **given})
+            plain(self, **recipes.get(given.get("recipe", config.recipe), {}) | given)
 
         config.__init__ = init
         return config
@@ -136,23 +130,14 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], without: Colle
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, description: str) -> Config:
-    """Read a command line into a configuration.
-
-    Raises:
-        InputError: if values are out of range or contradict each other; argparse itself exits with 2 on what it cannot
-            read.
-    """
+    """Read a command line into a configuration; argparse exits with 2 on what it cannot read."""
     parser = argparse.ArgumentParser(description=description)
     add_flags(parser, config)
     return config(**vars(parser.parse_args(argv)))
 
 
 def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:
-    """Refuse a configuration with numbers out of range, or with ``faults`` found otherwise.
-
-    Raises:
-        InputError: listing all of them.
-    """
+    """Raise InputError that lists all numbers out of range and the ``faults`` found otherwise, if there are any."""
     found = []
     for item in dataclasses.fields(config):
         within, value = item.metadata.get("within"), getattr(config, item.name)
@@ -162,13 +147,11 @@ def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:
 
 
 def patch_faults(patch: Sequence[int]) -> list[str]:
-    """Return what is wrong with a patch size (W, H, D)."""
+    """Return what is wrong with a patch size (W, H, D); 16³ would leave one voxel at the bottom of the network."""
+    if len(patch) == 3 and all(side > 0 and side % 16 == 0 for side in patch) and max(patch) > 16:
+        return []
     sides = " ".join(map(str, patch))
-    if len(patch) != 3 or not all(side > 0 and side % 16 == 0 for side in patch):
-        return [f"--patch_size must be positive and divisible by 16 on every axis, it is {sides}"]
-    if max(patch) == 16:
-        return [f"--patch_size {sides} leaves one voxel at the bottom of the network; one axis must have 32 or more"]
-    return []
+    return [f"--patch_size must be positive, divisible by 16 on every axis and 32 or more on one, it is {sides}"]
 
 
 def assign(config: Any, **values: Any) -> None:

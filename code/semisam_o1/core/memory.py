@@ -16,9 +16,7 @@ def configure_allocator(device: str) -> bool:
 
     By default, glibc returns large blocks to the system, and every activation of a network on the CPU is mapped and
     zeroed page by page again: a third of a training step in float32. Settings in the environment take precedence.
-
-    Args:
-        device: 'cpu' or 'cuda'; for the latter nothing changes.
+    ``device`` is 'cpu' or 'cuda'; for the latter nothing changes.
     """
     chosen = any(key in os.environ for key in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"))
     chosen |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")

@@ -15,10 +15,8 @@ from semisam_o1.core.errors import InputError, first_line
 def load_tensors(path: Path) -> Any:
     """Read tensors and plain containers from a PyTorch file, onto the CPU.
 
-    The checksum and the length of every record are verified first, because PyTorch does not check them.
-
-    Raises:
-        InputError: if the file is missing, damaged, or holds anything else.
+    The checksum and the length of every record are verified first, because PyTorch does not check them. Raises
+    InputError if the file is missing, damaged, or holds anything else.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing or is no file; name a checkpoint")
@@ -37,9 +35,6 @@ def _verify(path: Path) -> None:
     """Refuse files that PyTorch must not open.
 
     Before PyTorch 2.6, ``weights_only`` does not protect from TorchScript archives and tar files (CVE-2025-32434).
-
-    Raises:
-        InputError: if the file is damaged or of another kind than torch.save writes today.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # the same test as in PyTorch

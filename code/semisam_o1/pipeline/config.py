@@ -26,7 +26,7 @@ from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.propagation import PROPAGATIONS
-from semisam_o1.training.options import TrainingOptions
+from semisam_o1.training.trainer import TrainingOptions
 
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
@@ -49,55 +49,40 @@ RECIPES: dict[str, dict[str, Any]] = {
 class TrainConfig(TrainingOptions, DeviceConfig):
     """Configuration of ``train_SemiSAM_O1.py``."""
 
-    recipe: str = option(
-        "published",
-        "defaults of the other flags: published, or best, the combination that scored highest",
-        choices=tuple(RECIPES),
-    )
+    recipe: str = option("published", "defaults of the other flags; best: those that scored highest", choices=RECIPES)
     root_path: Path = option(PROJECT_ROOT / "data" / "LA", "dataset folder", resume="any")
     exp: str = option("SemiSAM_O1/LA", "name of the experiment, a folder below model/", resume="any")
-    backbone: str = option("uamt", "semi-supervised method", choices=tuple(METHODS))
-    model: str = option("unet_3D", "network (dtc always uses unet_3D_sdf)", choices=tuple(NETWORKS))
+    backbone: str = option("uamt", "semi-supervised method", choices=METHODS)
+    model: str = option("unet_3D", "network (dtc always uses unet_3D_sdf)", choices=NETWORKS)
     labeled_num: int = option(1, "number of labeled volumes, the first names of train.txt", within=AT_LEAST_1)
     labeled_bs: int = option(1, "labeled items per batch", within=AT_LEAST_1)
     batch_size: int = option(2, "items per batch, over all processes")
     patch_size: tuple[int, int, int] = option((128, 128, 128), "patch size in voxels, each divisible by 16")
     warm_start: bool = option(False, "start each round from the best network of the previous round")
     knn_k: int = option(5, "number of nearest neighbors, in the atlas and in refinement", within=AT_LEAST_1)
-    uncertainty_quantile: float = option(
-        0.9, "volumes at or above this quantile of uncertainty are uncertain", within=SHARE
-    )
-    registration: bool = option(
-        True, "atlas: register volumes and fuse the labels of neighbors; off: skip deformable registration"
-    )
+    uncertainty_quantile: float = option(0.9, "quantile of uncertainty from which volumes are uncertain", within=SHARE)
+    registration: bool = option(True, "atlas: fuse the labels of registered neighbors; off: no deformable registration")
     refinement: str = option(
         "knn",
-        "refinement of pseudo-labels between rounds: knn, a vote on whole uncertain volumes; fusion, by region, with "
+        "refinement of pseudo-labels between rounds; knn: a vote on whole uncertain volumes; fusion: by region, with "
         "the labels of registered neighbors and of the template",
         choices=("knn", "fusion"),
     )
     confidence_weights: bool = option(False, "weight each voxel of a pseudo-label by its probability")
     augmentation: tuple[str, ...] = option(
-        (),
-        "random changes to patches: any of spatial, intensity, template (warped to the shapes of the other scans)",
-        nargs="*",
-        choices=AUGMENTATIONS,
-        metavar="KIND",
+        (), "random changes to patches; template: warps to the shapes of other scans", nargs="*", choices=AUGMENTATIONS
     )
     largest_component: bool = option(False, "keep only the largest connected component of each class")
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", resume="any")
-    propagation: str = option("prototype", "method of round 0: prototype, or atlas", choices=tuple(PROPAGATIONS))
+    propagation: str = option("prototype", "method of round 0: prototype, or atlas", choices=PROPAGATIONS)
     features: str | None = option(
         None,
-        "features for prototypes and neighbors: sam, or builtin (default: sam; builtin with "
-        "--propagation atlas when the checkpoint is absent)",
-        choices=tuple(FEATURE_SETS),
+        "features for prototypes and neighbors (default: sam; builtin for the atlas if the checkpoint is missing)",
+        choices=FEATURE_SETS,
     )
     image_key: str = option("image", "HDF5 dataset that holds the image")
     binary_label: bool = option(False, "merge all labels above 0 into class 1")
-    orientations: str = option(
-        "all", "orientations of the patches: all eight of the first two axes, or fewer", choices=tuple(ORIENTATIONS)
-    )
+    orientations: str = option("all", "orientations of patches in the first two axes; all: eight", choices=ORIENTATIONS)
     foreground: float = option(0.0, "share of patches centered on foreground, each class equally often", within=SHARE)
     seed: int = option(1337, "random seed", within=AT_LEAST_0)
     deterministic: int = option(1, "1: the same bits every time; 0: the fastest algorithms of cuDNN", choices=(0, 1))
@@ -108,21 +93,14 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         choices=PRECISIONS,
     )
     cache: str = option(
-        "auto",
-        "location of decoded volumes; auto chooses by size and free memory",
-        resume="any",
-        choices=("auto", "gpu", "ram", "none"),
+        "auto", "where decoded volumes are; auto: by size", resume="any", choices=("auto", "gpu", "ram", "none")
     )
     num_workers: int = option(0, "processes that read patches, with --cache none", within=AT_LEAST_0, resume="any")
-    val_stride: int = option(
-        96, "stride of the windows in validation and relabeling, in voxels (at most the patch)", within=AT_LEAST_1
-    )
+    val_stride: int = option(96, "voxels between windows in validation and relabeling, at most the patch", AT_LEAST_1)
     labels_for_diagnosis: bool = option(
         True, "score the pseudo-labels of unlabeled volumes that have a label (never used to train)", resume="any"
     )
-    max_time: float | None = option(
-        None, "hours after which the run saves its state and stops (default: no limit)", within=POSITIVE, resume="any"
-    )
+    max_time: float | None = option(None, "hours after which the run saves its state and stops", POSITIVE, resume="any")
     check_only: bool = option(False, "check arguments, data and checkpoint, then exit", resume="any")
     resume: bool = option(False, "continue from the newest state in the run folder", resume="any")
     overwrite: bool = option(False, "delete the content of the run folder and start a new run", resume="any")

@@ -13,7 +13,7 @@ from semisam_o1.core.progress import duration
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.pipeline.preflight import PreflightResult
+from semisam_o1.pipeline.start import PreflightResult
 from semisam_o1.runs.records import RoundRecord, best_round
 
 

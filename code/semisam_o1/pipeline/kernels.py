@@ -17,7 +17,7 @@ from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import WriteError, write_json
 from semisam_o1.networks.kernels import Kernels
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.pipeline.preflight import PreflightResult
+from semisam_o1.pipeline.start import PreflightResult
 from semisam_o1.runs.arguments import write_kernels
 from semisam_o1.training.tuning import TOLERANCE, TrainingTrial, choices, fastest, table
 

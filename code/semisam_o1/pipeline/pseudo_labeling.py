@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +15,15 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.fields import resize
+from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.refinement.neighbors import fuse, on_grid, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, largest_components, mean_entropy
+from semisam_o1.runs.records import RoundRecord
+from semisam_o1.training.trainer import BestModel
 
 
 class CohortLabels:
@@ -64,6 +67,31 @@ class CohortLabels:
         )
         pseudo = replace(self._collect(predictions.values()), uncertainty=uncertainty)
         return self._fuse(pseudo, coarse) if fusing else self._vote(pseudo)
+
+    def score(self, pseudo: PseudoLabels, round_: int, seconds: float, best: BestModel | None) -> RoundRecord:
+        """Return the figures of a round; the Dice of every volume with a true label is added to ``pseudo``."""
+        names, per_class = self.access.unlabeled, []
+        for name in self.diagnosed(names):
+            scores = dice_per_class(pseudo.labels[name], self.access.label(name), self.config.num_classes)
+            per_class.append(scores)
+            pseudo.dice[name] = float(np.mean(scores))
+        return RoundRecord(
+            round=round_,
+            foreground_ratio=float(np.mean([float((pseudo.labels[name] > 0).mean()) for name in names])),
+            uncertainty=float(np.mean(list(pseudo.uncertainty.values()))) if pseudo.uncertainty else None,
+            refined=tuple(pseudo.refined),
+            refined_share=len(pseudo.refined) / len(names),
+            pseudo_dice=float(np.mean(list(pseudo.dice.values()))) if pseudo.dice else None,
+            pseudo_dice_per_class=tuple(np.mean(per_class, axis=0).tolist()) if per_class else None,
+            seconds=seconds,
+            validation_dice=best.dice if best else None,
+            best_iteration=best.iteration if best else None,
+        )
+
+    def diagnosed(self, names: Sequence[str]) -> list[str]:
+        """Return those of the names whose true label is known and may be used for diagnosis."""
+        info, allowed = self.access.cohort.info, self.config.labels_for_diagnosis
+        return [name for name in names if allowed and info[name].label_hash]
 
     def augmentation(self) -> Augmentation:
         """Return the augmentation that ``--augmentation`` names; warps of the template need registration."""

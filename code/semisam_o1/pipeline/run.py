@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 from torch import nn
 
 from semisam_o1.core import distributed
+from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.device import HALF_PRECISION, resolve_device
 from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.core.memory import configure_allocator
@@ -33,20 +32,18 @@ from semisam_o1.networks.kernels import Kernels
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.kernels import choose_kernels
-from semisam_o1.pipeline.preflight import PreflightResult, check_folder, check_run
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
-from semisam_o1.pipeline.resume import ResumePoint, take_folder
-from semisam_o1.pipeline.summary import score_round, summarize
+from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, take_folder
 from semisam_o1.propagation.matching import MAX_VOXELS
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
-from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.lock import RunLock
-from semisam_o1.runs.records import best_round, load_labels, read_records, write_round
+from semisam_o1.runs.layout import RunFolder, RunLock
+from semisam_o1.runs.records import best_round, load_labels, read_records, read_steps, write_round, write_tracking
 from semisam_o1.training import checkpoint
-from semisam_o1.training.options import RoundContext
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
-from semisam_o1.training.trainer import BestModel, RoundTrainer
+from semisam_o1.training.trainer import BestModel, RoundContext, RoundTrainer
+
+FIGURE_ROWS = 4  # unlabeled volumes shown in the figure of the rounds
 
 
 def train(config: TrainConfig) -> None:
@@ -59,7 +56,8 @@ def train(config: TrainConfig) -> None:
     """
     folder = RunFolder.of(config.exp, config.backbone, config.labeled_num, config.model)
     with StopRequest(config.max_time) as stop:
-        check_folder(config, folder)
+        folder.check(config.resume, config.overwrite)
+        RunLock(folder.path).check()
         device = distributed.start(resolve_device(config.device))
         configure_allocator(device.type)
         feature_set = FEATURE_SETS[config.features](config.sam_ckpt, device)
@@ -69,13 +67,15 @@ def train(config: TrainConfig) -> None:
                 print(console.check_summary(config, checked))
             return
         with RunLock(folder.path) as lock:
-            resume_point = take_folder(config, checked, lock)
+            start = take_folder(config, checked, lock)
             stop.kept = "what is finished is kept"
-            since = resume_point.position if resume_point.resumed else None
-            with _input_errors_are_failures(), Tracker(folder, since) as tracker:
-                run = build_run(config, checked, feature_set, tracker, stop)
-                del feature_set  # the encoder's memory is better spent on training
-                run.run(resume_point)
+            try:
+                with Tracker(folder, start.finished, start.step) as tracker:
+                    run = build_run(config, checked, feature_set, tracker, stop)
+                    del feature_set  # the encoder's memory is better spent on training
+                    run.run(start)
+            except InputError as error:
+                raise RunError(f"{error}; it was good when the run started") from error
 
 
 def build_run(
@@ -132,25 +132,20 @@ class Run:
         """Do every stage that is not finished yet."""
         for remark in start.remarks:
             self.tracker.say(remark)
-        position = start.position
-        if position.finished < 0:
-            self.propagate()
-        augmentation = self.labels.augmentation()
-        for round_ in range(position.round_, self.config.num_rounds + 1):
-            self.stop_between_rounds(round_)
+        if start.finished < 0:
             started = time.monotonic()
-            best = self.train_round(round_, augmentation, start.state if round_ == position.round_ else None)
+            self.finish_round(0, self.labels.propagate(), started)
+        augmentation = self.labels.augmentation()
+        for round_ in range(start.next_round, self.config.num_rounds + 1):
+            if distributed.any_rank(self.stop.requested):
+                raise self.stop.interruption(f"round {round_ - 1} is finished")
+            started = time.monotonic()
+            best = self.train_round(round_, augmentation, start.state if round_ == start.next_round else None)
             pseudo = self.labels.relabel(self.best_predictor(best))
             self.keep_models(round_, best)
-            self.finish_round(round_, pseudo, time.monotonic() - started, best)
+            self.finish_round(round_, pseudo, started, best)
         if distributed.is_main():
-            summarize(self.config, self.folder, self.volumes, self.tracker)
-
-    def propagate(self) -> None:
-        """Round 0: spread the labels of the labeled volumes."""
-        started = time.monotonic()
-        pseudo = self.labels.propagate()
-        self.finish_round(0, pseudo, time.monotonic() - started)
+            self.summarize()
 
     def train_round(self, round_: int, augmentation: Augmentation, state: dict[str, Any] | None) -> BestModel:
         """Train a network on the labels of the previous round, or continue from ``state``."""
@@ -161,7 +156,7 @@ class Run:
         self.kernels.apply(student)
         method = METHODS[config.backbone](student, config, seed)
         method.use_kernels(self.kernels)
-        num_workers = None if self.volumes.store.in_memory else config.num_workers
+        num_workers = 0 if self.volumes.store.in_memory else config.num_workers
         context = RoundContext(round_, seed, self.precision, num_workers, self.folder, self.tracker, self.stop)
         batches = self.make_batches(round_, seed, augmentation)
         trainer = RoundTrainer(student, method, batches, self.validate, config, context)
@@ -197,16 +192,34 @@ class Run:
             if not earlier or best.dice > best_round(earlier).validation_dice:
                 checkpoint.save(best.weights, self.folder.best_model)
 
-    def finish_round(self, round_: int, pseudo: PseudoLabels, seconds: float, best: BestModel | None = None) -> None:
+    def finish_round(self, round_: int, pseudo: PseudoLabels, started: float, best: BestModel | None = None) -> None:
         """Score (where true labels are known), log and write the labels of a round, which finishes it."""
         if distributed.is_main():
-            record = score_round(self.config, self.volumes, pseudo, round_, seconds, best)
+            record = self.labels.score(pseudo, round_, time.monotonic() - started, best)
             # The labels last: with them the round counts as finished, and what was logged without them is dropped.
             self.tracker.log(round_ * self.config.max_iterations, record.logged(), round=round_)
             self.tracker.sync()
             write_round(self.folder, pseudo, record)
             self.tracker.say(record.describe())
         distributed.barrier()
+
+    def summarize(self) -> None:
+        """Write the summary and the figures, and tell the user which commands come next."""
+        from semisam_o1.drawing.figures import draw_curves, draw_labels  # matplotlib takes a second to import
+
+        folder, volumes, records = self.folder, self.volumes, read_records(self.folder)
+        best = best_round(records)
+        kept = f"best: round {best.round}, validation Dice {best.validation_dice:.4f}: {folder.best_model}"
+        write_text(folder.summary, "\n".join([*(record.describe() for record in records), kept]) + "\n")
+        write_tracking(folder)
+        draw_curves(read_steps(folder.metrics), folder.figures / "curves.png")
+        names = volumes.unlabeled[:: max(1, len(volumes.unlabeled) // FIGURE_ROWS)][:FIGURE_ROWS]
+        rounds = [load_labels(folder.pseudo_labels(record.round), names) for record in records]
+        truth = {name: volumes.label(name) for name in self.labels.diagnosed(names)}
+        rows = [(name, volumes.image(name), truth.get(name), [labels[name] for labels in rounds]) for name in names]
+        draw_labels(rows, [f"round {record.round}" for record in records], folder.figures / "pseudo_labels.png")
+        for text in (console.closing(records), kept, console.next_commands(self.config)):
+            self.tracker.say(text)
 
     def make_batches(self, round_: int, seed: int, augmentation: Augmentation) -> BatchStream:
         """Return the batches of a round, on the pseudo-labels of the previous round."""
@@ -228,16 +241,3 @@ class Run:
         shard = (distributed.rank(), distributed.world_size())
         device = self.device if self.volumes.store.in_memory else None  # worker processes have no GPU
         return BatchStream(self.volumes.labeled, self.volumes.unlabeled, source, settings, shard, device)
-
-    def stop_between_rounds(self, round_: int) -> None:
-        if distributed.any_rank(self.stop.requested):
-            raise self.stop.interruption(f"round {round_ - 1} is finished")
-
-
-@contextlib.contextmanager
-def _input_errors_are_failures() -> Iterator[None]:
-    """Let input that turns out bad from here on count as a failure while running."""
-    try:
-        yield
-    except InputError as error:
-        raise RunError(f"{error}; it was good when the run started") from error

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from semisam_o1 import PROJECT_ROOT, __version__
 from semisam_o1.core import distributed
-from semisam_o1.core.atomic_io import write_json
+from semisam_o1.core.atomic_io import read_json, write_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preparation.settings import read_preparation
@@ -23,38 +24,43 @@ from semisam_o1.runs.layout import RunFolder
 ANEW = "or start anew with --overwrite or another --exp"
 
 
-def read_run_arguments(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the content of args.json, None where no run was started in the folder.
+def read_arguments(path: Path, parts: Sequence[str] = ("arguments",)) -> dict[str, Any]:
+    """Return the content of a run's args.json, empty where there is none; raises InputError if it lacks a part."""
+    remedy = "delete it and give the settings as flags, or train anew with --overwrite"
+    content = read_json(path, remedy)
+    if content is not None and not all(isinstance(content.get(part), dict) for part in parts):
+        raise InputError(f"{path} lacks what describes a run; {remedy}")
+    return content or {}
 
-    Raises:
-        InputError: if it cannot be read, or is missing although files of a run exist.
+
+def read_previous(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the content of args.json of the run that is to be resumed, None where none was started in the folder.
+
+    Raises InputError if it cannot be read, or is missing although files of a run exist.
     """
-    try:
-        content = json.loads(folder.args.read_text(encoding="utf-8"))
-        if not all(isinstance(content[part], dict) for part in ("arguments", "data", "versions")):
-            raise ValueError("parts of it are missing")
-        return content
-    except FileNotFoundError:
-        if not folder.state.exists() and not folder.labeled_rounds():
-            return None
-        reason = "is missing, so the run cannot be resumed"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"cannot be read ({error})"
-    raise InputError(f"{folder.args} {reason}; start anew with --overwrite")
+    content = read_arguments(folder.args, ("arguments", "data", "versions"))
+    if not content and (folder.state.exists() or folder.labeled_rounds()):
+        raise InputError(f"{folder.args} is missing, so the run cannot be resumed; start anew with --overwrite")
+    return content or None
 
 
 def describe_run(config: Any, cohort: Cohort, device: torch.device, precision: str, features: str) -> dict[str, Any]:
-    """Return the content of args.json: the resolved arguments and everything else that the result depends on.
-
-    Args:
-        features: key of the feature set.
-    """
+    """Return the content of args.json: the arguments, the key of the features, and what else the result depends on."""
     preparation = read_preparation(config.root_path)
+    git = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"]
+    try:
+        revision = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        revision = None
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     return {
-        "arguments": _plain(config),
+        "arguments": _as_json(config),
         "precision": precision,
         "features": features,
-        **_environment(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "processes": distributed.world_size(),
+        "versions": {"semisam_o1": __version__, **versions},
+        "git": revision,
         "earlier": [],
         "preparation": preparation.to_json() if preparation else None,
         "data": cohort.fingerprint,
@@ -62,26 +68,21 @@ def describe_run(config: Any, cohort: Cohort, device: torch.device, precision: s
 
 
 def check_same_run(before: dict[str, Any], now: dict[str, Any], config: Any, folder: RunFolder) -> None:
-    """Refuse to resume a run that was started with other arguments or other data.
+    """Raise InputError if a run was started with other arguments or other data, naming what changed.
 
     Args:
         before: content of args.json.
         now: what ``describe_run`` returned for the run that is to continue it.
-
-    Raises:
-        InputError: naming what changed.
     """
-    then, run = _plain(type(config)()) | before["arguments"], f"the run in {folder.path} was started"
+    then, run = _as_json(type(config)()) | before["arguments"], f"the run in {folder.path} was started"
     compared = [item.name for item in dataclasses.fields(config) if item.metadata["resume"] == "same"]
     pairs = {name: (then[name], now["arguments"][name]) for name in compared}
     pairs["precision"] = (before.get("precision", now["precision"]), now["precision"])
+    pairs["sam_ckpt"] = (before.get("features", now["features"]), now["features"])
     changed = [f"--{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
     if changed:
         arguments = f"{run} with other arguments ({'; '.join(changed)})"
         raise InputError(f"{arguments}; give the same ones to continue, {ANEW}")
-    if before.get("features", now["features"]) != now["features"]:
-        weights = f"({now['features']}, before: {before['features']})"
-        raise InputError(f"--sam_ckpt holds other weights than {run} with {weights}; give the same file, {ANEW}")
     for part, values in now["data"].items():
         earlier = before["data"].get(part, {})
         differing = sorted(name for name in {*earlier, *values} if earlier.get(name) != values.get(name))
@@ -90,49 +91,28 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any], config: Any, fol
             raise InputError(f"{what}; restore it to continue, {ANEW}")
 
 
-def changed_environment(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return a sentence on what may keep a resumed run from ending bit-identical; empty if nothing changed."""
-    pairs = {name: (before["versions"].get(name), version) for name, version in now["versions"].items()}
-    pairs |= {name: (before.get(name), now[name]) for name in ("device", "processes", "git")}
+def write_arguments(folder: RunFolder, now: dict[str, Any], before: dict[str, Any] | None = None) -> list[str]:
+    """Write args.json; of a resumed run the earlier environments are kept.
+
+    Returns a sentence on what may keep a resumed run from ending bit-identical; none if nothing changed.
+    """
+    if before is None:
+        write_json(folder.args, now)
+        return []
+    earlier = {key: before.get(key) for key in ("device", "processes", "versions", "git")}
+    pairs = {name: (earlier["versions"].get(name), version) for name, version in now["versions"].items()}
+    pairs |= {name: (earlier[name], now[name]) for name in ("device", "processes", "git")}
     changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in pairs.items() if old != new)
+    kept = {"kernels": before["kernels"]} if "kernels" in before else {}
+    write_json(folder.args, now | {"earlier": before.get("earlier", []) + [earlier] * bool(changed)} | kept)
     return [f"the run continues in another environment, its last digits may differ: {changed}"] if changed else []
-
-
-def write_arguments(folder: RunFolder, now: dict[str, Any], before: dict[str, Any] | None = None) -> None:
-    """Write args.json; of a resumed run the earlier environments are kept."""
-    earlier = list(before.get("earlier", [])) if before else []
-    keys = ("device", "processes", "versions", "git")
-    if before and any(before.get(key) != now[key] for key in keys):
-        earlier.append({key: before.get(key) for key in keys})
-    kept = {"kernels": before["kernels"]} if before and "kernels" in before else {}
-    write_json(folder.args, now | {"earlier": earlier} | kept)
 
 
 def write_kernels(folder: RunFolder, kernels: dict[str, Any]) -> None:
     """Add to args.json how networks are computed, for the runs that continue this one."""
-    write_json(folder.args, read_run_arguments(folder) | {"kernels": kernels})
+    write_json(folder.args, read_arguments(folder.args) | {"kernels": kernels})
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON stores it."""
-    as_json = {Path: str, tuple: list}
-    values = dataclasses.asdict(config)
-    return {
-        name: next((make(value) for kind, make in as_json.items() if isinstance(value, kind)), value)
-        for name, value in values.items()
-    }
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    git = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty"]
-    try:
-        revision = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = None
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "processes": distributed.world_size(),
-        "versions": {"semisam_o1": __version__, **versions},
-        "git": revision,
-    }
+def _as_json(config: Any) -> dict[str, Any]:
+    """Return a configuration as JSON stores it: paths as text, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.runs import layout
+from semisam_o1.runs.arguments import read_arguments
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def find_trained(
         return _trained_at(Path(ckpt), model)
     literal = [layout.MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)]
     runs = _runs_of(exp, backbone, labeled_num)
-    names = [model] if model else ["unet_3D", *(m.network for m in METHODS.values() if m.network != "unet_3D")]
+    names = [model] if model else list(NETWORKS)
     for folders in (runs, literal) if backbone else (literal, runs):
         candidates = [folder / name / (ckpt or f"{name}_best_model.pth") for folder in folders for name in names]
         found = [path for path in candidates if path.is_file()]
@@ -62,8 +62,7 @@ def find_trained(
 def find_run_folder(run: str | Path, backbone: str | None = None) -> Path:
     """Return the folder with an args.json that a path or the name of an experiment refers to.
 
-    Raises:
-        InputError: listing the runs, if there is none or more than one.
+    Raises InputError, listing the runs, if there is none or more than one.
     """
     for path in (Path(run).expanduser().resolve(), layout.MODEL_ROOT / run):
         inside = [path, *sorted(path.glob("*"))] if path.is_dir() else []
@@ -81,10 +80,7 @@ def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
     folder = checkpoint.parent
     model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
     content = read_arguments(folder / "args.json")
-    arguments = content.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise InputError(f"{folder / 'args.json'} states no arguments; delete it and give the settings as flags")
-    return TrainedModel(folder, checkpoint, model, arguments, content.get("preparation"))
+    return TrainedModel(folder, checkpoint, model, content.get("arguments", {}), content.get("preparation"))
 
 
 def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
@@ -93,9 +89,7 @@ def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Pa
     pattern = re.compile(
         rf"{re.escape(stem)}_({'|'.join(b.upper() for b in backbones)})_{labeled_num or r'[0-9]+'}label_1"
     )
-    if not parent.is_dir():
-        return []
-    return sorted(path for path in parent.iterdir() if path.is_dir() and pattern.fullmatch(path.name))
+    return sorted(path for path in parent.glob("*/") if pattern.fullmatch(path.name))
 
 
 def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, folders: list[Path]) -> str:
@@ -107,21 +101,5 @@ def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, 
             listing = "\n".join(f"  {name}" for name in checkpoints)
             return f"no {wanted} in {folder}; --ckpt and --model choose among the files there:\n{listing}"
     parent = literal.parent
-    siblings = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-    there = f"it holds {', '.join(siblings)}" if siblings else "it holds no run"
+    there = f"it holds {', '.join(sorted(path.name for path in parent.glob('*/'))) or 'no run'}"
     return f"--exp {exp}: no trained model at {literal} nor any run of that name in {parent} ({there}); train it first"
-
-
-def read_arguments(path: Path) -> dict[str, Any]:
-    """Return the content of a run's args.json, empty where there is none.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it and give the settings as flags") from None
-    return content if isinstance(content, dict) else {}

@@ -1,25 +1,28 @@
-"""The run folder: the name of every file in it."""
+"""The run folder: the name of every file in it, and its lock: one process at a time works in it."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import platform
 import shutil
+import time
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from semisam_o1 import PROJECT_ROOT
+from semisam_o1.core import distributed
+from semisam_o1.core.atomic_io import remove, write_json
 from semisam_o1.core.errors import InputError
-from semisam_o1.runs.lock import LOCK_FILES
 
 MODEL_ROOT = PROJECT_ROOT / "model"
+LOCK, HOLDER = LOCK_FILES = (".lock", ".lock.json")
 
 
 class RunFolder:
-    """The files of one run, ``model/{exp}_{BACKBONE}_{L}label_1/{model}/``.
-
-    Attributes:
-        path: of the folder.
-        model: name of the network.
-        cache: where features are kept when the dataset folder cannot be written.
-    """
+    """The files of one run, ``model/{exp}_{BACKBONE}_{L}label_1/{model}/``; ``model`` names the network."""
 
     def __init__(self, path: Path, model: str):
         self.path, self.model = path, model
@@ -32,7 +35,7 @@ class RunFolder:
         self.tracking = path / "round_tracking.json"
         self.labels = path / "pseudo_labels"
         self.figures = path / "figures"
-        self.cache = path / "cache"
+        self.cache = path / "cache"  # of features, where the dataset folder cannot be written
         self.best_model = path / f"{model}_best_model.pth"
         self.test_metrics = path / "test_metrics.json"
         self.test_table = path / "test_metrics.csv"
@@ -65,25 +68,15 @@ class RunFolder:
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def check(self, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that holds a run, unless the run is resumed or replaced.
-
-        Raises:
-            InputError: naming the folder and the flags that decide.
-        """
+        """Raise InputError if the folder holds a run that is neither resumed nor replaced."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; move it away or choose another --exp")
         if not (resume or overwrite) and self._entries():
-            raise InputError(
-                f"{self.path} already holds a run; continue it (--resume), replace it (--overwrite) or choose "
-                "another --exp"
-            )
+            remedy = "continue it (--resume), replace it (--overwrite) or choose another --exp"
+            raise InputError(f"{self.path} already holds a run; {remedy}")
 
     def create(self, overwrite: bool = False) -> None:
-        """Make the folder, empty if ``overwrite``, and clear away what a killed run left half written.
-
-        Raises:
-            InputError: if it cannot be made.
-        """
+        """Make the folder, or raise InputError: empty if ``overwrite``, without what a kill left half written."""
         try:
             if overwrite:
                 # What says whose run it is goes last, so that no kill leaves files of an unknown one.
@@ -98,6 +91,55 @@ class RunFolder:
 
     def _entries(self) -> list[Path]:
         """Return what lies in the folder, its lock aside."""
-        if not self.path.is_dir():
-            return []
-        return [path for path in self.path.iterdir() if path.name not in LOCK_FILES]
+        return [path for path in self.path.glob("*") if path.name not in LOCK_FILES]
+
+
+class RunLock:
+    """Held for the length of a run, by rank 0 for all ranks.
+
+    The operating system's lock ends with the process, however that ends. A file beside it names the holder; where it
+    is left over, the previous process was killed.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.left_by = ""  # who a leftover file names, to follow a noun
+        self._lock = FileLock(folder / LOCK, timeout=0)
+
+    def check(self) -> None:
+        """Raise InputError if another process works in the folder, naming it."""
+        if (self.folder / LOCK).is_file():
+            self._take()
+            self._lock.release()
+
+    def __enter__(self) -> RunLock:
+        distributed.on_main(self._acquire)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if distributed.is_main():
+            remove(self.folder / HOLDER)
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        self._take()
+        self.left_by = self._holder()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_json(self.folder / HOLDER, {"host": platform.node(), "pid": os.getpid(), "since": since})
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire()  # makes the folder
+            return
+        except Timeout:
+            fault = f"is in use by another run{self._holder()}; wait for it, stop it, or choose another --exp"
+        except (OSError, NotImplementedError) as error:
+            fault = f"cannot be made and locked ({error}); choose another --exp, an absolute one for another drive"
+        raise InputError(f"{self.folder} {fault}")
+
+    def _holder(self) -> str:
+        """Return who holds the lock, to follow a noun; nothing where that is not known."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            holder = json.loads((self.folder / HOLDER).read_text(encoding="utf-8"))
+            return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"
+        return ""

@@ -24,31 +24,18 @@ STORED = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """The figures of a finished round.
+    """The figures of a finished round."""
 
-    Attributes:
-        round: 0 for the propagated labels, then those of training.
-        foreground_ratio: mean share of foreground voxels in the pseudo-labels.
-        uncertainty: mean entropy in nats over the unlabeled volumes; None in round 0.
-        refined: names of the volumes whose labels were corrected by their neighbors.
-        refined_share: their share of the unlabeled volumes.
-        pseudo_dice: mean foreground Dice of the pseudo-labels, None where no true label is known.
-        pseudo_dice_per_class: the same per foreground class.
-        seconds: duration of the round.
-        validation_dice: mean foreground Dice of the best network on the validation volumes; None in round 0.
-        best_iteration: the iteration of that network; None in round 0.
-    """
-
-    round: int
-    foreground_ratio: float
-    uncertainty: float | None
-    refined: tuple[str, ...]
-    refined_share: float
-    pseudo_dice: float | None
-    pseudo_dice_per_class: tuple[float, ...] | None
-    seconds: float
-    validation_dice: float | None = None
-    best_iteration: int | None = None
+    round: int  # 0 for the propagated labels, then those of training
+    foreground_ratio: float  # mean share of foreground voxels in the pseudo-labels
+    uncertainty: float | None  # mean entropy in nats over the unlabeled volumes; None in round 0
+    refined: tuple[str, ...]  # names of the volumes whose labels were corrected by their neighbors
+    refined_share: float  # of the unlabeled volumes
+    pseudo_dice: float | None  # mean foreground Dice of the pseudo-labels, None where no true label is known
+    pseudo_dice_per_class: tuple[float, ...] | None  # the same per foreground class
+    seconds: float  # duration of the round
+    validation_dice: float | None = None  # mean foreground Dice of the best network; None in round 0
+    best_iteration: int | None = None  # of that network
 
     @property
     def trained(self) -> bool:
@@ -61,11 +48,7 @@ class RoundRecord:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RoundRecord:
-        """Take back what ``to_json`` returned.
-
-        Raises:
-            ValueError: if it is not the record of a round.
-        """
+        """Take back what ``to_json`` returned; raises ValueError if it is not the record of a round."""
         known = {item.name for item in dataclasses.fields(cls)}
         try:
             values = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items() if key in known}
@@ -96,49 +79,31 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class RoundLabels:
-    """The open label file of a round.
-
-    Attributes:
-        path: of the file.
-        names: the volumes that it holds labels of.
-    """
+    """The open label file of a round."""
 
     path: Path
-    names: frozenset[str]
+    names: frozenset[str]  # the volumes that it holds labels of
     _file: h5py.File
 
     def label(self, name: str) -> np.ndarray:
-        """Return the label map (W, H, D) uint8 of a volume.
-
-        Raises:
-            InputError: if the file is damaged or lacks it.
-        """
+        """Return the label map (W, H, D) uint8 of a volume; raises InputError if the file is damaged or lacks it."""
         return read_array(self._file, name, self.path)
 
     def uncertainty(self, name: str) -> float | None:
         """Return the mean entropy of a volume in nats, None for labeled volumes and in round 0."""
-        value = self._file[name].attrs.get("uncertainty")
-        return None if value is None else float(value)
+        return self._file[name].attrs.get("uncertainty")
 
     def refined(self, name: str) -> bool:
         return bool(self._file[name].attrs.get("refined", False))
 
     def record(self) -> RoundRecord:
-        """Return the figures of the round.
-
-        Raises:
-            InputError: if the file holds none.
-        """
+        """Return the figures of the round; in ``open_round``, a file without them raises InputError."""
         return RoundRecord.from_json(json.loads(self._file.attrs["record"]))
 
 
 @contextlib.contextmanager
 def open_round(path: Path) -> Iterator[RoundLabels]:
-    """Open the label file of a round, the one with its confidences, or the predictions of a test for reading.
-
-    Raises:
-        InputError: if it cannot be read, or what the body reads of it cannot.
-    """
+    """Open the labels of a round, its confidences, or the predictions of a test; InputError as of ``open_hdf5``."""
     with open_hdf5(path) as file:
         yield RoundLabels(path, frozenset(file), file)
 
@@ -166,8 +131,7 @@ def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
 def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) -> None:
     """Write the confidences, then the labels of a round, which finish it, then the table of all rounds.
 
-    Raises:
-        WriteError: if a file cannot be written; each is complete or not there.
+    Each file is complete or not there; raises WriteError if one cannot be written.
     """
     if pseudo.confidence:
         with write_hdf5(folder.confidence(record.round)) as file:
@@ -191,10 +155,15 @@ def write_tracking(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def write_test_predictions(path: Path) -> Iterator[Callable[[str, np.ndarray], object]]:
-    """Yield a function that adds the label map (W, H, D) of a test volume; the file is written when the body is done.
-
-    Raises:
-        WriteError: if it cannot be written; it is complete or not there.
-    """
+    """Yield a function that adds the label map (W, H, D) of a test volume; the file is written after the body."""
     with write_hdf5(path) as file:
         yield lambda name, label: file.create_dataset(name, data=label, **STORED)
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """Read the objects of a metrics.jsonl; a line that was cut off by a kill is left out."""
+    steps = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            steps.append(json.loads(line))
+    return [step for step in steps if isinstance(step, dict) and "step" in step]

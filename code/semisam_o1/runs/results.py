@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
-from semisam_o1.runs.find import find_run_folder, read_arguments
+from semisam_o1.runs.arguments import read_arguments
+from semisam_o1.runs.find import find_run_folder
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, open_round, read_records
+from semisam_o1.runs.records import RoundRecord, open_round, read_records, read_steps
 
 
 @dataclass(frozen=True)
 class Case:
-    """Measurements of one scan that the run labeled.
-
-    Attributes:
-        voxels: number of voxels per foreground class.
-        milliliters: volume per foreground class, None where the spacing is not known.
-        dice: Dice per foreground class, None where the true label is not known.
-        round0_dice: the same for the label of round 0; None for test scans.
-        hd95: mean over the foreground classes, in mm where the spacing is known, else in voxels.
-        uncertainty: mean entropy in nats.
-        refined: whether the label was corrected by neighbors.
-    """
+    """Measurements of one scan that the run labeled."""
 
     name: str
-    voxels: list[int]
-    milliliters: list[float] | None = None
-    dice: list[float] | None = None
-    round0_dice: list[float] | None = None
-    hd95: float | None = None
-    uncertainty: float | None = None
-    refined: bool = False
+    voxels: list[int]  # per foreground class
+    milliliters: list[float] | None = None  # per foreground class, None where the spacing is not known
+    dice: list[float] | None = None  # per foreground class, None where the true label is not known
+    round0_dice: list[float] | None = None  # the same for the label of round 0; None for test scans
+    hd95: float | None = None  # mean over the foreground classes, in mm where the spacing is known, else in voxels
+    uncertainty: float | None = None  # mean entropy in nats
+    refined: bool = False  # whether the label was corrected by neighbors
 
     @property
     def mean_dice(self) -> float | None:
@@ -58,20 +49,13 @@ class LabeledScan(NamedTuple):
 
 @dataclass(frozen=True)
 class RunResults:
-    """Content of a run folder.
-
-    Attributes:
-        content: content of args.json.
-        records: figures of the finished rounds, from 0.
-        steps: objects of metrics.jsonl.
-        test: content of test_metrics.json, empty before testing.
-    """
+    """Content of a run folder."""
 
     folder: RunFolder
-    content: dict[str, Any]
-    records: list[RoundRecord]
-    steps: list[dict[str, Any]]
-    test: dict[str, Any]
+    content: dict[str, Any]  # of args.json
+    records: list[RoundRecord]  # of the finished rounds, from 0
+    steps: list[dict[str, Any]]  # of metrics.jsonl
+    test: dict[str, Any]  # content of test_metrics.json, empty before testing
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -95,11 +79,7 @@ class RunResults:
         return names.get(str(c), "foreground" if self.num_classes == 2 else f"class {c}")
 
     def cohort(self) -> Iterator[LabeledScan]:
-        """Yield every unlabeled training scan.
-
-        Raises:
-            InputError: if a scan or a round's labels cannot be read, or do not belong together.
-        """
+        """Yield every unlabeled training scan; raises InputError if scans and labels do not belong together."""
         dataset, diagnosis = self.dataset, self.arguments.get("labels_for_diagnosis", True)
         kinds = {"first": 0, "prediction": self.records[-1].round} if len(self.records) > 1 else {"first": 0}
         with ExitStack() as stack:
@@ -149,31 +129,14 @@ class RunResults:
 
 
 def read_run(run: str | Path, backbone: str | None = None) -> RunResults:
-    """Read a run by its folder, or by the name of its experiment.
-
-    Raises:
-        InputError: if there is no such run, or no round of it is finished.
-    """
+    """Read a run by its folder or its experiment's name; raises InputError if there is none, or no finished round."""
     path = find_run_folder(run, backbone)
     folder = RunFolder(path, path.name)
     content = read_arguments(folder.args)
-    if "arguments" not in content:
+    if not content:
         raise InputError(f"{path} is no folder of a training run: it holds no args.json")
     records = read_records(folder)
     if not records or records[0].round:
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
-    test = path / "test_metrics.json"
-    try:
-        tested = json.loads(test.read_text(encoding="utf-8")) if test.is_file() else {}
-    except ValueError:
-        raise InputError(f"{test} cannot be read; run test_baseline.py again") from None
+    tested = read_json(folder.test_metrics, "run test_baseline.py again") or {}
     return RunResults(folder, content, records, read_steps(folder.metrics), tested)
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Read the objects of a metrics.jsonl; a line that was cut off by a kill is left out."""
-    steps = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):
-            steps.append(json.loads(line))
-    return steps

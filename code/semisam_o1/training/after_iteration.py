@@ -1,49 +1,98 @@
-"""What happens after a training iteration, as named steps in order.
+"""What happens after a training iteration: its losses are kept, then named steps run in order.
 
-Each takes the trainer and the batch of the iteration. A step of your own, registered under a new name, runs after the
-others; the state is saved after all of them.
+Each step takes the trainer and the batch of the iteration. A step of your own, registered under a new name, runs after
+the others; the state is saved after all of them.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from semisam_o1.core import distributed
 from semisam_o1.core.progress import duration
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.drawing.outlines import overlay
+from semisam_o1.methods import LossTerm
 from semisam_o1.training import checkpoint
 
 if TYPE_CHECKING:
     from semisam_o1.training.trainer import RoundTrainer
 
 LOG_INTERVAL = 20  # iterations whose losses leave the device together
-WARM_UP, ESTIMATE_AFTER = 5, 50  # iterations between which the rate is measured
+ESTIMATE_AFTER = 3 * LOG_INTERVAL  # iterations, without those in which everything warms up
 
 
-def estimate_duration(trainer: RoundTrainer, batch: Batch) -> None:
-    """Tell the user once, in the first round, how long all rounds will train."""
-    done, options = trainer.iteration, trainer.options
-    if trainer.context.round_ == 1 and done == WARM_UP:
-        trainer.warmed_up_at = time.monotonic()
-    if done == ESTIMATE_AFTER < options.max_iterations and trainer.warmed_up_at is not None:
-        pace = (time.monotonic() - trainer.warmed_up_at) / (done - WARM_UP)
-        left = pace * (options.num_rounds * options.max_iterations - done)
-        end = datetime.datetime.now() + datetime.timedelta(seconds=left)
-        trainer.context.tracker.say(
-            f"{1 / pace:.2f} iterations/s: about {duration(left)} of training are left in {options.num_rounds} "
-            f"rounds, until {end:%a %H:%M}; validation and relabeling take additional time"
-        )
+class LossLog:
+    """The losses of the iterations of a round: they leave the device a few at a time, are checked and logged."""
+
+    def __init__(self, trainer: RoundTrainer):
+        self.rate = 0.0  # iterations per second, between the last two times that losses were logged
+        self.last_names: tuple[str, ...] = ()  # of the volumes in the last batch
+        self._trainer = trainer
+        self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
+        self._weights: dict[str, float] = {}
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Measure the rate from now on, after something that is not training."""
+        self._clock = (time.monotonic(), self._trainer.iteration)
+
+    def record(self, names: tuple[str, ...], terms: dict[str, LossTerm], values: dict[str, Tensor]) -> None:
+        """Keep the losses of the iteration that was just finished, on the device."""
+        self._pending.append((self._trainer.iteration, names, values))
+        self._weights = {f"weight/{name}": term.weight for name, term in terms.items()}
+        self.last_names = names
+
+    def flush(self) -> None:
+        """Bring the losses kept so far to the host at once, check and log them.
+
+        Raises:
+            RunError: if one is not finite.
+        """
+        if not self._pending:
+            return
+        trainer, context = self._trainer, self._trainer.context
+        keys = list(self._pending[0][2])
+        table = torch.stack([torch.stack([values[key] for key in keys]) for _, _, values in self._pending]).cpu()
+        since, before = self._clock
+        self.rate = (trainer.iteration - before) / max(time.monotonic() - since, 1e-9)
+        self.restart_clock()
+        for (iteration, names, _), row in zip(self._pending, table.tolist(), strict=True):
+            logged = {f"loss/{key}": value for key, value in zip(keys, row, strict=True)}
+            bad = [key for key, value in zip(keys, row, strict=True) if not math.isfinite(value)]
+            if bad:
+                raise trainer.diverged(f"the loss {bad[0]} is", iteration, names)
+            if iteration == trainer.iteration:
+                learning_rate = trainer.optimizer.param_groups[0]["lr"]
+                logged |= {"train/learning_rate": learning_rate, "train/iterations_per_second": self.rate}
+                logged |= self._weights
+            step = trainer.total_step() - trainer.iteration + iteration
+            context.tracker.log(step, logged, round=context.round_, iteration=iteration)
+        self._pending.clear()
 
 
 def log_losses(trainer: RoundTrainer, batch: Batch) -> None:
     if trainer.due(LOG_INTERVAL):
         trainer.loss_log.flush()
+
+
+def estimate_duration(trainer: RoundTrainer, batch: Batch) -> None:
+    """Tell the user once, in the first round, how long all rounds will train."""
+    options = trainer.options
+    if trainer.context.round_ == 1 and trainer.iteration == ESTIMATE_AFTER < options.max_iterations:
+        left = (options.num_rounds * options.max_iterations - ESTIMATE_AFTER) / trainer.loss_log.rate
+        end = datetime.datetime.now() + datetime.timedelta(seconds=left)
+        trainer.context.tracker.say(
+            f"{trainer.loss_log.rate:.2f} iterations/s: about {duration(left)} of training are left in "
+            f"{options.num_rounds} rounds, until {end:%a %H:%M}; validation and relabeling take additional time"
+        )
 
 
 @torch.no_grad()
@@ -69,7 +118,6 @@ def validate(trainer: RoundTrainer, batch: Batch) -> None:
         return
     context, iteration = trainer.context, trainer.iteration
     trainer.loss_log.flush()
-    started = time.monotonic()
     trainer.eval_model.eval()
     scores = trainer.validate(trainer.eval_model)
     trainer.eval_model.train()
@@ -89,7 +137,7 @@ def validate(trainer: RoundTrainer, batch: Batch) -> None:
         f"round {context.round_} iteration {iteration}/{trainer.options.max_iterations}: validation Dice "
         f"{mean:.4f}{classes} {compared}"
     )
-    trainer.loss_log.pause(time.monotonic() - started)
+    trainer.loss_log.restart_clock()
 
 
 def keep_checkpoint(trainer: RoundTrainer, batch: Batch) -> None:
@@ -99,8 +147,8 @@ def keep_checkpoint(trainer: RoundTrainer, batch: Batch) -> None:
 
 
 AFTER_ITERATION: dict[str, Callable[[RoundTrainer, Batch], None]] = {
-    "estimate_duration": estimate_duration,
     "log_losses": log_losses,
+    "estimate_duration": estimate_duration,
     "log_images": log_images,
     "validate": validate,
     "keep_checkpoint": keep_checkpoint,

@@ -15,23 +15,16 @@ from semisam_o1.core.safe_load import load_tensors
 STATE_KEYS = frozenset({"round", "seed", "iteration", "student", "method", "optimizer", "best"})
 
 
-def save(content: Any, path: Path) -> None:
-    """Write tensors and plain values to ``path`` atomically.
-
-    Raises:
-        WriteError: if they cannot be written; what was there stays.
-    """
+def save(content: Any, path: Path, keep: Path | None = None) -> None:
+    """Write tensors and plain values atomically; ``keep`` and WriteError as of ``replacing``."""
     buffer = io.BytesIO()  # PyTorch's own writer does not survive a full disk
     torch.save(content, buffer)
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer(), keep=keep)
 
 
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a training state; the previous one is kept beside it."""
-    save(state, _fresh(path))
-    if path.exists():
-        path.replace(previous(path))
-    _fresh(path).replace(path)
+def previous(path: Path) -> Path:
+    """Return where the state before the one at ``path`` is kept."""
+    return path.with_name(f"{path.stem}_previous{path.suffix}")
 
 
 def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str]]:
@@ -40,7 +33,7 @@ def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str
     Every record's length and checksum is verified; instead of a damaged file the one before it is taken.
     """
     faults: list[str] = []
-    for candidate in (_fresh(path), path, previous(path)):
+    for candidate in (path, previous(path)):
         if candidate.is_file():
             try:
                 state = load_tensors(candidate)
@@ -52,14 +45,6 @@ def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str
             elif state["round"] == round_:
                 return state, faults
     return None, faults
-
-
-def previous(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_previous{path.suffix}")
-
-
-def _fresh(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
@@ -74,16 +59,15 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
         raise InputError(f"{path} holds no state dict")
     expected = network.state_dict()
     faults = [f"{key} is missing" for key in expected if key not in weights]
-    faults += [f"{key} is not expected" for key in weights if key not in expected]
-    for key, value in expected.items():
-        if key in weights:
-            given = weights[key]
-            if not isinstance(given, torch.Tensor) or given.layout != torch.strided:
-                faults.append(f"{key} is no tensor")
-            elif given.shape != value.shape:
-                faults.append(f"{key} is {tuple(given.shape)} and should be {tuple(value.shape)}")
-            elif not torch.isfinite(given).all():
-                faults.append(f"{key} holds values that are NaN or infinite")
+    for key, given in weights.items():
+        if key not in expected:
+            faults.append(f"{key} is not expected")
+        elif not isinstance(given, torch.Tensor) or given.layout != torch.strided:
+            faults.append(f"{key} is no tensor")
+        elif given.shape != expected[key].shape:
+            faults.append(f"{key} is {tuple(given.shape)} and should be {tuple(expected[key].shape)}")
+        elif not torch.isfinite(given).all():
+            faults.append(f"{key} holds values that are NaN or infinite")
     if faults:
         raise InputError(f"{path} does not fit the network ({listed(faults, 3)}); check --model and --num_classes")
     network.load_state_dict(weights)

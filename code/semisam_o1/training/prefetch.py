@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -17,75 +16,53 @@ QUEUE_SIZE = 3  # batches that are ready ahead
 
 
 def on_device(
-    batches: BatchStream, iterations: range, device: torch.device, num_workers: int | None
+    batches: BatchStream, iterations: range, device: torch.device, num_workers: int
 ) -> Generator[Batch, None, None]:
     """Return the batches of some iterations on ``device``.
 
     For a GPU they are prefetched, so that no iteration waits for reading or copying. On a CPU a thread would compete
-    with training for the same cores.
-
-    Args:
-        num_workers: processes that read patches; None where volumes are in memory.
+    with training for the same cores. ``num_workers`` processes read patches; 0 stands for this one.
     """
-    if num_workers is None:
-        source = (batches[t] for t in iterations)
-    else:
+    source = (batches[t] for t in iterations)
+    if num_workers:
         loader = DataLoader(
             ErrorsAsValues(batches),
             batch_size=None,
             sampler=iterations,
             num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            multiprocessing_context="spawn" if num_workers else None,
+            multiprocessing_context="spawn",
             worker_init_fn=ignore_signals,
         )
         source = map(_raise_error, loader)
     return prefetched(source, device) if device.type == "cuda" else (batch.to(device) for batch in source)
 
 
-def prefetched(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
+def prefetched(batches: Iterator[Batch], device: torch.device) -> Generator[Batch, None, None]:
     """Yield the batches on ``device``, made in a thread; what that thread raises is raised here."""
-    ready: queue.Queue = queue.Queue(QUEUE_SIZE)
-    closed = threading.Event()
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream(device))  # the volumes may be on their way
 
-    def enqueue(item: object) -> None:
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
+    def make() -> tuple[Batch, torch.cuda.Event | None] | None:
+        if stream is not None:
+            torch.cuda.set_device(device)  # a thread begins, and would end, on the first one
+        with torch.cuda.stream(stream):  # of None: nothing
+            batch = next(batches, None)
+            return batch and (batch.to(device), stream and stream.record_event())
 
-    def produce() -> None:
-        try:
-            if stream is not None:
-                torch.cuda.set_device(device)  # a thread begins, and would end, on the first one
-            with torch.cuda.stream(stream):  # of None: nothing
-                for batch in batches:
-                    batch = batch.to(device)
-                    enqueue((batch, stream and stream.record_event()))
-                    if closed.is_set():
-                        return
-            enqueue(None)
-        except BaseException as error:
-            enqueue(error)
-
-    thread = threading.Thread(target=produce, name="batches", daemon=True)
-    thread.start()
+    thread = ThreadPoolExecutor(1, "batches")
+    ahead = deque(thread.submit(make) for _ in range(QUEUE_SIZE))
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            batch, made = item
-            if made is not None:
+        while (made := ahead.popleft().result()) is not None:
+            ahead.append(thread.submit(make))
+            batch, event = made
+            if event is not None:
                 training = torch.cuda.current_stream(device)
-                training.wait_event(made)
+                training.wait_event(event)
                 batch.used_on(training)
             yield batch
     finally:
-        closed.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)
 
 
 class ErrorsAsValues(Dataset):
@@ -93,9 +70,6 @@ class ErrorsAsValues(Dataset):
 
     def __init__(self, batches: BatchStream):
         self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
     def __getitem__(self, t: int) -> Batch | Exception:
         try:

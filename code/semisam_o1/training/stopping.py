@@ -25,13 +25,9 @@ def ignore_signals(worker: int) -> None:
 
 
 class StopRequest:
-    """Remembers the first stop signal or the end of the time limit; a second signal ends the process at once.
+    """Remembers the first stop signal or the end of the time limit, in hours from now on.
 
-    Args:
-        hours: time limit from now on; None: no limit.
-
-    Attributes:
-        kept: what is on the disk if the run is interrupted between two items, for the message.
+    A second signal ends the process at once.
     """
 
     def __init__(self, hours: float | None = None) -> None:
@@ -39,8 +35,7 @@ class StopRequest:
         self._deadline = None if hours is None else time.monotonic() + 3600 * hours
         self._reason: str | None = None
         self._signaled_at = 0.0
-        self._previous: dict[int, object] = {}
-        self.kept = "nothing has been computed yet"
+        self.kept = "nothing has been computed yet"  # said if the run is interrupted between two items
 
     @property
     def requested(self) -> bool:
@@ -49,25 +44,20 @@ class StopRequest:
         return self._reason is not None
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
+        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise Interrupted if a stop was requested; only where everything done so far is kept."""
-        if self.requested:
-            raise self.interruption(self.kept)
-
     def progress(
         self, items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume"
     ) -> Iterator[Item]:
         """Yield the items and show progress; raise Interrupted before one if a stop was requested."""
         for item in progress(items, description, total, unit):
-            self.check()
+            if self.requested:
+                raise self.interruption(self.kept)
             yield item
 
     def interruption(self, kept: str) -> Interrupted:

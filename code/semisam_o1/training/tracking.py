@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +20,9 @@ from tqdm import tqdm
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import read_steps
 
 FLUSH_SECONDS = 30  # after which TensorBoard shows what was logged
-
-
-@dataclass(frozen=True)
-class Position:
-    """Progress of a run.
-
-    Attributes:
-        finished: the last finished round, −1 before round 0 is finished.
-        round_: the round that is trained next, or continued after ``iteration`` iterations.
-        step: number of finished iterations over all rounds.
-    """
-
-    finished: int
-    round_: int
-    iteration: int
-    step: int
 
 
 class Tracker:
@@ -46,23 +30,22 @@ class Tracker:
 
     Args:
         folder: of the run; exists.
-        since: position of a resumed run; what was logged after it will be repeated and is dropped.
+        last_round, last_step: the last finished ones of a resumed run; what was logged after them will be repeated and
+            is dropped.
     """
 
-    def __init__(self, folder: RunFolder, since: Position | None = None):
+    def __init__(self, folder: RunFolder, last_round: int = -1, last_step: int = 0):
         self._main = distributed.is_main()
         if self._main:
-            if since is not None:
-                _drop_lines(folder.metrics, since)
+            _drop_lines(folder.metrics, last_round, last_step)
             self._log = folder.log.open("a", encoding="utf-8")
             self._metrics = folder.metrics.open("a", encoding="utf-8")
             # Written in this thread: a full disk then ends the run instead of a thread that the run waits for.
             folder.tensorboard.mkdir(parents=True, exist_ok=True)
             self._board = EventsWriter(str(folder.tensorboard / "events"), f".{os.getpid()}")
             self._flushed_at = time.monotonic()
-            if since is not None:  # from this step on, earlier files are ignored
-                start = SessionLog(status=SessionLog.START)
-                self._board.write_event(Event(wall_time=time.time(), step=since.step + 1, session_log=start))
+            start = SessionLog(status=SessionLog.START)  # from this step on, earlier files are ignored
+            self._board.write_event(Event(wall_time=time.time(), step=last_step + 1, session_log=start))
 
     def __enter__(self) -> Tracker:
         return self
@@ -112,16 +95,11 @@ class Tracker:
             self._flushed_at = time.monotonic()
 
 
-def _drop_lines(path: Path, since: Position) -> None:
-    """Keep the lines of finished iterations and, of those without an iteration, of finished rounds."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # the line that a kill cut off
-            content = json.loads(line)
-            round_, iteration = content["round"], content.get("iteration")
-            position = (since.round_, since.iteration)
-            if round_ <= since.finished if iteration is None else (round_, iteration) <= position:
-                kept.append(line + "\n")
+def _drop_lines(path: Path, last_round: int, last_step: int) -> None:
+    """Keep the lines of finished steps and, of those without an iteration, of finished rounds."""
+    kept = [
+        json.dumps(line) + "\n"
+        for line in read_steps(path)
+        if line["step"] <= last_step and ("iteration" in line or line.get("round", 0) <= last_round)
+    ]
     write_text(path, "".join(kept))

@@ -14,19 +14,54 @@ from torch import Tensor, nn
 
 from semisam_o1.core import distributed
 from semisam_o1.core.device import autocast
-from semisam_o1.core.errors import RunError
+from semisam_o1.core.errors import RunError, first_line
+from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, option
 from semisam_o1.core.progress import progress
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch, BatchStream
-from semisam_o1.methods import LossTerm, Method
+from semisam_o1.methods import Method, MethodOptions
+from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training import checkpoint
-from semisam_o1.training.after_iteration import AFTER_ITERATION
-from semisam_o1.training.loss_log import LossLog
-from semisam_o1.training.options import RoundContext, TrainingOptions
+from semisam_o1.training.after_iteration import AFTER_ITERATION, LossLog
 from semisam_o1.training.prefetch import on_device
+from semisam_o1.training.stopping import StopRequest
+from semisam_o1.training.tracking import Tracker
 
 STATE_SHARE = 0.01  # of the training time, at most, is spent on saving states
 AGREE_INTERVAL = 20  # iterations between which ranks on GPUs ask each other whether to stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(MethodOptions):
+    """Training loop."""
+
+    num_rounds: int = option(3, "rounds of training and relabeling", within=AT_LEAST_1, resume="any")
+    val_interval: int = option(200, "iterations between validations", within=AT_LEAST_1)
+    save_interval: int = option(3000, "iterations between kept checkpoints", within=AT_LEAST_1, resume="any")
+    log_images: int = option(
+        500, "iterations between slice overlays in TensorBoard; 0: none", within=AT_LEAST_0, resume="any"
+    )
+    state_interval: float = option(
+        60.0, "seconds between saved states, more where saving is slow; 0: every iteration", AT_LEAST_0, resume="any"
+    )
+    tune: str = option(
+        "auto",
+        "on a GPU: auto takes the fastest way to compute, found by trying for ten seconds at most; off: the reference",
+        choices=("auto", "off"),
+    )
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """One round and where its results go."""
+
+    round_: int  # from 1
+    seed: int  # of the round
+    precision: str  # 'fp32', 'bf16' or 'fp16' (autocast; losses stay in float32)
+    num_workers: int  # processes that read patches; 0 to read them in this one
+    folder: RunFolder
+    tracker: Tracker
+    stop: StopRequest
 
 
 @dataclass
@@ -39,22 +74,13 @@ class BestModel:
 
 
 class RoundTrainer:
-    """Trains one round; its whole state can be saved and restored.
-
-    What happens after an iteration is the dict ``steps`` of named functions; see ``after_iteration``.
+    """Trains one round, with the steps of ``after_iteration``; its whole state can be saved and restored.
 
     Args:
         student: freshly initialized, on its device.
         method: built on that student.
         batches: of this rank, by iteration.
         validate: network → Dice of every foreground class, on every rank the same.
-
-    Attributes:
-        iteration: number of finished iterations.
-        best: the best model so far, None before the first validation.
-        eval_model: the network that is validated and kept, the student or its teacher.
-        stop_requested: whether any rank was asked to stop, as of this iteration.
-        saved_iteration: iterations in the saved state of this round, None before one is saved.
     """
 
     def __init__(
@@ -77,14 +103,11 @@ class RoundTrainer:
         self.optimizer = method.make_optimizer(student)
         # fp16 has gradients from 6e-8 upwards: the loss is scaled, and a step whose gradient overflows is left out.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=context.precision == "fp16")
-        self.eval_model = method.eval_model(student)
-        self.steps = dict(AFTER_ITERATION)
+        self.eval_model = method.eval_model(student)  # validated and kept: the student or its teacher
+        self.iteration = 0  # number of finished iterations
         self.loss_log = LossLog(self)
-        self.iteration = 0
-        self.best: BestModel | None = None
-        self.stop_requested = False
-        self.saved_iteration: int | None = None
-        self.warmed_up_at: float | None = None
+        self.best: BestModel | None = None  # so far; None before the first validation
+        self.saved_iteration: int | None = None  # in the saved state of this round
         self.next_save = time.monotonic() + options.state_interval
 
     def run(self) -> BestModel:
@@ -97,15 +120,14 @@ class RoundTrainer:
         self.student.train()
         self.loss_log.restart_clock()
         todo = range(self.iteration, self.options.max_iterations)
-        description = f"round {self.context.round_}"
         with contextlib.closing(on_device(self.batches, todo, self.device, self.context.num_workers)) as batches:
-            for batch in progress(batches, description, len(todo), "iteration"):
+            for batch in progress(batches, f"round {self.context.round_}", len(todo), "iteration"):
                 self.train_step(batch)
                 # First: where another process has died this fails, while a value from a GPU would be waited for.
-                self.stop_requested = self._ask_ranks_to_stop()
-                for step in self.steps.values():
+                stop = self._stop_requested()
+                for step in AFTER_ITERATION.values():
                     step(self, batch)
-                self._save_where_due()
+                self._save_where_due(stop)
         if self.best is None or self.best.dice <= 0:
             self.keep_as_best(0.0)
         self.save_state()
@@ -118,7 +140,7 @@ class RoundTrainer:
         torch.manual_seed(derive_seed(self.context.seed, self.context.round_, t, distributed.rank()))
         with self.autocast():
             terms = self.method.losses(self.parallel, batch, t)
-        loss = total(terms)
+        loss = sum(term.weight * term.value for term in terms.values())
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -159,18 +181,19 @@ class RoundTrainer:
         if distributed.is_main():
             if not torch.stack([torch.isfinite(p).all() for p in self.student.parameters()]).all():
                 raise self.diverged("the network's weights are", self.iteration, self.loss_log.last_names)
-            checkpoint.save_state(self.state_dict(), self.context.folder.state)
+            path = self.context.folder.state
+            checkpoint.save(self.state_dict(), path, keep=checkpoint.previous(path))
         self.saved_iteration = self.iteration
         now, interval = time.monotonic(), self.options.state_interval
         self.next_save = now + (max(interval, (now - started) / STATE_SHARE) if interval else 0)
 
-    def _save_where_due(self) -> None:
+    def _save_where_due(self, stop: bool) -> None:
         """Save the state, last of all so that it contains what the steps did; the end of the round saves its own."""
         if self.iteration == self.options.max_iterations:
             return
-        if self.stop_requested or time.monotonic() >= self.next_save:
+        if stop or time.monotonic() >= self.next_save:
             self.save_state()
-        if self.stop_requested:
+        if stop:
             done = f"iteration {self.iteration} of round {self.context.round_}"
             raise self.context.stop.interruption(f"the state after {done} is saved")
 
@@ -202,11 +225,9 @@ class RoundTrainer:
             self.scaler.load_state_dict(state.get("scaler", {}))
             self.best = BestModel(**state["best"]) if state["best"] else None
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(
-                f"{self.context.folder.state} does not fit this run ({reason}); delete it and the one before it to "
-                "start the round anew"
-            ) from error
+            path, reason = self.context.folder.state, first_line(error)
+            remedy = "delete it and the one before it to start the round anew"
+            raise RunError(f"{path} does not fit this run ({reason}); {remedy}") from error
         self.iteration = self.saved_iteration = state["iteration"]
 
     def diverged(self, what: str, iteration: int, volumes: Sequence[str]) -> RunError:
@@ -220,13 +241,8 @@ class RoundTrainer:
             "--precision fp32"
         )
 
-    def _ask_ranks_to_stop(self) -> bool:
-        # On GPUs ranks agree now and then only: asking costs them a wait for each other.
+    def _stop_requested(self) -> bool:
+        """Return whether any rank was asked to stop; on GPUs, ranks wait for each other to agree only now and then."""
         if distributed.world_size() > 1 and self.device.type == "cuda" and self.iteration % AGREE_INTERVAL:
             return False
         return distributed.any_rank(self.context.stop.requested)
-
-
-def total(terms: dict[str, LossTerm]) -> Tensor:
-    """Return the loss: the sum of weight · value."""
-    return sum(term.weight * term.value for term in terms.values())
