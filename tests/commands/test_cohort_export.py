@@ -1,90 +1,224 @@
-"""The labels of a run's own scans: of its best round, with the user's own labels, read without the images."""
+"""A label for every scan of a dataset: the mask of the user, the label of the best round, or a prediction."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 import predict
+from semisam_o1.commands import judging
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, write_round
-from tiny_cohort import write_cohort
+from tiny_cohort import LISTS, write_cohort
+
+NAMES = [f"{split}{i}" for split, count in LISTS.items() for i in range(count)]
+ARGUMENTS = {
+    "image_key": "image",
+    "binary_label": False,
+    "labeled_num": 2,
+    "num_classes": 3,
+    "patch_size": [32, 16, 16],
+    "propagation": "atlas",
+    "features": "builtin",
+    "registration": False,
+}
 
 
 def write_run(root: Path, exp: Path, dice: tuple[float, ...]) -> RunFolder:
     """Write a run of two labeled scans without a checkpoint; the pseudo-labels of round r have the value r + 10."""
     folder = RunFolder.of(str(exp), "mt", 2, "unet_3D")
     folder.create()
-    arguments = {"root_path": str(root), "image_key": "image", "binary_label": False, "labeled_num": 2}
-    folder.args.write_text(json.dumps({"arguments": arguments}))
+    folder.args.write_text(json.dumps({"arguments": {"root_path": str(root), **ARGUMENTS}}))
     dataset = Dataset(root)
     volumes = {name: dataset.load(name) for name in dataset.names("train.txt")}
     for round_, score in enumerate((None, *dice)):
         labels = {name: np.full_like(volume.label, round_ + 10) for name, volume in volumes.items()}
         labels |= {name: volumes[name].label for name in ("train0", "train1")}
         record = RoundRecord(round_, 0.1, None, (), 0.0, None, None, 1.0, score, None if score is None else 4)
-        write_round(folder, PseudoLabels(labels), record)
+        write_round(folder, PseudoLabels(labels, uncertainty={"train5": 0.25}), record)
     return folder
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A dataset whose scans train2 to train5, test1 and one in no list have no mask."""
+    root = write_cohort(tmp_path / "data")
+    (root / "data" / "extra.h5").write_bytes((root / "data" / "test0.h5").read_bytes())
+    for name in ("train2", "train3", "train4", "train5", "test1", "extra"):
+        with h5py.File(root / "data" / f"{name}.h5", "r+") as file:
+            del file["label"]
+    return root
+
+
+def run_of(tmp_path: Path, dice: tuple[float, ...]) -> RunFolder:
+    return write_run(write_cohort(tmp_path / "whole"), tmp_path / "run", dice)
+
+
+def point_to(folder: RunFolder, root: Path) -> None:
+    content = json.loads(folder.args.read_text())
+    content["arguments"]["root_path"] = str(root)
+    folder.args.write_text(json.dumps(content))
+
+
 def export(exp: Path, out: Path, *flags: str) -> int:
-    return run_command(predict.main, ["--exp", str(exp), "--cohort", "--out", str(out), *flags])
+    return run_command(predict.main, ["--exp", str(exp), "--cohort", "--out", str(out), "--device", "cpu", *flags])
 
 
 def exported(out: Path, name: str) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(out / f"{name}.nii.gz"))).T
 
 
+def rows(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "labels.csv").open(encoding="utf-8") as file:
+        return {row["scan"]: row for row in csv.DictReader(file)}
+
+
 @pytest.mark.parametrize(
-    ("dice", "best", "description"),
+    ("dice", "round0", "best", "description"),
     [
-        ((0.5, 0.861, 0.7), 2, "round 2 of 3, best validation Dice 0.861"),
-        ((0.8, 0.8), 1, "round 1 of 2, best validation Dice 0.800"),
-        ((), 0, "round 0, no round of training is finished yet"),
+        ((0.5, 0.861, 0.7), 0.6, 2, "round 0 0.600, round 1 0.500, round 2 0.861, round 3 0.700"),
+        ((0.147,), 0.82, 0, "round 0 0.820, round 1 0.147"),
+        ((0.8, 0.8), 0.2, 1, "round 0 0.200, round 1 0.800, round 2 0.800"),
+        ((), 0.1, 0, "no other round is finished yet"),
     ],
 )
-def test_labels_are_those_of_the_best_round(
-    dice: tuple[float, ...], best: int, description: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_labels_are_those_of_the_round_with_the_best_validation_dice(
+    dice: tuple[float, ...],
+    round0: float,
+    best: int,
+    description: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_run(write_cohort(tmp_path / "data"), tmp_path / "run", dice)
+    point_to(run_of(tmp_path, dice), root)
+    monkeypatch.setattr(judging, "round0_dice", lambda *_: round0)
     assert export(tmp_path / "run", tmp_path / "out") == 0
     assert (exported(tmp_path / "out", "train5") == 10 + best).all()
     assert description in capsys.readouterr().out
 
 
-def test_every_scan_of_the_list_is_exported_the_labeled_ones_with_their_own_label(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_round_0_is_judged_by_propagation_to_the_validation_scans(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = write_cohort(tmp_path / "data")
-    write_run(root, tmp_path / "run", (0.5,))
+    point_to(run_of(tmp_path, (0.01,)), root)
     assert export(tmp_path / "run", tmp_path / "out") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"train{i}.nii.gz" for i in range(6)]
-    for name in ("train0", "train1"):
-        np.testing.assert_array_equal(exported(tmp_path / "out", name), Dataset(root).load(name).label)
-    assert "the labels of 6 scans, 2 of them your own" in capsys.readouterr().out
+    assert "the best by validation Dice: round 0 0." in capsys.readouterr().out
+    assert (exported(tmp_path / "out", "train5") == 10).all()
+    assert float(rows(tmp_path / "out")["train5"]["expected_dice"]) > 0.3
+
+
+def test_a_round_can_be_chosen(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    point_to(run_of(tmp_path, (0.9, 0.1)), root)
+    assert export(tmp_path / "run", tmp_path / "out", "--round", "2") == 0
+    assert (exported(tmp_path / "out", "train5") == 12).all()
+    assert export(tmp_path / "run", tmp_path / "other", "--round", "7") == 2
+    assert "--round 7" in (error := capsys.readouterr().err) and "choose among 0, 1, 2" in error
+
+
+def test_every_scan_of_the_dataset_has_a_file_and_a_row(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_of(tmp_path, (0.9,))
+    point_to(folder, root)
+    torch.save(build_network("unet_3D", 3).state_dict(), folder.best_model)
+    out = tmp_path / "out"
+    assert export(tmp_path / "run", out, "--round", "1") == 0
+    assert sorted(p.name for p in out.iterdir()) == sorted([*(f"{n}.nii.gz" for n in [*NAMES, "extra"]), "labels.csv"])
+    for name in ("train0", "train1", "val0", "test0"):
+        np.testing.assert_array_equal(exported(out, name), Dataset(root).load(name).label)
+    expected = {"train0": "own mask", "train2": "round 1", "val0": "own mask", "test1": "network", "extra": "network"}
+    table = rows(out)
+    assert {name: table[name]["label"] for name in expected} == expected
+    assert {name: table[name]["list"] for name in ("train2", "test1", "extra")} == {
+        "train2": "train.txt",
+        "test1": "test.txt",
+        "extra": "",
+    }
+    assert table["train5"]["uncertainty"] == "0.2500" and table["test1"]["expected_dice"] == "0.9000"
+    printed = capsys.readouterr().out
+    assert "10 scans: 4 with your own mask, 4 with the label of round 1, 2 predicted by the network" in printed
+
+    assert export(tmp_path / "run", tmp_path / "off", "--round", "1", "--own_masks", "off") == 0
+    origins = [row["label"] for row in rows(tmp_path / "off").values()]
+    assert origins.count("round 1") == 4 and origins.count("network") == 6, "those of the labeled scans are the user's"
+
+
+def test_without_a_network_the_other_scans_are_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point_to(run_of(tmp_path, ()), root)
+    assert export(tmp_path / "run", tmp_path / "out") == 0
+    assert {name for name, row in rows(tmp_path / "out").items() if row["label"] == "none"} == {"test1", "extra"}
+    assert "2 scans outside of training have no label: no network is trained yet" in capsys.readouterr().out
 
 
 def test_images_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(write_cohort(tmp_path / "data"), tmp_path / "run", (0.5,))
+    run_of(tmp_path, (0.5,))
     monkeypatch.setattr(Dataset, "load", None)
     assert export(tmp_path / "run", tmp_path / "out") == 0
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write_cohort(tmp_path / "data")
-    write_run(root, tmp_path / "run", (0.5,))
-    assert export(tmp_path / "run", tmp_path / "out") == 0
-    assert export(tmp_path / "run", tmp_path / "out") == 2
+def test_files_are_replaced_only_when_asked(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    point_to(run_of(tmp_path, ()), root)
+    out = tmp_path / "out"
+    assert export(tmp_path / "run", out) == 0
+    assert export(tmp_path / "run", out) == 2
     assert "already holds train0.nii.gz" in capsys.readouterr().err
-    assert export(tmp_path / "run", tmp_path / "out", "--overwrite") == 0
-    (root / "train.txt").write_text("train0\ntest0\n")
-    assert export(tmp_path / "run", tmp_path / "other") == 2
-    assert "holds no label of test0" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
+    (out / "train3.nii.gz").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert export(tmp_path / "run", out, "--skip_existing") == 0
+    assert (out / "train3.nii.gz").exists()
+    assert all((out / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert export(tmp_path / "run", out, "--overwrite") == 0
+    (out / "labels.csv").write_text("patient,age\n")
+    assert export(tmp_path / "run", out, "--overwrite") == 2
+    assert "labels.csv is another table" in capsys.readouterr().err
+
+
+def test_a_scan_prepared_again_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    point_to(run_of(tmp_path, ()), root)
+    with h5py.File(root / "data" / "train3.h5", "r+") as file:
+        image = file["image"][1:]
+        del file["image"]
+        file["image"] = image
+    assert export(tmp_path / "run", tmp_path / "out") == 2
+    assert "train3.h5 was prepared again since the run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["train4", "test0"])
+def test_a_damaged_scan_is_refused_or_skipped(
+    name: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point_to(run_of(tmp_path, ()), root)
+    (root / "data" / f"{name}.h5").write_text("no scan")
+    assert export(tmp_path / "run", tmp_path / "out") == 2
+    assert f"{name}.h5" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert export(tmp_path / "run", tmp_path / "out", "--continue_on_error") == 1
+    error = capsys.readouterr().err
+    assert "1 scans were skipped" in error and f"{name}.h5" in error
+    assert (tmp_path / "out" / "train5.nii.gz").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no labels"])
+def test_damaged_labels_of_a_round_are_named(
+    content: bytes, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_of(tmp_path, (0.9,))
+    folder.pseudo_labels(1).write_bytes(content)
+    assert export(tmp_path / "run", tmp_path / "out") == 2
+    assert "round1.h5" in (error := capsys.readouterr().err) and "--resume" in error
+    assert not (tmp_path / "out").exists()

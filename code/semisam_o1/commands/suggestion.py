@@ -17,7 +17,8 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, inspect
 from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, extract_features
-from semisam_o1.pipeline.config import find_checkpoint
+from semisam_o1.methods import METHODS
+from semisam_o1.pipeline.config import find_checkpoint, image_key_faults
 from semisam_o1.propagation.representativeness import Candidate, Distances, distances_between, rank
 from semisam_o1.runs.records import open_round
 from semisam_o1.runs.results import RunResults, read_run
@@ -29,6 +30,10 @@ class SuggestConfig(DeviceConfig):
 
     root: Path | None = option(None, "dataset folder; needs no label", positional=True, nargs="?", metavar="ROOT")
     run: str | None = option(None, "a trained run (folder or experiment): what to label next", metavar="RUN")
+    backbone: str | None = option(
+        None, "with --run: which run, where several backbones were trained", choices=tuple(METHODS)
+    )
+    root_path: Path | None = option(None, "with --run: its dataset folder, if that was moved", metavar="DIR")
     list: str = option("train.txt", "the scans to choose from", metavar="FILE")
     features: str | None = option(
         None, "feature set (default: sam if its checkpoint exists, else builtin)", choices=FEATURE_SETS
@@ -43,7 +48,10 @@ class SuggestConfig(DeviceConfig):
 
     def faults(self) -> list[str]:
         neither_or_both = (self.root is None) == (self.run is None)
-        return ["give either ROOT, a dataset folder, or --run, a run that is finished"] if neither_or_both else []
+        faults = ["give either ROOT, a dataset folder, or --run, a run that is finished"] if neither_or_both else []
+        if self.run is None and (self.backbone or self.root_path):
+            faults.append("--backbone and --root_path belong to --run; ROOT is the dataset folder itself")
+        return faults + image_key_faults(self.image_key)
 
 
 def suggest(config: SuggestConfig) -> None:
@@ -67,7 +75,7 @@ def suggest(config: SuggestConfig) -> None:
         preparation = f"prepare_data.py nifti --images … --labels … --template {ranking[0].name}"
         what, advice = "suggested template", f"label it, then: python code/{preparation} --overwrite {dataset.root}"
     else:
-        run = read_run(config.run)
+        run = read_run(config.run, config.backbone, config.root_path)
         ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)
         after = f"round {run.records[-1].round} of {run.folder.path}"
         heading = f"unlabeled scans after {after}; the others count by their uncertainty"

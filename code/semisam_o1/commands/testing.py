@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semisam_o1.commands.export import check_outputs, to_original_grid, write_image
+from semisam_o1.commands.export import to_original_grid, write_image
+from semisam_o1.commands.outputs import check_folder, check_outputs, source_files
 from semisam_o1.commands.trained import LoadedModel, TrainedConfig, load_model
 from semisam_o1.core import distributed
-from semisam_o1.core.atomic_io import read_json, write_json
+from semisam_o1.core.atomic_io import read_json, replacing, write_json
 from semisam_o1.core.device import resolve_device
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import assign, option
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset
@@ -73,12 +75,16 @@ def test(config: TestConfig) -> dict[str, Any]:
     """
     model = load_model(config, distributed.start(resolve_device(config.device)))
     config, dataset = model.config, model.config.dataset
+    check_folder(model.trained.folder, "the run folder")
     if config.save_pred is not None:
-        paths = [path for name in dataset.names(config.test_list) for path in config.saved(name)]
-        check_outputs(paths, "--save_pred", config.overwrite)
+        outputs = {name: config.saved(name) for name in dataset.names(config.test_list)}
+        inputs = [*source_files(dataset), *(source_files(Dataset(config.truth)) if config.truth else [])]
+        check_outputs(outputs, "--save_pred", inputs, config.overwrite)
     names = check_testing(dataset, config.test_list, config.num_classes)
     truth = None if config.truth is None else _truth_dataset(config, names)
     if distributed.is_main():
+        for warning in _used_in_training(dataset, names):
+            print(warning)
         where = f"{len(names)} volumes of {dataset.root / config.test_list}"
         print(f"testing {model.trained.checkpoint} on {where}: {model}")
     threads = distributed.from_main(distributed.cpu_threads() if model.predictor.device.type == "cuda" else 0)
@@ -120,6 +126,15 @@ def evaluate_volumes(
         yield from distributed.share_out(evaluate, names[first : first + chunk], threads=threads)
 
 
+def _used_in_training(dataset: Dataset, names: Sequence[str]) -> Iterator[str]:
+    """Yield a warning for each list of training that holds tested volumes."""
+    for list_name, use in (("train.txt", "trains on"), ("val.txt", "selects the network by")):
+        with contextlib.suppress(InputError):
+            if used := [name for name in dataset.names(list_name) if name in names]:
+                what = f"{dataset.root / list_name} {use} {len(used)} of the {len(names)} volumes to test"
+                yield f"warning: {what} ({listed(used)}), so the figures are not those of unseen scans"
+
+
 def _truth_dataset(config: TestConfig, names: Sequence[str]) -> Dataset:
     """Return the dataset of ``--truth``; raises InputError if it does not list the scans to be tested."""
     truth = dataclasses.replace(config.dataset, root=config.truth.expanduser().resolve())
@@ -147,7 +162,6 @@ def _write_results(
                 for path, array in zip(config.saved(result.name), arrays, strict=True):
                     write_image(path, array, volume.geometry)
         summary = summarize(rows)
-        print(table(summary))
         content = {
             "checkpoint": str(model.trained.checkpoint),
             "root_path": str(config.root_path),
@@ -161,20 +175,26 @@ def _write_results(
             "summary": summary,
             "per_case": rows,
         }
-        _keep_earlier_results(folder, content)
+        kept = _keep_earlier_results(folder, content)
     write_csv(folder.test_table, rows)
     write_json(folder.test_metrics, content)
+    print(table(summary))  # only now: output that breaks off costs no result
+    if kept is not None:
+        print(f"the earlier test has other results, kept as {kept}")
     print(f"written: {folder.test_table} and {folder.test_metrics.name}")
     if config.save_pred is not None:
         print(f"predictions, images and labels: {config.save_pred}")
     return summary
 
 
-def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> None:
-    """Rename the files of an earlier test with other results: test_metrics_1.json and so on."""
-    with contextlib.suppress(InputError):  # a damaged file is renamed, too
+def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> Path | None:
+    """Copy the files of an earlier test with other results to test_metrics_1.json and so on; return the first copy.
+
+    The files themselves stay until the new ones replace them.
+    """
+    with contextlib.suppress(InputError):  # a damaged file is kept, too
         if read_json(folder.test_metrics, "") in (None, content):
-            return
+            return None
 
     def numbered(path: Path, number: int) -> Path:
         return path.with_name(f"{path.stem}_{number}{path.suffix}")
@@ -182,5 +202,6 @@ def _keep_earlier_results(folder: RunFolder, content: dict[str, Any]) -> None:
     free = next(number for number in itertools.count(1) if not numbered(folder.test_metrics, number).exists())
     for path in (folder.test_metrics, folder.test_table, folder.test_predictions):
         if path.exists():
-            path.replace(numbered(path, free))
-    print(f"the earlier test has other results, kept as {numbered(folder.test_metrics, free)}")
+            with replacing(numbered(path, free)) as partial:
+                shutil.copyfile(path, partial)
+    return numbered(folder.test_metrics, free)

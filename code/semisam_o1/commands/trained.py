@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 import numpy as np
 import torch
 
+from semisam_o1.core import distributed
 from semisam_o1.core.device import PRECISIONS, resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option, patch_faults
@@ -17,7 +19,7 @@ from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS, build_network
-from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.config import TrainConfig, image_key_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.records import RoundRecord, best_round
@@ -48,7 +50,8 @@ class TrainedConfig(DeviceConfig):
     )
 
     def faults(self) -> list[str]:
-        return [] if self.patch_size is None else patch_faults(self.patch_size)
+        faults = [] if self.patch_size is None else patch_faults(self.patch_size)
+        return [*faults, *image_key_faults(self.image_key)]
 
     def find(self, file: str | None) -> TrainedModel:
         """Return the run that the flags name, by a file in its folder; raises InputError if there is none."""
@@ -108,6 +111,8 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     """
     configure_allocator(device.type)
     trained = config.find(config.ckpt)
+    if config.exp and config.ckpt and Path(config.ckpt).is_absolute() and distributed.is_main():
+        print(f"--ckpt {trained.checkpoint} is used as it is; --exp {config.exp} chooses nothing beside it")
     config = config.resolve({**trained.arguments, "model": trained.model})
     network = build_network(config.model, config.num_classes)
     load_weights(network, trained.checkpoint)

@@ -123,8 +123,9 @@ class TrainConfig(TrainingOptions, DeviceConfig):
 
     def faults(self) -> list[str]:
         faults = patch_faults(self.patch_size)
-        if Path(self.exp).name in ("", ".."):
-            faults.append(f"--exp must name a folder, it is {self.exp!r}")
+        if not Path(self.exp).name or ".." in Path(self.exp).parts:
+            faults.append(f"--exp must name a folder below model/, or an absolute path, it is {self.exp!r}")
+        faults += image_key_faults(self.image_key)
         if self.binary_label and self.num_classes != 2:
             faults.append(f"--binary_label leaves 2 classes, --num_classes is {self.num_classes}")
         if self.batch_size <= self.labeled_bs:
@@ -143,6 +144,13 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     @property
     def dataset(self) -> Dataset:
         return Dataset(self.root_path, self.image_key, self.binary_label)
+
+
+def image_key_faults(key: str | None) -> list[str]:
+    """Return what is wrong with the HDF5 key of the image."""
+    if key is not None and key.strip("/") == "label":
+        return ["--image_key label names the masks; name the dataset that holds the image"]
+    return []
 
 
 def find_checkpoint(path: Path) -> Path:

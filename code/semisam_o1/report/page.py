@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from semisam_o1.commands.outputs import check_folder
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
@@ -42,6 +43,7 @@ class ReportConfig(CommandConfig):
 
     run: str = option(None, "the run folder, or the name of its experiment", positional=True, metavar="RUN")
     backbone: str | None = option(None, "which run, where several backbones were trained", choices=tuple(METHODS))
+    root_path: Path | None = option(None, "its dataset folder, if that was moved", metavar="DIR")
     out: Path | None = option(None, "the page (default: report.html in the run folder)", metavar="FILE")
     cases: int = option(60, "cases of each list shown with pictures, the worst ones", within=AT_LEAST_0, metavar="N")
 
@@ -72,8 +74,9 @@ def report(config: ReportConfig) -> None:
     Raises:
         InputError: if there is no such run, its data has changed, or the file holds something else than a report.
     """
-    results = read_run(config.run, config.backbone)
+    results = read_run(config.run, config.backbone, config.root_path)
     path = config.out or results.folder.path / "report.html"
+    check_folder(path.parent, "--out")
     if path.exists() and (path.is_dir() or GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
         raise InputError(f"{path} exists and is no report; name another --out")
     scans = {"cohort": results.cohort(), "test": results.tested()}

@@ -20,6 +20,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preparation.settings import read_preparation
 from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.seen import SeenScans
 
 ANEW = "or start anew with --overwrite or another --exp"
 
@@ -63,6 +64,7 @@ def describe_run(config: Any, cohort: Cohort, device: torch.device, precision: s
         "git": revision,
         "earlier": [],
         "preparation": preparation.to_json() if preparation else None,
+        "scans": SeenScans.of(cohort.info[name] for name in cohort.train).to_json(),
         "data": cohort.fingerprint,
     }
 

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semisam_o1.core.errors import InputError
+from semisam_o1.core.errors import InputError, raise_faults
+from semisam_o1.core.flags import patch_faults
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.runs import layout
 from semisam_o1.runs.arguments import read_arguments
 
+TEXTS, SWITCHES = ("root_path", "exp", "image_key"), ("binary_label", "largest_component")
+
+
+def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_patch(value: Any) -> bool:
+    return isinstance(value, list) and all(type(side) is int for side in value) and not patch_faults(value)
+
+
+# Arguments in args.json that commands rely on: which values are sound, and how to say so.
+SOUND: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "num_classes": (_whole(2, 255), "a whole number from 2 to 255"),
+    "labeled_num": (_whole(1), "a whole number from 1"),
+    "max_iterations": (_whole(1), "a whole number from 1"),
+    "patch_size": (_is_patch, "three numbers divisible by 16, not all of them 16"),
+    "model": (lambda value: value in tuple(NETWORKS), f"one of {', '.join(NETWORKS)}"),
+    "backbone": (lambda value: value in tuple(METHODS), f"one of {', '.join(METHODS)}"),
+    **{name: (lambda value: isinstance(value, str) and value != "", "a text") for name in TEXTS},
+    **{name: (lambda value: isinstance(value, bool), "true or false") for name in SWITCHES},
+}
+
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint and what is known of its training (empty where nothing is), and of its data's preparation."""
+    """A checkpoint and what is known of its training (empty where nothing is), of its scans and their preparation."""
 
     folder: Path
     checkpoint: Path
     model: str
     arguments: dict[str, Any]
     preparation: dict[str, Any] | None = None
+    scans: dict[str, Any] | None = None
 
 
 def find_trained(
@@ -34,9 +61,9 @@ def find_trained(
 ) -> TrainedModel:
     """Find the checkpoint that ``test_baseline.py`` is to test.
 
-    ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), or the
-    experiment name that training was given. In the latter case ``backbone`` and ``labeled_num`` choose; a
-    given ``backbone`` says that it is the latter. An absolute ``ckpt`` is the checkpoint itself.
+    ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), the experiment name
+    that training was given, or the path of a run folder. For an experiment name ``backbone`` and ``labeled_num``
+    choose; a given ``backbone`` says that it is one. An absolute ``ckpt`` is the checkpoint itself.
 
     Raises:
         InputError: listing what there is, if there is no such checkpoint or more than one.
@@ -44,7 +71,7 @@ def find_trained(
     if ckpt is not None and Path(ckpt).is_absolute():
         return _trained_at(Path(ckpt), model)
     literal = [layout.MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)]
-    runs = _runs_of(exp, backbone, labeled_num)
+    runs, path = _runs_of(exp, backbone, labeled_num), Path(exp).expanduser().absolute()
     names = [model] if model else list(NETWORKS)
     for folders in (runs, literal) if backbone else (literal, runs):
         candidates = [folder / name / (ckpt or f"{name}_best_model.pth") for folder in folders for name in names]
@@ -54,6 +81,10 @@ def find_trained(
             raise InputError(
                 f"--exp {exp} has several trained models; choose with --backbone, --model or --labeled_num:\n{listing}"
             )
+        if found:
+            return _trained_at(found[0], model)
+    for folder in (path, *(path / name for name in names)) if exp else ():  # not below model/: as the shell sees it
+        found = [file for name in names if (file := folder / (ckpt or f"{name}_best_model.pth")).is_file()]
         if found:
             return _trained_at(found[0], model)
     raise InputError(_nothing_found(exp, names, ckpt, literal[0], [*literal, *runs]))
@@ -71,16 +102,17 @@ def find_run_folder(run: str | Path, backbone: str | None = None) -> Path:
             raise InputError(f"{path} holds several runs; name one of {', '.join(map(str, found))}")
         if found:
             return found[0]
-    return find_trained(str(run), backbone=backbone).folder
+    return find_trained(str(run), ckpt="args.json", backbone=backbone).folder  # a run has it before any checkpoint
 
 
 def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
     if not checkpoint.is_file():
         raise InputError(f"--ckpt {checkpoint} is missing")
     folder = checkpoint.parent
-    model = model or (folder.name if folder.name in NETWORKS else "unet_3D")
-    content = read_arguments(folder / "args.json")
-    return TrainedModel(folder, checkpoint, model, content.get("arguments", {}), content.get("preparation"))
+    content = read_sound_arguments(folder / "args.json")
+    arguments = content.get("arguments", {})
+    model = model or (folder.name if folder.name in NETWORKS else arguments.get("model", "unet_3D"))
+    return TrainedModel(folder, checkpoint, model, arguments, content.get("preparation"), content.get("scans"))
 
 
 def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
@@ -103,3 +135,20 @@ def _nothing_found(exp: str, names: list[str], ckpt: str | None, literal: Path, 
     parent = literal.parent
     there = f"it holds {', '.join(sorted(path.name for path in parent.glob('*/'))) or 'no run'}"
     return f"--exp {exp}: no trained model at {literal} nor any run of that name in {parent} ({there}); train it first"
+
+
+def read_sound_arguments(path: Path) -> dict[str, Any]:
+    """Return the content of a run's args.json, empty where there is none.
+
+    Raises:
+        InputError: if it cannot be read, or states what training would not have written.
+    """
+    content = read_arguments(path)
+    arguments = content.get("arguments", {})
+    wrong = [
+        f"{path}: {name} must be {expected}, it is {arguments[name]!r}; restore the file"
+        for name, (sound, expected) in SOUND.items()
+        if name in arguments and not sound(arguments[name])
+    ]
+    raise_faults(wrong, "entries were changed")
+    return content

@@ -114,12 +114,21 @@ def load_labels(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         return {name: labels.label(name) for name in names}
 
 
-def read_records(folder: RunFolder) -> list[RoundRecord]:
-    """Return the records of the finished rounds in order; a damaged file counts as no finished round."""
+def read_records(folder: RunFolder, *, skip_damaged: bool = True) -> list[RoundRecord]:
+    """Return the records of the finished rounds in order; a damaged file counts as no finished round.
+
+    Raises:
+        InputError: if a file is damaged, unless ``skip_damaged``.
+    """
     records = []
     for round_ in folder.labeled_rounds():
-        with contextlib.suppress(InputError), open_round(folder.pseudo_labels(round_)) as labels:
-            records.append(labels.record())
+        try:
+            with open_round(folder.pseudo_labels(round_)) as labels:
+                records.append(labels.record())
+        except InputError as error:
+            if not skip_damaged:
+                resumed = "train on with --resume, which writes the round again, or move the file away"
+                raise InputError(f"{error.args[0].removesuffix('; write it again')}; {resumed}") from None
     return records
 
 

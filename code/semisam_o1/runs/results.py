@@ -15,10 +15,12 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.core.progress import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
-from semisam_o1.runs.arguments import read_arguments
-from semisam_o1.runs.find import find_run_folder
+from semisam_o1.runs.find import find_run_folder, read_sound_arguments
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, open_round, read_records, read_steps
+
+# Arguments without which nothing can be said about a run.
+REQUIRED = ("root_path", "image_key", "binary_label", "labeled_num", "num_classes")
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,26 @@ class RunResults:
         return Dataset(Path(root), self.arguments["image_key"], self.arguments["binary_label"])
 
 
-def read_run(run: str | Path, backbone: str | None = None) -> RunResults:
-    """Read a run by its folder or its experiment's name; raises InputError if there is none, or no finished round."""
+def read_run(run: str | Path, backbone: str | None = None, root_path: Path | None = None) -> RunResults:
+    """Read a run by its folder, or by the name of its experiment.
+
+    Args:
+        root_path: where its dataset lies now, if it was moved.
+
+    Raises:
+        InputError: if there is no such run, no round of it is finished, or a file of it is damaged.
+    """
     path = find_run_folder(run, backbone)
-    folder = RunFolder(path, path.name)
-    content = read_arguments(folder.args)
+    content = read_sound_arguments(path / "args.json")
     if not content:
         raise InputError(f"{path} is no folder of a training run: it holds no args.json")
-    records = read_records(folder)
+    arguments = content["arguments"]
+    if missing := [name for name in REQUIRED if name not in arguments]:
+        raise InputError(f"{path / 'args.json'} lacks {', '.join(missing)}; restore the file")
+    if root_path is not None:
+        content = content | {"arguments": arguments | {"root_path": str(root_path.expanduser().resolve())}}
+    folder = RunFolder(path, arguments.get("model", path.name))
+    records = read_records(folder, skip_damaged=False)
     if not records or records[0].round:
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
     tested = read_json(folder.test_metrics, "run test_baseline.py again") or {}

@@ -35,6 +35,7 @@ class VolumeHeader:
     grid: Grid
     original: Grid | None = None  # grid of the file that the scan came from, where it is known
     source: str | None = None  # path of that file, where it is known
+    labeled: bool = False  # whether it has a label
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,8 @@ class Dataset:
         path = self.path(name)
         with self._open(name) as file:
             image = read_array(file, self.image_key, path)
-            label = read_array(file, "label", path) if "label" in [*file] else None
             header = self._header(name, file)
-        if label is not None:
-            if label.shape != image.shape:
-                shapes = f"image has shape {image.shape} and label {label.shape}"
-                raise DatasetError(f"{path}: {shapes}; they must be the same")
-            label = as_label(label, path)
-            label = (label > 0).astype(np.uint8) if self.binary_label else label
+            label = self._label(file, header) if header.labeled else None
         image = np.ascontiguousarray(image, dtype=np.float32)
         return Volume(name, image, label, header.grid.geometry, header.original, header.source)
 
@@ -117,12 +112,27 @@ class Dataset:
         with self._open(name) as file:
             return self._header(name, file)
 
+    def label(self, name: str) -> np.ndarray | None:
+        """Read the label (W, H, D) uint8 of one volume alone, None if it has none; raises DatasetError as ``load``."""
+        with self._open(name) as file:
+            header = self._header(name, file)
+            return self._label(file, header) if header.labeled else None
+
+    def _label(self, file: h5py.File, header: VolumeHeader) -> np.ndarray:
+        path = self.path(header.name)
+        label = read_array(file, "label", path)
+        if label.shape != header.grid.size:
+            shapes = f"image has shape {header.grid.size} and label {label.shape}"
+            raise DatasetError(f"{path}: {shapes}; they must be the same")
+        label = as_label(label, path)
+        return (label > 0).astype(np.uint8) if self.binary_label else label
+
     def _header(self, name: str, file: h5py.File) -> VolumeHeader:
         path, attributes = self.path(name), file.attrs
         grid = read_grid(file, path, find_array(file, self.image_key, path).shape)
         size, source = attributes.get("original_size"), attributes.get("source")
         original = None if size is None else read_grid(file, path, size, "original_")
-        return VolumeHeader(name, grid, original, source if isinstance(source, str) else None)
+        return VolumeHeader(name, grid, original, source if isinstance(source, str) else None, "label" in [*file])
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[h5py.File]:

@@ -39,6 +39,7 @@ class VolumeInfo:
     hash: str
     label_hash: str | None  # None without a label
     geometry: Geometry
+    intensity: tuple[float, float] | None = None  # lowest and highest value of the image, where it is known
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def inspect(dataset: Dataset, name: str, need: Need) -> Report:
     classes = frozenset() if label is None or not need.read_label else frozenset(np.unique(label).tolist())
     faults = tuple(f"{dataset.path(name)}: {fault}" for fault in _faults(volume, need, classes))
     label_hash = None if label is None else content_hash(label)
-    return Report(VolumeInfo(name, image.shape, content_hash(image), label_hash, volume.geometry), faults, classes)
+    intensity = (float(image.min()), float(image.max()))
+    info = VolumeInfo(name, image.shape, content_hash(image), label_hash, volume.geometry, intensity)
+    return Report(info, faults, classes)
 
 
 def _faults(volume: Volume, need: Need, classes: Collection[int]) -> Iterator[str]:

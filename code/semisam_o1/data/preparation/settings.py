@@ -109,6 +109,21 @@ class Preparation:
         """Return the class that a label value of the file becomes."""
         return self.labels.get(value, value if self.other_labels is None or value == 0 else self.other_labels)
 
+    def check_stored(self) -> None:
+        """Check what the command line cannot get wrong but a file can; raises ValueError naming the entry."""
+        crop, numbers = self.crop, (*(self.spacing or ()), *(self.window or ()), self.margin, *self.labels.values())
+        sound = {
+            "spacing": self.spacing is None or len(self.spacing) == 3,
+            "window": len(self.window) == 2 if self.intensity == "window" else self.window is None,
+            "intensity": self.intensity in ("zscore", "zscore-nonzero", "window", "keep"),
+            "label_interpolation": self.label_interpolation in ("onehot", "nearest"),
+            "crop": crop in (None, "body", "bounds") or (isinstance(crop, tuple) and rising(crop)),
+            "channel": self.channel is None or type(self.channel) is int,
+            "numbers": all(isinstance(number, (int, float)) for number in numbers),
+        }
+        if wrong := [name for name, good in sound.items() if not good]:
+            raise ValueError(f"its {', '.join(wrong)} cannot be used")
+
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
@@ -120,11 +135,15 @@ class Preparation:
             InputError: naming ``where`` the settings came from, if they cannot be used.
         """
         known = {field.name for field in dataclasses.fields(cls)}
+        if "orientation" not in values or "intensity" not in values:
+            raise InputError(f"{where} holds no settings of a preparation; name the preparation.json of the dataset")
         try:
             taken = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in known}
             taken["labels"] = {int(key): int(value) for key, value in values.get("labels", {}).items()}
-            return cls(**taken)
-        except (AttributeError, TypeError, ValueError, InputError) as error:
+            settings = cls(**taken)
+            settings.check_stored()
+            return settings
+        except (AttributeError, TypeError, ValueError, IndexError, InputError) as error:
             raise InputError(f"{where} holds no settings of a preparation ({error}); prepare the scans again") from None
 
 

@@ -1,0 +1,141 @@
+"""Scans to segment: found, read, brought to the grid of the network, and compared with those of the training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from semisam_o1.core.errors import InputError, listed, raise_faults
+from semisam_o1.core.memory import available_memory
+from semisam_o1.data.dataset.volumes import Volume
+from semisam_o1.data.preparation.formats import SUFFIXES, is_dicom_folder, read_image, stem, times
+from semisam_o1.data.preparation.grid import reoriented
+from semisam_o1.data.preparation.scans import prepare
+from semisam_o1.data.preparation.settings import Preparation, read_preparation
+from semisam_o1.data.preparation.sources import ScanFiles, find_folder
+from semisam_o1.runs.find import TrainedModel
+from semisam_o1.runs.seen import SeenScans
+
+MIN_SPACING, MAX_SPACING = 0.001, 100.0  # mm; no scanner is beyond
+COARSE = 2.0  # times the spacing of the network, from which on there is a warning
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """How a scan becomes what the network was trained on.
+
+    Attributes:
+        preparation: settings of the training data.
+        seen: what these were like; None where the run does not record it.
+        origin: where the settings come from, as in 'scans are treated as the training data were'.
+    """
+
+    preparation: Preparation
+    seen: SeenScans | None
+    origin: str
+
+    @property
+    def remark(self) -> str:
+        """What is printed about the settings."""
+        if self.preparation.spacing is None and (self.seen is None or self.seen.spacing is None):
+            unknown = "the spacing that the network was trained on is not recorded, so scans keep their own"
+            return f"scans are treated as {self.origin}; {unknown}"
+        return f"scans are treated as {self.origin}"
+
+    def read(self, scan: ScanFiles) -> tuple[Volume, list[str]]:
+        """Read a scan and bring it to the network's grid; return it, and what is unlike the scans of the run.
+
+        Raises:
+            InputError: if the file cannot be read, or what it holds cannot be used.
+        """
+        image, geometry = read_image(scan.image, self.preparation.channel)
+        volume = Volume(scan.name, image, None, geometry, source=str(scan.image.resolve()))
+        settings, oddities = self._on_grid(volume)
+        try:
+            prepared = prepare(volume, settings, scan.bounds)
+        except ValueError as error:
+            raise InputError(f"{scan.image} {error}; export it again or take it out") from None
+        return prepared, [*oddities, *(self.seen.oddities(prepared) if self.seen else [])]
+
+    def _on_grid(self, scan: Volume) -> tuple[Preparation, list[str]]:
+        """Return the preparation of a scan with the spacing of the network, and what is odd about its own."""
+        keep, grid = self.preparation.orientation == "keep", scan.grid
+        own = (grid if keep else reoriented(grid, self.preparation.orientation)).geometry.spacing
+        if not MIN_SPACING <= min(own) <= max(own) <= MAX_SPACING:
+            raise InputError(f"{scan.source} states a spacing of {_mm(own)}, which no scan has; correct its header")
+        target = self.preparation.spacing or (self.seen and self.seen.spacing_for(own))
+        if target is None:
+            return self.preparation, []
+        voxels = scan.image.size * math.prod(own) / math.prod(target)
+        if 12 * voxels > available_memory():  # image and two classes, float32
+            size = f"{scan.source} has {voxels:.3g} voxels at the {_mm(target)} of the network"
+            raise InputError(f"{size}, more than fit into memory; crop the scan, or check its spacing")
+        odd = []
+        if self.preparation.spacing is None and tuple(target) != tuple(own):
+            odd.append(f"its spacing of {_mm(own)} is outside of the run's; it is predicted at {_mm(target)}")
+        elif any(a >= COARSE * b for a, b in zip(own, target, strict=True)):
+            odd.append(f"its spacing of {_mm(own)} is much coarser than the {_mm(target)} it is predicted at")
+        return replace(self.preparation, spacing=tuple(target)), odd
+
+
+def _mm(spacing: Iterable[float]) -> str:
+    return f"{times(f'{value:.4g}' for value in spacing)} mm"
+
+
+def network_input(trained: TrainedModel, preparation: Path | None) -> NetworkInput:
+    """Return how scans are treated: as the training data were, or as a file says.
+
+    Args:
+        preparation: the file that ``--preparation`` names, None for that of the run.
+
+    Raises:
+        InputError: if the settings cannot be used.
+    """
+    where = str(trained.folder / "args.json")
+    seen = None if trained.scans is None else SeenScans.from_json(trained.scans, where)
+    if preparation is not None:
+        settings = read_preparation(preparation)
+        if settings is None:
+            missing = f"--preparation {preparation} is missing"
+            raise InputError(f"{missing}; prepare_data.py writes it into the dataset folder")
+        return NetworkInput(settings, seen, f"{preparation} says")
+    if trained.preparation is not None:
+        return NetworkInput(Preparation.from_json(trained.preparation, where), seen, "the training data were")
+    root = trained.arguments.get("root_path")
+    if root and (settings := read_preparation(Path(root))) is not None:
+        return NetworkInput(settings, seen, f"the training data in {root} were")
+    unknown = "they lie, with z-scores: how the training data were prepared is not known (--preparation says it)"
+    return NetworkInput(Preparation(orientation="keep"), seen, unknown)
+
+
+def find_scans(paths: Iterable[Path]) -> list[ScanFiles]:
+    """Return the scans in files and folders.
+
+    Raises:
+        InputError: listing the paths that hold none, and names that two scans have.
+    """
+    scans: dict[str, ScanFiles] = {}
+    faults = []
+    for path in paths:
+        try:
+            found = _scans_at(path)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        if twice := sorted(found.keys() & scans.keys()):
+            faults.append(f"--scans names {listed(twice)} twice; predict them into folders of their own")
+        scans |= found
+    raise_faults(faults, "paths of --scans cannot be used")
+    return list(scans.values())
+
+
+def _scans_at(path: Path) -> dict[str, ScanFiles]:
+    """Return the scans at a path by name."""
+    if not path.exists():
+        raise InputError(f"--scans {path} is missing")
+    name = stem(path) if path.is_file() else path.name if is_dicom_folder(path) else None
+    if path.is_file() and name is None:
+        raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
+    return find_folder(path).scans if name is None else {name: ScanFiles(name, path)}
