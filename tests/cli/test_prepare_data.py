@@ -46,7 +46,8 @@ def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[7].startswith("values 0.00")
     del lines[7]
-    command = f"python code/train_SemiSAM_O1.py --root_path {cohort / 'out'} --exp SemiSAM_O1/out --patch_size 16 16 32"
+    script = ROOT / "code" / "train_SemiSAM_O1.py"
+    command = f"python {script} --root_path {cohort / 'out'} --exp SemiSAM_O1/out --patch_size 16 16 32"
     assert lines.pop().removesuffix(" --propagation atlas") == command
     assert lines == [
         "out: 6 scans (6 written, 0 kept), 4 with a label",
@@ -87,7 +88,7 @@ def test_nifti_lists_and_split_come_from_the_command_line(cohort: Path) -> None:
 def test_scans_without_any_label_are_told_what_comes_next(cohort: Path) -> None:
     done = run("nifti", "--images", "images", "out", cwd=cohort)
     assert done.returncode == 0, done.stderr
-    assert f"python code/suggest_template.py {cohort / 'out'}" in done.stdout
+    assert f"python {ROOT / 'code' / 'suggest_template.py'} {cohort / 'out'}" in done.stdout
 
 
 def test_la_copy_gets_lists_of_the_scans_it_has(tmp_path: Path) -> None:

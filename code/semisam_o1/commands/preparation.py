@@ -14,7 +14,7 @@ from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.core.flags import CommandConfig, add_flags, option
+from semisam_o1.core.flags import CommandConfig, add_flags, option, shell_command
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation import sources
 from semisam_o1.data.preparation.convert import Conversion, convert
@@ -198,10 +198,10 @@ def next_steps(destination: Path, volumes: Iterable[ScanSummary]) -> list[str]:
     if not values:
         return [
             "No scan has a label yet. Find out which one is worth labeling:",
-            f"  python code/suggest_template.py {root}",
+            f"  {shell_command('suggest')} {root}",
             "Label it, then come back with --labels, --template and --overwrite.",
         ]
-    command = f"  python code/train_SemiSAM_O1.py --root_path {root}"
+    command = f"  {shell_command('train')} --root_path {root}"
     if folder != STANDARD_LA.resolve():  # training takes that one by default
         command += f" --exp {shlex.quote(f'SemiSAM_O1/{folder.name}')}"
         patch = fitting_patch([volume.grid.size for volume in volumes])

@@ -10,7 +10,7 @@ import torch
 
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, raise_faults
-from semisam_o1.core.flags import AT_LEAST_1, DeviceConfig, assign, option
+from semisam_o1.core.flags import AT_LEAST_1, DeviceConfig, assign, option, shell_command
 from semisam_o1.core.progress import progress
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.dataset.cache import ArrayCache
@@ -72,8 +72,8 @@ def suggest(config: SuggestConfig) -> None:
             )
         ranking, uncertainty = rank(cohort_distances(dataset, names, features, config.sam_ckpt, device)), None
         heading = f"scans of {train_list}, {features} features"
-        preparation = f"prepare_data.py nifti --images … --labels … --template {ranking[0].name}"
-        what, advice = "suggested template", f"label it, then: python code/{preparation} --overwrite {dataset.root}"
+        preparation = f"{shell_command('prepare')} nifti --images … --labels … --template {ranking[0].name}"
+        what, advice = "suggested template", f"label it, then: {preparation} --overwrite {dataset.root}"
     else:
         run = read_run(config.run, config.backbone, config.root_path)
         ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)

@@ -7,14 +7,36 @@ import dataclasses
 import functools
 import inspect
 import math
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from semisam_o1 import IS_CHECKOUT, PROJECT_ROOT
 from semisam_o1.core.errors import raise_faults
 
 Config = TypeVar("Config")
+
+
+SCRIPTS = {
+    "prepare": "prepare_data.py",
+    "suggest": "suggest_template.py",
+    "train": "train_SemiSAM_O1.py",
+    "test": "test_baseline.py",
+    "predict": "predict.py",
+    "report": "report.py",
+    "demo": "make_demo.py",
+}
+
+
+def shell_command(name: str) -> str:
+    """Return what a user types before the flags of a command, in the working directory."""
+    if not IS_CHECKOUT:
+        return f"semisam-o1 {name}"
+    script = PROJECT_ROOT / "code" / SCRIPTS[name]
+    here = Path.cwd()
+    return f"python {shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))}"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.device import cuda_fault
+from semisam_o1.core.flags import shell_command
 from semisam_o1.core.progress import duration
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.preflight.check import Cohort
@@ -85,14 +85,13 @@ def closing(records: Sequence[RoundRecord]) -> str:
 
 def next_commands(config: TrainConfig) -> str:
     """Return the commands that test the run, show it and export its labels."""
-    code = PROJECT_ROOT / "code"
     run = f"--exp {shlex.quote(config.exp)} --backbone {config.backbone}"
     return "\n".join(
         [
             "next:",
-            f"  python {code / 'test_baseline.py'} --root_path {shlex.quote(str(config.root_path))} {run}",
-            f"  python {code / 'report.py'} {shlex.quote(config.exp)} --backbone {config.backbone}",
-            f"  python {code / 'predict.py'} {run} --cohort --out labels",
+            f"  {shell_command('test')} --root_path {shlex.quote(str(config.root_path))} {run}",
+            f"  {shell_command('report')} {shlex.quote(config.exp)} --backbone {config.backbone}",
+            f"  {shell_command('predict')} {run} --cohort --out labels",
         ]
     )
 

@@ -19,6 +19,7 @@ from semisam_o1.commands.outputs import check_folder
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
+from semisam_o1.core.flags import shell_command
 from semisam_o1.core.progress import duration
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.grid import reoriented, resample
@@ -164,7 +165,7 @@ def advise(results: RunResults, groups: Mapping[str, Group]) -> list[str]:
     if "test" not in groups:
         lines.append("No test scan has been predicted yet: test_baseline.py, then report.py, adds them to this page.")
     if len(results.records) > 1:
-        lines.append(f"Which scan to label next: python code/suggest_template.py --run {results.arguments['exp']}")
+        lines.append(f"Which scan to label next: {shell_command('suggest')} --run {results.arguments['exp']}")
     return lines
 
 
