@@ -129,7 +129,7 @@ def test_the_picture_of_the_code_shows_every_module() -> None:
     package = ROOT / "code" / "semisam_o1"
     for path in package.rglob("*.py"):
         room = path.parent.relative_to(package).as_posix()
-        if path.name != "__init__.py":
+        if path.name != "__init__.py" and room != ".":
             shown = picture.split(f"    {room}/ ")[1].split("/  ")[0]
             assert re.search(rf"\b{path.stem}\b", shown), f"docs/architecture.md does not show {room}/{path.name}"
 
