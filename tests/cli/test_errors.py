@@ -39,7 +39,7 @@ def spoil_image(root: Path) -> None:
 
 BROKEN_DATASETS = {
     "missing list": (lambda root: (root / "train.txt").unlink(), "train.txt is missing"),
-    "empty list": (lambda root: (root / "val.txt").write_text("\n"), "val.txt names no volume"),
+    "empty list": (lambda root: (root / "train.txt").write_text("\n"), "train.txt names no volume"),
     "missing file": (lambda root: (root / "data" / "train2.h5").unlink(), "train2.h5 is missing"),
     "not HDF5": (lambda root: (root / "data" / "train2.h5").write_text("scan"), "train2.h5 cannot be read as HDF5"),
     "missing key": (rename_key, "train3.h5 holds no 'image' (it holds label, volume)"),

@@ -57,3 +57,10 @@ def test_the_best_round_is_the_first_with_the_highest_validation_dice() -> None:
     equal = RoundRecord(2, 0.1, 0.3, (), 0.0, 0.8, (0.8,), 5.0, 0.6, 40)
     assert best_round([ROUND_0, ROUND_1, equal]) is ROUND_1
     assert best_round([ROUND_0]) is ROUND_0
+
+
+def test_without_validation_the_last_round_is_the_best() -> None:
+    rounds = [RoundRecord(r, 0.1, 0.3, (), 0.0, None, None, 5.0, None, 40) for r in (1, 2)]
+    assert best_round([ROUND_0, *rounds]) is rounds[1]
+    assert rounds[0].trained and RoundRecord.from_json(rounds[0].to_json()) == rounds[0]
+    assert "no validation at iteration 40" in rounds[0].describe()

@@ -50,6 +50,15 @@ def test_the_best_model_by_validation_or_else_the_last(
     assert improvements == ({"round1_iter2_dice0.2000.pth", "round1_iter4_dice0.6000.pth"} if best[0] else set())
 
 
+def test_without_validation_the_last_model_is_kept(narrow_networks: None, tmp_path: Path) -> None:
+    with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
+        trainer = make_trainer(tmp_path, tracker, [])
+        trainer.validate = None
+        found = trainer.run()
+    assert (found.dice, found.iteration) == (None, 6)
+    assert torch.equal(found.weights["final.weight"], trainer.student.state_dict()["final.weight"])
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_volumes(narrow_networks: None, tmp_path: Path) -> None:
     with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
         trainer = make_trainer(tmp_path, tracker, [0.1] * 3, spoil=True)

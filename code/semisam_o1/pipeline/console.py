@@ -29,6 +29,11 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
     found = fault.reason if fault else "a CUDA device works"
     native = "is computed natively here" if precision == "bf16" else "is what this device computes best"
     features = "as requested" if config.sam_ckpt.is_file() else f"there is no {config.sam_ckpt}"
+    rule = (
+        f"by the Dice of {_labels(len(cohort.validation))}"
+        if cohort.validation
+        else ("the last of each round, since val.txt names no scan; their quality is not measured")
+    )
     held = {"ram": "in RAM", "gpu": "on the GPU", "none": "in their files"}[location]
     rows = {
         "scans": f"{_counts(cohort)} volumes of {config.root_path}",
@@ -36,6 +41,7 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
         f"iterations, patch {' '.join(map(str, config.patch_size))}",
         "round 0": f"{config.propagation} propagation, {config.features} features"
         + (f" ({features})" if config.features == "builtin" else ""),
+        "selection": rule,
         "device": f"{torch.cuda.get_device_name(device) if on_gpu else 'cpu'} ({_reason(config.device, found)})",
         "precision": f"{precision} ({_reason(config.precision, f'{precision} {native}')})",
         "volumes": f"kept {held} ({'auto: ' if config.cache == 'auto' else ''}{location_reason})",
@@ -83,6 +89,13 @@ def closing(records: Sequence[RoundRecord]) -> str:
     return "\n".join(text_table(rows))
 
 
+def selection(best: RoundRecord, validated: int) -> str:
+    """Return which network was kept and by how many validation labels."""
+    if best.validation_dice is None:
+        return f"round {best.round}, the last one (no validation label to select by)"
+    return f"round {best.round}, validation Dice {best.validation_dice:.4f} on {_labels(validated)}"
+
+
 def next_commands(config: TrainConfig) -> str:
     """Return the commands that test the run, show it and export its labels."""
     run = f"--exp {shlex.quote(config.exp)} --backbone {config.backbone}"
@@ -94,6 +107,10 @@ def next_commands(config: TrainConfig) -> str:
             f"  {shell_command('predict')} {run} --cohort --out labels",
         ]
     )
+
+
+def _labels(count: int) -> str:
+    return f"{count} validation label{'s' if count > 1 else ''}"
 
 
 def _counts(cohort: Cohort) -> str:

@@ -159,7 +159,8 @@ class Run:
         num_workers = 0 if self.volumes.store.in_memory else config.num_workers
         context = RoundContext(round_, seed, self.precision, num_workers, self.folder, self.tracker, self.stop)
         batches = self.make_batches(round_, seed, augmentation)
-        trainer = RoundTrainer(student, method, batches, self.validate, config, context)
+        validate = self.validate if self.volumes.cohort.validation else None
+        trainer = RoundTrainer(student, method, batches, validate, config, context)
         if state is not None:
             trainer.load_state_dict(state)
             self.tracker.say(f"round {round_} continues after iteration {trainer.iteration}")
@@ -189,7 +190,7 @@ class Run:
         if distributed.is_main():
             checkpoint.save(best.weights, self.folder.round_best(round_))
             earlier = [record for record in read_records(self.folder) if record.trained and record.round < round_]
-            if not earlier or best.dice > best_round(earlier).validation_dice:
+            if not earlier or best.dice is None or best.dice > best_round(earlier).validation_dice:
                 checkpoint.save(best.weights, self.folder.best_model)
 
     def finish_round(self, round_: int, pseudo: PseudoLabels, started: float, best: BestModel | None = None) -> None:
@@ -209,7 +210,7 @@ class Run:
 
         folder, volumes, records = self.folder, self.volumes, read_records(self.folder)
         best = best_round(records)
-        kept = f"best: round {best.round}, validation Dice {best.validation_dice:.4f}: {folder.best_model}"
+        kept = f"best: {console.selection(best, len(volumes.cohort.validation))}: {folder.best_model}"
         write_text(folder.summary, "\n".join([*(record.describe() for record in records), kept]) + "\n")
         write_tracking(folder)
         draw_curves(read_steps(folder.metrics), folder.figures / "curves.png")

@@ -181,7 +181,9 @@ def _about_rounds(results: RunResults) -> list[str]:
             advice = "fewer rounds, or more iterations in each, may do better"
             lines.append(f"The pseudo-labels were best in round {best.round} {change}; {advice}.")
     trained = {record.best_iteration for record in results.records if record.trained}
-    if trained == {results.arguments["max_iterations"]}:
+    if trained and not results.validated:
+        lines.append("No validation label: the last network of each round was kept, and its quality was not measured.")
+    elif trained == {results.arguments["max_iterations"]}:
         lines.append("Validation Dice was still rising at the end of every round: more --max_iterations should help.")
     return lines
 

@@ -34,12 +34,12 @@ class RoundRecord:
     pseudo_dice: float | None  # mean foreground Dice of the pseudo-labels, None where no true label is known
     pseudo_dice_per_class: tuple[float, ...] | None  # the same per foreground class
     seconds: float  # duration of the round
-    validation_dice: float | None = None  # mean foreground Dice of the best network; None in round 0
-    best_iteration: int | None = None  # of that network
+    validation_dice: float | None = None  # mean foreground Dice of the kept network; None where nothing validates it
+    best_iteration: int | None = None  # of that network; None in round 0
 
     @property
     def trained(self) -> bool:
-        return self.validation_dice is not None
+        return self.best_iteration is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it stands in files: round 0 has no entries on training."""
@@ -73,7 +73,8 @@ class RoundRecord:
         if self.uncertainty is not None:
             parts.append(f"uncertainty {self.uncertainty:.4f} nats, {len(self.refined)} volumes refined")
         if self.trained:
-            parts.append(f"validation Dice {self.validation_dice:.4f} at iteration {self.best_iteration}")
+            scored = "no validation" if self.validation_dice is None else f"validation Dice {self.validation_dice:.4f}"
+            parts.append(f"{scored} at iteration {self.best_iteration}")
         return f"round {self.round}: {', '.join(parts)}, {self.seconds:.0f} s"
 
 
@@ -133,8 +134,17 @@ def read_records(folder: RunFolder, *, skip_damaged: bool = True) -> list[RoundR
 
 
 def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
-    """Return the round whose network is the run's best model, the first of equals; round 0 where none was trained."""
-    return max(records, key=lambda record: record.validation_dice if record.trained else -1.0)
+    """Return the round whose network is the run's best model; round 0 where none was trained.
+
+    It has the highest validation Dice and is the first of equals. Without validation it is the last round.
+    """
+
+    def quality(record: RoundRecord) -> float:
+        if not record.trained:
+            return -1.0
+        return record.round if record.validation_dice is None else record.validation_dice
+
+    return max(records, key=quality)
 
 
 def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) -> None:

@@ -68,6 +68,11 @@ class RunResults:
         return self.arguments["num_classes"]
 
     @property
+    def validated(self) -> int:
+        """Number of validation labels that the networks were selected by."""
+        return len(self.content.get("data", {}).get("val.txt", ()))
+
+    @property
     def dataset(self) -> Dataset:
         return self._dataset(self.arguments["root_path"])
 

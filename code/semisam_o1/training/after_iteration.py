@@ -114,7 +114,7 @@ def log_images(trainer: RoundTrainer, batch: Batch) -> None:
 
 def validate(trainer: RoundTrainer, batch: Batch) -> None:
     """Validate the evaluated network and keep it where it is the best so far."""
-    if not trainer.due(trainer.options.val_interval):
+    if trainer.validate is None or not trainer.due(trainer.options.val_interval):
         return
     context, iteration = trainer.context, trainer.iteration
     trainer.loss_log.flush()

@@ -66,9 +66,9 @@ class RoundContext:
 
 @dataclass
 class BestModel:
-    """The best model of a round by validation Dice; the last one if validation never rose above 0."""
+    """The best model of a round by validation Dice; the last one if validation never rose above 0, or without any."""
 
-    dice: float
+    dice: float | None
     iteration: int
     weights: dict[str, Tensor]
 
@@ -80,7 +80,7 @@ class RoundTrainer:
         student: freshly initialized, on its device.
         method: built on that student.
         batches: of this rank, by iteration.
-        validate: network → Dice of every foreground class, on every rank the same.
+        validate: network → Dice of every foreground class, on every rank the same; None without validation volumes.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RoundTrainer:
         student: nn.Module,
         method: Method,
         batches: BatchStream,
-        validate: Callable[[nn.Module], list[float]],
+        validate: Callable[[nn.Module], list[float]] | None,
         options: TrainingOptions,
         context: RoundContext,
     ):
@@ -128,7 +128,9 @@ class RoundTrainer:
                 for step in AFTER_ITERATION.values():
                     step(self, batch)
                 self._save_where_due(stop)
-        if self.best is None or self.best.dice <= 0:
+        if self.validate is None:
+            self.keep_as_best(None)
+        elif self.best is None or self.best.dice <= 0:
             self.keep_as_best(0.0)
         self.save_state()
         return self.best
@@ -165,7 +167,7 @@ class RoundTrainer:
         """Return whether something that happens every ``interval`` iterations, and after the last, is due."""
         return self.iteration % interval == 0 or self.iteration == self.options.max_iterations
 
-    def keep_as_best(self, dice: float) -> None:
+    def keep_as_best(self, dice: float | None) -> None:
         """Make the evaluated network, as it is now, the best model of the round."""
         weights = {key: value.detach().to("cpu", copy=True) for key, value in self.eval_model.state_dict().items()}
         self.best = BestModel(dice, self.iteration, weights)

@@ -65,11 +65,15 @@ class Dataset:
     def path(self, name: str) -> Path:
         return self.root / "data" / f"{name}.h5"
 
-    def names(self, list_name: str) -> list[str]:
+    def names(self, list_name: str, optional: bool = False) -> list[str]:
         """Return the volume names of ``ROOT/list_name``, in order.
 
+        Args:
+            optional: whether the list may be missing or empty.
+
         Raises:
-            DatasetError: if the list is missing or empty, repeats a name, or names something outside of the folder.
+            DatasetError: if the list is missing or empty and not optional, repeats a name, or names something outside
+                of the folder.
         """
         path, one_per_line = self.root / list_name, "write one volume name per line into"
         try:
@@ -79,12 +83,14 @@ class Dataset:
                 raise DatasetError(f"{path} is too large for a list of names; {one_per_line} it")
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
+            if optional:
+                return []
             remedy = f"{one_per_line} it, or name a dataset folder (prepare_data.py makes one)"
             raise DatasetError(f"{path} is missing; {remedy}") from None
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path} cannot be read as text ({error}); save it as UTF-8") from None
         names = [name for line in text.splitlines() if (name := line.split(",")[0].strip())]
-        if not names:
+        if not names and not optional:
             raise DatasetError(f"{path} names no volume; {one_per_line} it")
         if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise DatasetError(f"{path} names {listed(repeated, 20)} more than once; keep one line of each")

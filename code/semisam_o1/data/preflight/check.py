@@ -51,7 +51,7 @@ class Cohort:
 def check_training(
     dataset: Dataset, labeled_num: int, num_classes: int, score_unlabeled: bool = True, progress: ProgressFn = progress
 ) -> Cohort:
-    """Check the lists train.txt and val.txt and every volume they name.
+    """Check the lists train.txt and val.txt and every volume they name; val.txt may be missing or empty.
 
     Args:
         labeled_num: number of labeled volumes, the first ones in train.txt.
@@ -63,7 +63,8 @@ def check_training(
         DatasetError: listing every fault.
     """
     faults: list[str] = []
-    train, validation = (_names(dataset, key, faults) for key in ("train.txt", "val.txt"))
+    train = _names(dataset, "train.txt", faults)
+    validation = _names(dataset, "val.txt", faults, optional=True)
     if both := ", ".join(sorted(set(train) & set(validation))):
         faults.append(f"{dataset.root / 'val.txt'} names {both}, which train.txt trains on; take them out of one")
     if train and len(train) <= labeled_num:
@@ -93,10 +94,10 @@ def check_testing(dataset: Dataset, list_name: str, num_classes: int) -> list[st
     return names
 
 
-def _names(dataset: Dataset, list_name: str, faults: list[str]) -> list[str]:
+def _names(dataset: Dataset, list_name: str, faults: list[str], optional: bool = False) -> list[str]:
     """Return the names in a list; what is wrong with the list goes to ``faults``."""
     try:
-        return dataset.names(list_name)
+        return dataset.names(list_name, optional)
     except DatasetError as error:
         faults.append(str(error))
     return []
@@ -142,7 +143,7 @@ def _volume_warnings(info: Mapping[str, VolumeInfo]) -> Iterator[str]:
 
 
 def _overlap_warnings(dataset: Dataset, lists: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    tested = set(_names(dataset, "test.txt", []))  # testing reports what is wrong with the list
+    tested = set(_names(dataset, "test.txt", [], optional=True))  # testing reports what is wrong with the list
     for key, names in lists.items():
         if overlap := [name for name in names if name in tested]:
             what = f"{dataset.root / 'test.txt'} names {_count(overlap)} of {key}"
