@@ -89,11 +89,17 @@ def test_every_backbone_trains_and_is_found_by_its_name(
 
     capsys.readouterr()
     assert run_command(test_baseline.main, ["--root_path", str(dataset), "--exp", str(exp), "--device", "cpu"]) == 0
-    assert "2 cases" in capsys.readouterr().out
+    assert "2 cases, metrics as medpy defines them" in capsys.readouterr().out
     assert len((folder / "test_metrics.csv").read_text().splitlines()) == 1 + 2 * 2
     summary = json.loads((folder / "test_metrics.json").read_text())["summary"]
     assert set(summary["classes"]) == {"1", "2"}
     assert {"dice", "jaccard", "hd95", "asd", "hd95_mm", "asd_mm"} == set(summary["overall"])
+    if backbone == "mt":
+        again = ["--root_path", str(dataset), "--exp", str(exp), "--device", "cpu", "--metrics", "medpy"]
+        assert run_command(test_baseline.main, again) == 0
+        assert "2 cases, metrics of medpy" in capsys.readouterr().out
+        other = json.loads((folder / "test_metrics.json").read_text())["summary"]
+        assert other["overall"]["asd"]["mean"] == pytest.approx(summary["overall"]["asd"]["mean"], abs=1e-9)
 
 
 def test_pseudo_label_files_hold_every_volume(dataset: Path, tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medpy.metric import binary
 
 from golden_inputs import golden
 from semisam_o1.evaluation import metrics
-from semisam_o1.evaluation.metrics import BOTH_EMPTY, ONE_EMPTY, dice_per_class, segmentation_metrics
+from semisam_o1.evaluation.metrics import BOTH_EMPTY, ONE_EMPTY, dice_per_class, medpy_metrics, segmentation_metrics
 
 SHAPE = (11, 8, 9)
 
@@ -29,13 +28,9 @@ def test_metrics_are_those_of_medpy(density: float, spacing: tuple[float, ...]) 
         assert prediction.any()
         assert truth.any()
         found = segmentation_metrics(prediction, truth, spacing)
-        expected = [
-            binary.dc(prediction, truth),
-            binary.jc(prediction, truth),
-            binary.hd95(prediction, truth, voxelspacing=spacing),
-            binary.asd(prediction, truth, voxelspacing=spacing),
-        ]
-        np.testing.assert_allclose(list(found.values()), expected, atol=1e-9, rtol=0)
+        expected = medpy_metrics(prediction, truth, spacing)
+        assert list(found) == list(expected)
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=1e-9, rtol=0)
 
 
 def test_searches_and_distance_maps_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +47,8 @@ def test_empty_masks_follow_the_convention() -> None:
     assert segmentation_metrics(empty, empty) == BOTH_EMPTY == {"dice": 1, "jaccard": 1, "hd95": 0, "asd": 0}
     worst = {"dice": 0, "jaccard": 0, "hd95": 200, "asd": 100}
     assert segmentation_metrics(empty, full) == segmentation_metrics(full, empty) == ONE_EMPTY == worst
+    assert medpy_metrics(empty, empty) == BOTH_EMPTY
+    assert medpy_metrics(empty, full) == medpy_metrics(full, empty) == ONE_EMPTY
 
 
 def test_two_voxels_by_hand() -> None:
@@ -84,7 +81,7 @@ def test_masks_of_different_shapes_are_refused() -> None:
 
 def test_dice_per_class_is_that_of_each_mask() -> None:
     prediction, truth = np.random.RandomState(3).randint(0, 4, (2, *SHAPE)).astype(np.uint8)
-    expected = [binary.dc(prediction == c, truth == c) for c in (1, 2, 3)]
+    expected = [medpy_metrics(prediction == c, truth == c)["dice"] for c in (1, 2, 3)]
     assert dice_per_class(prediction, truth, 4) == pytest.approx(expected, abs=1e-12)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.text_table import text_table
 from semisam_o1.data.dataset.volumes import Volume
-from semisam_o1.evaluation.metrics import segmentation_metrics
+from semisam_o1.evaluation.metrics import IMPLEMENTATIONS
 
 HEADINGS = {
     "dice": "Dice",
@@ -26,19 +26,22 @@ HEADINGS = {
 Row = dict[str, Any]  # metrics of one case and foreground class, as they stand in files
 
 
-def case_metrics(volume: Volume, prediction: np.ndarray, num_classes: int) -> list[Row]:
+def case_metrics(volume: Volume, prediction: np.ndarray, num_classes: int, by: str = "builtin") -> list[Row]:
     """Compare a label map (W, H, D) with the label of its volume.
+
+    Args:
+        by: name of the implementation, one of ``IMPLEMENTATIONS``.
 
     Returns:
         A row per foreground class: name, class, the metrics of ``HEADINGS`` (those in mm where the spacing is known),
         and empty: whether prediction or label has no voxel of the class, so that the metrics follow a convention.
     """
-    rows = []
+    rows, compare = [], IMPLEMENTATIONS[by]
     for c in range(1, num_classes):
         predicted, truth = prediction == c, volume.label == c
-        values = segmentation_metrics(predicted, truth)
+        values = compare(predicted, truth)
         if volume.geometry.known:
-            in_mm = segmentation_metrics(predicted, truth, volume.geometry.spacing)
+            in_mm = compare(predicted, truth, volume.geometry.spacing)
             values |= {"hd95_mm": in_mm["hd95"], "asd_mm": in_mm["asd"]}
         empty = not (predicted.any() and truth.any())
         rows.append({"name": volume.name, "class": c, **values, "empty": empty})
@@ -64,15 +67,15 @@ def _statistics(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return {key: {"mean": float(np.mean(v)), "std": float(np.std(v))} for key, v in columns.items() if v}
 
 
-def table(summary: dict[str, Any]) -> str:
-    """Return the printed table: mean ± standard deviation over cases, per class and overall."""
+def table(summary: dict[str, Any], by: str = "builtin") -> str:
+    """Return the printed table: mean ± standard deviation over cases, per class and overall, computed by ``by``."""
     keys = [key for key in HEADINGS if key in summary["overall"]]
     rows = [["class", *(HEADINGS[key] for key in keys)] + ["empty"] * (summary["empty"] > 0)]
     for label, statistics in [*summary["classes"].items(), ("all", summary["overall"])]:
         cells = [f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys]
         empty = [str(statistics.get("empty", summary["empty"]))] if summary["empty"] else []
         rows.append([label, *cells, *empty])
-    note = f"{summary['cases']} cases"
+    note = f"{summary['cases']} cases, metrics {'of medpy' if by == 'medpy' else 'as medpy defines them'}"
     if summary["empty"]:
         note += (
             "; empty: cases of the mean with an empty prediction or label, which count by convention "
