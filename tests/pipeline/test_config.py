@@ -99,3 +99,8 @@ def test_a_recipe_applies_from_python_too() -> None:
 def test_what_works_by_registration_needs_it(flags: list[str]) -> None:
     with pytest.raises(InputError, match="--registration on"):
         parse(TrainConfig, ["--propagation", "atlas", "--registration", "off", *flags], "")
+
+
+@pytest.mark.parametrize("value", [[], ["1"]])
+def test_the_prompt_of_the_original_command_lines_is_accepted(value: list[str]) -> None:
+    assert parse(TrainConfig, ["--prompt", *value, "--seed", "3"], "").seed == 3

@@ -100,6 +100,9 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     labels_for_diagnosis: bool = option(
         True, "score the pseudo-labels of unlabeled volumes that have a label (never used to train)", resume="any"
     )
+    prompt: str | None = option(
+        None, "of the original command lines; has no effect here", resume="any", nargs="?", const=""
+    )
     max_time: float | None = option(None, "hours after which the run saves its state and stops", POSITIVE, resume="any")
     check_only: bool = option(False, "check arguments, data and checkpoint, then exit", resume="any")
     resume: bool = option(False, "continue from the newest state in the run folder", resume="any")

@@ -83,6 +83,8 @@ def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) ->
     def take() -> tuple[int, list[str]]:
         folder.check(config.resume, config.overwrite)  # another run may have created it meanwhile
         remarks = [f"warning: {warning}" for warning in cohort.warnings]
+        if config.prompt is not None:
+            remarks.append("--prompt has no effect: only the encoder of the foundation model is used")
         if lock.left_by and not config.overwrite:
             remarks.append(f"the previous run{lock.left_by} was killed; its lock is taken over")
         folder.create(config.overwrite)

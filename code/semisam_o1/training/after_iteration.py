@@ -98,7 +98,7 @@ def estimate_duration(trainer: RoundTrainer, batch: Batch) -> None:
 @torch.no_grad()
 def log_images(trainer: RoundTrainer, batch: Batch) -> None:
     """Show a labeled and a pseudo-labeled patch with their label and prediction in TensorBoard."""
-    if not trainer.options.log_images or trainer.iteration % trainer.options.log_images:
+    if not trainer.options.log_images or not trainer.due(trainer.options.log_images):
         return
     trainer.eval_model.eval()
     with trainer.autocast():

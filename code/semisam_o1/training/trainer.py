@@ -39,7 +39,10 @@ class TrainingOptions(MethodOptions):
     val_interval: int = option(200, "iterations between validations", within=AT_LEAST_1)
     save_interval: int = option(3000, "iterations between kept checkpoints", within=AT_LEAST_1, resume="any")
     log_images: int = option(
-        500, "iterations between slice overlays in TensorBoard; 0: none", within=AT_LEAST_0, resume="any"
+        500,
+        "iterations between slice overlays in TensorBoard, beside the last one; 0: none",
+        within=AT_LEAST_0,
+        resume="any",
     )
     state_interval: float = option(
         60.0, "seconds between saved states, more where saving is slow; 0: every iteration", AT_LEAST_0, resume="any"
