@@ -82,10 +82,11 @@ def test_a_recipe_sets_defaults_and_flags_beside_it_win() -> None:
     assert (config.propagation, config.refinement, config.backbone) == ("atlas", "fusion", "mt")
     assert (config.orientations, config.augmentation) == ("all", ())
     assert config.confidence_weights
+    assert (config.base_lr, config.ema_decay, config.foreground) == (0.1, 0.95, 0.5)
     published = parse(TrainConfig, [], "")
     assert (published.propagation, published.refinement, published.backbone) == ("prototype", "knn", "uamt")
     assert not (published.confidence_weights or published.use_teacher or published.warm_start)
-    assert published.augmentation == ()
+    assert (published.augmentation, published.foreground) == ((), 0.0)
 
 
 def test_a_recipe_applies_from_python_too() -> None:
