@@ -22,8 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import timing
-from semisam_o1.core.batching import OutOfMemorySafeBatcher
-from semisam_o1.core.device import autocast
+from semisam_o1.core.device import OutOfMemorySafeBatcher, autocast
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import METHODS, MethodOptions, mean_teacher
 from semisam_o1.networks import build_network

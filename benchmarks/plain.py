@@ -18,7 +18,7 @@ import code_path  # noqa: F401
 from semisam_o1.methods import METHODS
 from semisam_o1.methods.dan import Discriminator
 from semisam_o1.networks import build_network
-from semisam_o1.networks.cpu_layers import Dropout, InstanceNorm, MaxPool, Upsample
+from semisam_o1.networks.layers import Dropout, InstanceNorm, MaxPool, Upsample
 
 
 def network(name: str, classes: int, device: str) -> nn.Module:

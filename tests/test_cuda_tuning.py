@@ -12,8 +12,8 @@ import train_SemiSAM_O1
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import run_command
 from semisam_o1.methods import METHODS, MethodOptions
-from semisam_o1.networks.cuda_layers import NORMS
 from semisam_o1.networks.kernels import Kernels
+from semisam_o1.networks.layers import NORMS
 from semisam_o1.pipeline import kernels as choice
 from semisam_o1.training.tuning import Attempt, TrainingTrial
 from tiny_cohort import train_flags, write_cohort

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semisam_o1.core.batching import OutOfMemorySafeBatcher
+from semisam_o1.core.device import OutOfMemorySafeBatcher
 
 
 def test_results_come_back_in_order_whatever_is_batcher(monkeypatch: pytest.MonkeyPatch) -> None:

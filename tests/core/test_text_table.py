@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import text_table
 
 ROWS = [("scan", "Dice", "time"), ("a", "0.91", "3 s"), ("long name", "1", "12 min")]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_inputs import fill, golden, volume
-from semisam_o1.core.batching import OutOfMemorySafeBatcher
+from semisam_o1.core.device import OutOfMemorySafeBatcher
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
 from semisam_o1.networks import build_network

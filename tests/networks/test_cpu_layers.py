@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from semisam_o1.core.device import resolve_precision
-from semisam_o1.data.sampling.interpolation import interpolation_matrix
+from semisam_o1.data.sampling.fields import interpolation_matrix
 from semisam_o1.methods.dan import Discriminator
 from semisam_o1.networks import build_network
-from semisam_o1.networks.cpu_layers import (
+from semisam_o1.networks.layers import (
     Dropout,
     InstanceNorm,
     Linear,

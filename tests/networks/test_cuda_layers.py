@@ -10,9 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from semisam_o1.networks import build_network
-from semisam_o1.networks.cpu_layers import InstanceNorm
-from semisam_o1.networks.cuda_layers import NORMS
 from semisam_o1.networks.kernels import Kernels
+from semisam_o1.networks.layers import NORMS, InstanceNorm
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from semisam_o1.core import progress
+from semisam_o1.core import terminal
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
@@ -51,9 +51,9 @@ def test_progress_in_a_file_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 1000, 25))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     assert not sys.stderr.isatty()
-    assert list(progress.progress(range(8), "reading")) == list(range(8))
+    assert list(terminal.progress(range(8), "reading")) == list(range(8))
     assert capsys.readouterr().err.splitlines() == [
         "reading: 2/8 volumes, 37.5 s/volume, 4 min left",
         "reading: 5/8 volumes, 30.0 s/volume, 2 min left",
@@ -61,4 +61,4 @@ def test_progress_in_a_file_is_a_line_now_and_then(
 
 
 def test_durations() -> None:
-    assert [progress.duration(s) for s in (3.2, 89, 100, 5300, 7260)] == ["3 s", "89 s", "2 min", "88 min", "2 h 1 min"]
+    assert [terminal.duration(s) for s in (3.2, 89, 100, 5300, 7260)] == ["3 s", "89 s", "2 min", "88 min", "2 h 1 min"]

@@ -20,7 +20,7 @@ from semisam_o1.commands.trained import LoadedModel, load_model
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, RunError, raise_faults
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, VolumeHeader
 from semisam_o1.data.preparation.grid import resample_label
 from semisam_o1.runs.records import RoundLabels, best_round, open_round

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Dataset, Volume, content_hash
 from semisam_o1.evaluation.metrics import dice_per_class

@@ -15,7 +15,7 @@ from semisam_o1.commands.predict_config import PredictConfig
 from semisam_o1.commands.trained import LoadedModel, describe_best, load_model
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, RunError, first_line, is_out_of_memory, raise_faults
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation.sources import ScanFiles
 from semisam_o1.runs.layout import RunFolder

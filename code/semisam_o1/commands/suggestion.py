@@ -11,8 +11,7 @@ import torch
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, raise_faults
 from semisam_o1.core.flags import AT_LEAST_1, DeviceConfig, assign, option, shell_command
-from semisam_o1.core.progress import progress
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import progress, text_table
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, inspect

@@ -22,7 +22,7 @@ from semisam_o1.core.atomic_io import read_json, replacing, write_json
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import assign, option
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.check import check_testing
 from semisam_o1.evaluation.metrics import IMPLEMENTATIONS

@@ -1,16 +1,18 @@
-"""Device and precision: which are used, and whether they work here."""
+"""Device, precision and the device's memory: which are used, whether they work here, and how much fits."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
+from torch import Tensor
 
 from semisam_o1.core import distributed
-from semisam_o1.core.errors import InputError, first_line
+from semisam_o1.core.errors import InputError, first_line, is_out_of_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,17 +22,11 @@ AVOIDED_CUDNN = range(90800, 91500)
 
 
 class CudaFault(NamedTuple):
-    """Why CUDA cannot be used.
+    """Why CUDA cannot be used."""
 
-    Attributes:
-        reason: a clause.
-        remedy: what makes CUDA work, a clause.
-        unusable: whether there is a GPU or its driver, so that the user expects it to be used.
-    """
-
-    reason: str
-    remedy: str
-    unusable: bool = True
+    reason: str  # a clause
+    remedy: str  # what makes CUDA work, a clause
+    unusable: bool = True  # whether there is a GPU or its driver, so that the user expects it to be used
 
 
 def resolve_device(device: str) -> torch.device:
@@ -90,10 +86,7 @@ def cuda_fault(index: int = 0) -> CudaFault | None:
 def resolve_precision(precision: str, device: str) -> str:
     """Return 'bf16', 'fp16' or 'fp32'; 'auto' selects bf16 on devices that multiply it natively, else fp32.
 
-    A warning says so if the installed cuDNN makes 16-bit convolutions slow.
-
-    Raises:
-        InputError: if fp16 is requested on a CPU.
+    A warning says so if the installed cuDNN makes 16-bit convolutions slow. Raises InputError for fp16 on a CPU.
     """
     if precision == "fp16" and device != "cuda":
         raise InputError("--precision fp16 needs a CUDA GPU; use bf16 or fp32 on a CPU")
@@ -123,10 +116,57 @@ def _multiplies_bf16(device: str) -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device; from the host to a GPU it is copied without a wait, through pinned memory."""
     if tensor.device.type == device.type:
         return tensor
     if device.type == "cuda":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+class OutOfMemorySafeBatcher:
+    """Concatenates batches (B, ...) for one call of a function, fewer of them after the GPU ran out of memory."""
+
+    # Elements per call that keep all cores or a GPU busy; more would only take memory.
+    MAX_ELEMENTS: ClassVar[dict[str, int]] = {"cpu": 2**20, "cuda": 2**24}
+
+    def __init__(self) -> None:
+        self.max_batches = sys.maxsize  # per call, as far as memory is known to allow
+
+    def batches_per_call(self, remaining: int, elements: int, device: str) -> int:
+        """Return how many of the remaining batches, of so many elements each, share a call on a type of device."""
+        busy = max(1, self.MAX_ELEMENTS.get(device, self.MAX_ELEMENTS["cpu"]) // elements)
+        calls = -(-remaining // min(busy, self.max_batches))
+        return -(-remaining // calls)  # equal calls rather than full ones
+
+    def __call__(self, function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the result of every batch in order.
+
+        Args:
+            function: maps a batch to as many results, each item independently. A function that draws random numbers
+                draws different ones after memory ran out.
+            batches: at least one, all on one device and of about the same size; RuntimeError if a single one does
+                not fit.
+        """
+        done, first = 0, batches[0]
+        while done < len(batches):
+            count = self.batches_per_call(len(batches) - done, first.numel(), first.device.type)
+            chunk = batches[done : done + count]
+            results = _try_batches(function, chunk)
+            if results is None:
+                self.max_batches = len(chunk) // 2  # later calls start with a size that fits
+            else:
+                yield from results
+                done += len(chunk)
+
+
+def _try_batches(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Sequence[Tensor] | None:
+    """Return the results, None if memory ran out and a retry with fewer batches is possible."""
+    try:
+        return function(torch.cat(tuple(batches))).split([len(batch) for batch in batches])
+    except RuntimeError as error:
+        if len(batches) == 1 or not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # outside of the handler: the exception refers to what was allocated
+    return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from semisam_o1.core.errors import InputError, Interrupted, RunError
 
 if TYPE_CHECKING:
-    from semisam_o1.core.progress import ProgressFn
+    from semisam_o1.core.terminal import ProgressFn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ from semisam_o1 import PROJECT_ROOT
 from semisam_o1.commands.testing import TestConfig, test
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import text_table
 from semisam_o1.demo.phantom import PhantomCohort
 from semisam_o1.drawing.figures import draw_labels
 from semisam_o1.evaluation.metrics import dice_per_class

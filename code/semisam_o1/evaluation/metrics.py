@@ -21,7 +21,7 @@ ONE_EMPTY = {"dice": 0.0, "jaccard": 0.0, "hd95": 200.0, "asd": 100.0}
 def segmentation_metrics(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> dict[str, float]:
-    """Compare two masks of one class.
+    """Compare two masks of one class; raises ValueError if their shapes differ.
 
     Args:
         prediction, truth: boolean (W, H, D).
@@ -31,9 +31,6 @@ def segmentation_metrics(
         dice and jaccard in [0, 1]; hd95, the 95th percentile of both directed surface distances together;
         asd, the mean distance from the prediction's surface to the truth's. Two empty masks give 1, 1, 0, 0; one empty
         mask gives 0, 0, 200, 100.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if prediction.shape != truth.shape:

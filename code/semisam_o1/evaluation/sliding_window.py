@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semisam_o1.core.batching import OutOfMemorySafeBatcher
-from semisam_o1.core.device import autocast
+from semisam_o1.core.device import OutOfMemorySafeBatcher, autocast
 from semisam_o1.data.dataset.geometry import centered_padding
 from semisam_o1.networks.unet3d import UNet3D
 

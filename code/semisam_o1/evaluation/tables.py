@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from semisam_o1.core.atomic_io import write_text
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import text_table
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.evaluation.metrics import IMPLEMENTATIONS
 

@@ -95,11 +95,7 @@ class BuiltinFeatures:
     key = f"builtin-cell{CELL}-v1"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return the spatial feature of a volume (W, H, D).
-
-        Returns:
-            (C, gw, gh, gd) float32; the grid is ceil(shape / CELL).
-        """
+        """Return the spatial feature (C, gw, gh, gd) float32 of a volume (W, H, D); the grid is ceil(shape / CELL)."""
         grid = [-(-size // CELL) for size in image.shape]
         reduction = 1  # of large volumes, whose features would take minutes and gigabytes; at most to the cells
         while reduction < CELL and image.size > MAX_VOXELS * reduction**3:

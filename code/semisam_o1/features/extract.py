@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from semisam_o1.core.distributed import from_main, share_out
-from semisam_o1.core.progress import ProgressFn, silent
+from semisam_o1.core.terminal import ProgressFn, silent
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.geometry import to_patch
 from semisam_o1.data.preflight.check import Cohort
@@ -38,17 +38,11 @@ class FeatureSet(Protocol):
 
 @dataclass(frozen=True)
 class VolumeFeatures:
-    """Features of one volume.
+    """Features of one volume."""
 
-    Attributes:
-        spatial: (F, w, h, d) float32 over the volume centered in ``patch_size``.
-        global_feature: (G,) float32 of unit length.
-        patch_size: voxels of the patch that ``spatial`` covers.
-    """
-
-    spatial: np.ndarray
-    global_feature: np.ndarray
-    patch_size: tuple[int, int, int]
+    spatial: np.ndarray  # (F, w, h, d) float32 over the volume centered in ``patch_size``
+    global_feature: np.ndarray  # (G,) float32 of unit length
+    patch_size: tuple[int, int, int]  # voxels of the patch that ``spatial`` covers
 
 
 def global_feature(spatial: np.ndarray) -> np.ndarray:
@@ -58,11 +52,7 @@ def global_feature(spatial: np.ndarray) -> np.ndarray:
 
 
 class SamFeatures:
-    """The features of SAM-Med3D's image encoder.
-
-    Raises:
-        InputError: if the checkpoint cannot be used.
-    """
+    """The features of SAM-Med3D's image encoder; raises InputError if the checkpoint cannot be used."""
 
     def __init__(self, checkpoint: Path, device: torch.device):
         self.device, self._encoder = device, load_encoder(checkpoint, device)
@@ -124,19 +114,13 @@ def extract_features(
 
 @dataclass(frozen=True)
 class CohortAccess:
-    """Image, true label, shape, content hash and features of every training volume by name.
+    """Image, true label, shape, content hash and features of every training volume by name."""
 
-    Attributes:
-        cohort: names of the labeled and unlabeled volumes, as the preflight checked them.
-        features_key: key of the feature set that computed the features.
-        num_classes: background included.
-    """
-
-    cohort: Cohort
+    cohort: Cohort  # names of the labeled and unlabeled volumes, as the preflight checked them
     store: VolumeStore
     features: Mapping[str, VolumeFeatures]
-    features_key: str
-    num_classes: int
+    features_key: str  # key of the feature set that computed them
+    num_classes: int  # background included
 
     @property
     def labeled(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.safe_load import load_tensors
-from semisam_o1.networks.cpu_layers import Linear
+from semisam_o1.networks.layers import Linear
 
 PATCH_SIDE = 128  # voxels per axis of the released position embedding
 TOKEN_SIDE = 16  # voxels per axis of a token
@@ -182,14 +182,11 @@ class ImageEncoder(nn.Module):
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> ImageEncoder:
-    """Load the image encoder of a SAM-Med3D checkpoint, frozen and in eval mode.
+    """Load a SAM-Med3D checkpoint's image encoder, (B, 1, 128, 128, 128) → (B, 384, 8, 8, 8), frozen and in eval mode.
 
     Args:
         path: a checkpoint whose ``model_state_dict`` holds the whole model (image encoder, prompt encoder, mask
             decoder), or a bare state dict of the model or of its image encoder. Only tensors are unpickled.
-
-    Returns:
-        A module (B, 1, 128, 128, 128) → (B, 384, 8, 8, 8).
 
     Raises:
         InputError: if the file is missing, is no such checkpoint, or lacks or misshapes a key.

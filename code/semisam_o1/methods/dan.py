@@ -17,7 +17,7 @@ from semisam_o1.core.distributed import average_gradients
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods.base import Method, MethodOptions
-from semisam_o1.networks.cpu_layers import guard_small
+from semisam_o1.networks.layers import guard_small
 
 UNLABELED, LABELED = 0, 1
 

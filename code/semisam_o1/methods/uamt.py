@@ -11,7 +11,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from semisam_o1.core.batching import OutOfMemorySafeBatcher
+from semisam_o1.core.device import OutOfMemorySafeBatcher
 from semisam_o1.core.distributed import sum_over_ranks
 from semisam_o1.methods.base import MethodOptions
 from semisam_o1.methods.losses import squared_difference

@@ -15,12 +15,9 @@ def build_network(
     """Return a network with fresh weights, whose state-dict keys are those of the published checkpoints.
 
     Args:
-        name: ``unet_3D`` (returns logits) or ``unet_3D_sdf`` (returns signed distance and logits).
+        name: ``unet_3D`` (returns logits) or ``unet_3D_sdf`` (returns signed distance and logits); else ValueError.
         num_classes: background included.
         generator: random generator on the CPU for the weights; None: PyTorch's global one.
-
-    Raises:
-        ValueError: if there is no network of that name.
     """
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from semisam_o1.networks.cpu_layers import InstanceNorm
-from semisam_o1.networks.cuda_layers import NORMS
+from semisam_o1.networks.layers import NORMS, InstanceNorm
 from semisam_o1.networks.unet3d import UNet3D
 
 LAYOUTS = ("contiguous", "channels_last")
@@ -16,19 +15,12 @@ LAYOUTS = ("contiguous", "channels_last")
 
 @dataclass(frozen=True)
 class Kernels:
-    """The choices, with the reference as defaults. CPUs have layers of their own and ignore them.
+    """The choices, with the reference as defaults. CPUs have layers of their own and ignore them."""
 
-    Attributes:
-        layout: of activations in memory, 'contiguous' or 'channels_last'.
-        norm: instance normalization: 'native', or one of ``cuda_layers.NORMS``.
-        joined: whether the teacher's passes of UA-MT share calls.
-        benchmark: whether cuDNN times its algorithms and takes the fastest, which may differ from run to run.
-    """
-
-    layout: str = "contiguous"
-    norm: str = "native"
-    joined: bool = True
-    benchmark: bool = False
+    layout: str = "contiguous"  # of activations in memory, or 'channels_last'
+    norm: str = "native"  # instance normalization, or one of ``layers.NORMS``
+    joined: bool = True  # whether the teacher's passes of UA-MT share calls
+    benchmark: bool = False  # whether cuDNN times its algorithms and takes the fastest; may differ from run to run
 
     def apply(self, network: nn.Module) -> None:
         """Let a network be computed like this from now on."""

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from semisam_o1.networks import cpu_layers as layers
+from semisam_o1.networks import layers
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -57,12 +57,9 @@ class UNet3D(nn.Module):
     Args:
         num_classes: background included.
         dropout: probability after the bottom and after the last decoder block.
-
-    Attributes:
-        layout: of activations on a GPU, 'contiguous' or 'channels_last'.
     """
 
-    layout = "contiguous"
+    layout = "contiguous"  # of activations on a GPU, or 'channels_last'
 
     def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.3):
         super().__init__()

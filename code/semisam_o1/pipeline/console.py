@@ -9,8 +9,7 @@ import torch
 
 from semisam_o1.core.device import cuda_fault
 from semisam_o1.core.flags import shell_command
-from semisam_o1.core.progress import duration
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import duration, text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.start import PreflightResult

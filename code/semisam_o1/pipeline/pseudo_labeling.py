@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core.distributed import cpu_threads, share_out
-from semisam_o1.core.progress import ProgressFn
+from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from semisam_o1.core.distributed import cpu_threads, share_out
-from semisam_o1.core.progress import ProgressFn
+from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.geometry import from_patch, resize_nearest, to_patch
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.fields import resize

@@ -18,7 +18,7 @@ import torch
 
 from semisam_o1.core.device import to_device
 from semisam_o1.core.distributed import cpu_threads, share_out
-from semisam_o1.core.progress import ProgressFn
+from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import content_hash
 from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles

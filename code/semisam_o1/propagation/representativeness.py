@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semisam_o1.core.progress import ProgressFn, silent
+from semisam_o1.core.terminal import ProgressFn, silent
 from semisam_o1.data.sampling.fields import indices, sample
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation.description import FeatureComponents, describe, principal_directions

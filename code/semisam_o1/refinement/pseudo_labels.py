@@ -12,21 +12,13 @@ from torch import Tensor
 
 @dataclass
 class PseudoLabels:
-    """The labels of a cohort after one round.
+    """The labels of a cohort after one round; all but ``labels`` is of unlabeled volumes, and empty where not known."""
 
-    Attributes:
-        labels: uint8 (W, H, D) per volume, the labeled ones' own labels included.
-        uncertainty: mean entropy in nats per unlabeled volume; empty after round 0.
-        refined: the volumes whose labels were corrected by their neighbors.
-        dice: mean foreground Dice per unlabeled volume whose true label is known.
-        confidence: uint8 (W, H, D) per unlabeled volume, 255 times the probability of the label, where it is known.
-    """
-
-    labels: dict[str, np.ndarray]
-    uncertainty: dict[str, float] = field(default_factory=dict)
-    refined: list[str] = field(default_factory=list)
-    dice: dict[str, float] = field(default_factory=dict)
-    confidence: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray]  # uint8 (W, H, D) per volume, the labeled ones' own labels included
+    uncertainty: dict[str, float] = field(default_factory=dict)  # mean entropy in nats, after round 0
+    refined: list[str] = field(default_factory=list)  # the volumes whose labels were corrected by their neighbors
+    dice: dict[str, float] = field(default_factory=dict)  # mean over the foreground classes, to the true label
+    confidence: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 (W, H, D), 255 · probability of the label
 
 
 def mean_entropy(probabilities: Tensor) -> float:

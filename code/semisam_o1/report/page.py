@@ -19,7 +19,7 @@ from semisam_o1.commands.outputs import check_folder
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option, shell_command
-from semisam_o1.core.progress import duration
+from semisam_o1.core.terminal import duration
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.grid import reoriented, resample
 from semisam_o1.drawing import figures

@@ -59,14 +59,11 @@ def find_trained(
     backbone: str | None = None,
     labeled_num: int | None = None,
 ) -> TrainedModel:
-    """Find the checkpoint that ``test_baseline.py`` is to test.
+    """Find the checkpoint to test; raises InputError, listing what there is, if there is none or more than one.
 
     ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), the experiment name
     that training was given, or the path of a run folder. For an experiment name ``backbone`` and ``labeled_num``
     choose; a given ``backbone`` says that it is one. An absolute ``ckpt`` is the checkpoint itself.
-
-    Raises:
-        InputError: listing what there is, if there is no such checkpoint or more than one.
     """
     if ckpt is not None and Path(ckpt).is_absolute():
         return _trained_at(Path(ckpt), model)

@@ -12,7 +12,7 @@ import numpy as np
 
 from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.runs.find import find_run_folder, read_sound_arguments

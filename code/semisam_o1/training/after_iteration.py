@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core import distributed
-from semisam_o1.core.progress import duration
+from semisam_o1.core.terminal import duration
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.drawing.outlines import overlay
 from semisam_o1.methods import LossTerm
@@ -51,11 +51,7 @@ class LossLog:
         self.last_names = names
 
     def flush(self) -> None:
-        """Bring the losses kept so far to the host at once, check and log them.
-
-        Raises:
-            RunError: if one is not finite.
-        """
+        """Bring the losses kept so far to the host at once and log them; raises RunError if one is not finite."""
         if not self._pending:
             return
         trainer, context = self._trainer, self._trainer.context

@@ -50,9 +50,7 @@ def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str
 def load_weights(network: torch.nn.Module, path: Path) -> None:
     """Load a state dict strictly, a plain one or one inside a checkpoint of another tool.
 
-    Raises:
-        InputError: naming the first keys that are missing, not expected or of another shape, and values that
-            are not finite.
+    Raises InputError that names the first keys that are missing, not expected, of another shape, or not finite.
     """
     weights = _unwrapped(load_tensors(path))
     if not isinstance(weights, dict):

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TypeVar
 
 from semisam_o1.core.errors import EXIT_INTERRUPTED, Interrupted
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 
 Item = TypeVar("Item")
 

@@ -16,8 +16,8 @@ from semisam_o1.core import distributed
 from semisam_o1.core.device import autocast
 from semisam_o1.core.errors import RunError, first_line
 from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, option
-from semisam_o1.core.progress import progress
 from semisam_o1.core.seeding import derive_seed
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.sampling.batches import Batch, BatchStream
 from semisam_o1.methods import Method, MethodOptions
 from semisam_o1.runs.layout import RunFolder
@@ -216,11 +216,7 @@ class RoundTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned.
-
-        Raises:
-            RunError: if it is not of this round, network and method.
-        """
+        """Take back what ``state_dict`` returned; raises RunError if it is not of this round, network and method."""
         try:
             if state["seed"] != self.context.seed or not 0 <= state["iteration"] <= self.options.max_iterations:
                 raise ValueError(f"seed {state['seed']}, iteration {state['iteration']}")

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from semisam_o1.core.device import autocast
 from semisam_o1.core.errors import first_line, is_out_of_memory
 from semisam_o1.core.seeding import torch_generator
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import text_table
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import build_network
-from semisam_o1.networks.cuda_layers import NORMS
 from semisam_o1.networks.kernels import Kernels
+from semisam_o1.networks.layers import NORMS
 
 BUDGET = 10.0  # seconds, for all candidates
 STEPS = 3  # that are timed, after one that is not

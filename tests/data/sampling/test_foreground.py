@@ -13,7 +13,7 @@ from semisam_o1.core.seeding import numpy_generator
 from semisam_o1.data.sampling.augmentation import Augmentation, Donor, Warp, Warps, quantiles
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.fields import indices
-from semisam_o1.data.sampling.foreground import MAX_VOXELS, ForegroundVoxels, patch_around
+from semisam_o1.data.sampling.patches import MAX_VOXELS, ForegroundVoxels, patch_around
 from volume_source import Source
 
 SHAPE = (60, 50, 9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from semisam_o1.data.sampling.interpolation import _Interpolation, interpolate
+from semisam_o1.data.sampling.fields import _Interpolation, interpolate
 from semisam_o1.propagation.registration import _box_mean_by_axes, box_mean
 
 

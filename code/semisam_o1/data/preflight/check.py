@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from semisam_o1.core.errors import DatasetError, listed, raise_faults
-from semisam_o1.core.progress import ProgressFn, progress
+from semisam_o1.core.terminal import ProgressFn, progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, Report, VolumeInfo, inspect_all
 

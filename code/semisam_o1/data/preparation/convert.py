@@ -17,7 +17,7 @@ import numpy as np
 from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.errors import InputError, raise_faults
 from semisam_o1.core.flags import AT_LEAST_0, option
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume, write_volume
 from semisam_o1.data.preparation.scans import header_faults, read_and_prepare
 from semisam_o1.data.preparation.settings import FILE_NAME, Preparation, read_preparation

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semisam_o1.core.text_table import text_table
+from semisam_o1.core.terminal import text_table
 from semisam_o1.data.dataset.volumes import Grid, Volume
 from semisam_o1.data.preparation.formats import times
 from semisam_o1.data.preparation.grid import orientation_of

@@ -36,19 +36,13 @@ MAX_WARP_STRENGTH = 1.25  # 1 gives the template the donor's shape
 
 @dataclass(frozen=True)
 class Donor:
-    """An unlabeled volume whose shape and intensities the template is warped to.
-
-    Attributes:
-        shape: (W, H, D).
-        template_coords: voxel coordinates in the template that correspond to the donor's voxels, (3, w, h, d) on any
-            grid over its extent.
-        affine: (3, 4), the least-squares affine fit to them, from voxel coordinates of the donor.
-    """
+    """An unlabeled volume whose shape and intensities the template is warped to."""
 
     shape: tuple[int, int, int]
+    # Voxel coordinates in the template that correspond to the donor's, (3, w, h, d) on any grid over its extent.
     template_coords: Tensor
-    affine: Tensor
-    quantiles: Tensor
+    affine: Tensor  # (3, 4), the least-squares affine fit to them, from voxel coordinates of the donor
+    quantiles: Tensor  # of its intensities
 
 
 @dataclass(frozen=True)
@@ -65,17 +59,11 @@ class Warps:
 
 @dataclass(frozen=True)
 class Warp:
-    """One warp of the template.
-
-    Attributes:
-        donor: target of the warp.
-        strength: 0 for the affine map alone, 1 for the donor's shape, above 1 for an exaggeration of it.
-        style: share of the intensity matching with the donor, from 0 to 1.
-    """
+    """One warp of the template to a donor."""
 
     donor: Donor
-    strength: float
-    style: float
+    strength: float  # 0 for the affine map alone, 1 for the donor's shape, above 1 for an exaggeration of it
+    style: float  # share of the intensity matching with the donor, from 0 to 1
 
     def to(self, device: torch.device) -> Warp:
         """Return the warp on a device; copies to a GPU are asynchronous."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from semisam_o1.core.device import to_device
 from semisam_o1.core.seeding import numpy_generator
+from semisam_o1.data.sampling import patches
 from semisam_o1.data.sampling.augmentation import (
     Augmentation,
     Warp,
@@ -26,8 +27,7 @@ from semisam_o1.data.sampling.augmentation import (
     warp_coords,
 )
 from semisam_o1.data.sampling.fields import indices
-from semisam_o1.data.sampling.foreground import ForegroundVoxels, patch_around
-from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation, crop, patch_start, source_size, write_patch
+from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,16 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class _Item:
-    """One item of a batch, as drawn.
-
-    Attributes:
-        position: uniform numbers in [0, 1) that place the patch in its volume.
-        choice: uniform numbers in [0, 1) that choose a foreground voxel for the patch's center; None for any position.
-        size: voxels per axis of the patch before it is oriented.
-        deformation: of ``draw_deformation``; None for none.
-        generator: of what is drawn later, about intensities.
-    """
+    """One item of a batch, as drawn."""
 
     name: str
     orientation: Orientation
-    position: np.ndarray
-    choice: np.ndarray | None
-    size: tuple[int, ...]
+    position: np.ndarray  # uniform numbers in [0, 1) that place the patch in its volume
+    choice: np.ndarray | None  # two more, that choose a foreground voxel for its center; None for any position
+    size: tuple[int, ...]  # voxels per axis of the patch before it is oriented
     warp: Warp | None
-    deformation: np.ndarray | None
-    generator: np.random.Generator
+    deformation: np.ndarray | None  # of ``draw_deformation``
+    generator: np.random.Generator  # of what is drawn later, about intensities
 
 
 class BatchStream(torch.utils.data.Dataset):
@@ -129,7 +121,7 @@ class BatchStream(torch.utils.data.Dataset):
         self.source, self.settings, self.shard = source, settings, shard
         self.device = device if settings.augmentation.active else None
         self._template: dict[str, list[Tensor | None]] = {}  # moved to the device
-        self._foreground = ForegroundVoxels(source.label)
+        self._foreground = patches.ForegroundVoxels(source.label)
 
     def __len__(self) -> int:
         return self.settings.length
@@ -159,7 +151,7 @@ class BatchStream(torch.utils.data.Dataset):
 
     def _draw_item(self, name: str, orientation: Orientation, position: np.ndarray, seed: tuple[int, ...]) -> _Item:
         augmentation, generator = self.settings.augmentation, numpy_generator(*seed)
-        size = source_size(self.settings.patch_size, orientation)
+        size = patches.source_size(self.settings.patch_size, orientation)
         warp = augmentation.draw_warp(name, generator)
         share = self.settings.foreground
         choice = generator.random(2) if share and generator.random() < share else None
@@ -169,11 +161,11 @@ class BatchStream(torch.utils.data.Dataset):
     def _start(self, item: _Item, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the first voxel of an item's patch in its volume, or in the donor of its warp."""
         shape = item.warp.donor.shape if item.warp else shape
-        start = patch_start(shape, item.size, item.position)
+        start = patches.patch_start(shape, item.size, item.position)
         voxel = None if item.choice is None else self._foreground.choose(item.name, item.choice)
         if voxel is None:
             return start
-        return patch_around(item.warp.donor_voxel(voxel) if item.warp else voxel, shape, item.size, start)
+        return patches.patch_around(item.warp.donor_voxel(voxel) if item.warp else voxel, shape, item.size, start)
 
     def _write_item(self, outs: tuple[Tensor, Tensor, Tensor | None], item: _Item, deformation: Tensor | None) -> None:
         """Write image, label and, if there are weights, weight of one patch into ``outs``, each (w, h, d)."""
@@ -193,7 +185,7 @@ class BatchStream(torch.utils.data.Dataset):
         for out, volume in zip(outs, volumes, strict=True):
             if volume is not None:
                 volume = volume if coords is None else resample_at(volume, coords, nearest=out is not outs[0])
-                write_patch(out, volume, start, item.orientation)
+                patches.write_patch(out, volume, start, item.orientation)
         patch = augmentation.change_appearance(outs[0], warp, item.generator)
         if patch is not outs[0]:
             outs[0].copy_(patch)
@@ -209,7 +201,7 @@ class BatchStream(torch.utils.data.Dataset):
         low, high = start, np.add(start, item.size) - 1
         if item.deformation is not None:
             low, high = deformed_bounds(start, item.size, item.deformation)
-        boxes = [v if v is None else crop(v, low, high) for v in volumes]
+        boxes = [v if v is None else patches.crop(v, low, high) for v in volumes]
         corner = boxes[0][1]
         moved = [box if box is None else to_device(box[0], device) for box in boxes]
         return moved, tuple(first - c for first, c in zip(start, corner, strict=True))

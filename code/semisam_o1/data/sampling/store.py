@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semisam_o1.core.distributed import world_size
 from semisam_o1.core.memory import available_memory
-from semisam_o1.core.progress import progress
+from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset
 
 MAX_SHARE = 0.5  # of the free RAM, for volumes

@@ -1,10 +1,10 @@
-"""Progress of rank 0: a bar in a terminal, one line per minute in a log file."""
+"""What commands print: progress of rank 0 (a bar in a terminal, a line per minute in a log), durations, tables."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -58,3 +58,15 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def text_table(rows: Sequence[Sequence[str]], align: str = ">") -> list[str]:
+    """Return one line per row, with aligned columns and two spaces between them.
+
+    Args:
+        rows: cells, the same number in every row.
+        align: '<' (left) or '>' (right) for each column; the last one also holds for the columns after it.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = [f"{{:{side}{width}}}" for side, width in zip(align.ljust(len(widths), align[-1]), widths, strict=True)]
+    return ["  ".join(columns).format(*row).rstrip() for row in rows]

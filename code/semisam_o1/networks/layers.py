@@ -1,16 +1,23 @@
-"""Layers for CPUs, where PyTorch's own are slow, or wrong in bf16. On other devices they are PyTorch's."""
+"""Layers for CPUs, where PyTorch's own are slow, or wrong in bf16; and instance normalization for GPUs.
+
+All other layers are PyTorch's on a GPU. Its normalization launches one block per channel and item, 16 or 32 of them at
+full resolution, on more than a hundred multiprocessors; the ways in ``NORMS`` differ in speed and in rounding alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from semisam_o1.data.sampling.interpolation import interpolate, interpolation_matrix
-from semisam_o1.networks.cuda_layers import NORMS, by_item
+from semisam_o1.data.sampling.fields import interpolate, interpolation_matrix
+
+VOXELS = (2, 3, 4)  # axes of (B, C, W, H, D) over which an item is normalized
 
 
 class Dropout(nn.Dropout):
@@ -29,17 +36,55 @@ class Dropout(nn.Dropout):
         return x * bits.ge_(drop - 2**15).to(x.dtype).mul_(2**16 / (2**16 - drop))
 
 
+def by_item(x: Tensor, eps: float) -> Tensor:
+    """Normalize (B, C, W, H, D) by batch normalization of one item at a time."""
+    # In float32, so that the statistics are, too; neither is learned.
+    scale, shift = x.new_ones(x.shape[1], dtype=torch.float32), x.new_zeros(x.shape[1], dtype=torch.float32)
+    items = (F.batch_norm(item, None, None, scale, shift, training=True, eps=eps) for item in x.split(1))
+    return torch.cat(tuple(items))
+
+
+class ByMoments(torch.autograd.Function):
+    """Normalizes (B, C, W, H, D) by reductions to mean and variance and a fused multiply-add.
+
+    Every volume is read and written in its own precision and layout; what is summed over it is float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        if x.dtype == torch.float32:
+            variance, mean = torch.var_mean(x, VOXELS, correction=0, keepdim=True)
+        else:  # var_mean would round its results to 8 bits
+            mean = x.mean(VOXELS, keepdim=True, dtype=torch.float32)
+            length = torch.linalg.vector_norm(x, 2, VOXELS, keepdim=True, dtype=torch.float32)
+            variance = (length.square() / x[0, 0].numel() - mean.square()).clamp_min(0)
+        scale = (variance + eps).rsqrt()
+        normal = torch.addcmul(-mean * scale, x, scale, out=torch.empty_like(x))
+        ctx.save_for_backward(normal, scale)
+        return normal
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        normal, scale = ctx.saved_tensors
+        mean = gradient.mean(VOXELS, keepdim=True, dtype=torch.float32)
+        along = (gradient * normal).mean(VOXELS, keepdim=True, dtype=torch.float32)
+        # scale · (gradient − mean − normal · along)
+        centered = torch.addcmul(-scale * mean, gradient, scale, out=torch.empty_like(gradient))
+        return torch.addcmul(centered, normal, -scale * along, out=torch.empty_like(normal)), None
+
+
+NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {"moments": ByMoments.apply, "batch_norm": by_item}
+
+
 class InstanceNorm(nn.InstanceNorm3d):
     """nn.InstanceNorm3d without parameters; on a CPU in channels last, batch normalization of one item at a time.
 
     PyTorch's own would copy the volume to the contiguous layout and back.
-
-    Attributes:
-        kernel: what computes it on a GPU: 'native', or one of ``cuda_layers.NORMS``.
     """
 
     MAX_VOXELS = 2**21  # the sums of batch normalization lose precision in larger volumes
-    kernel = "native"
+    kernel = "native"  # what computes it on a GPU, or one of ``NORMS``
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda" and self.kernel != "native":
