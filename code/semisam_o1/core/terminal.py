@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Protocol, TextIO, TypeVar
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -31,7 +31,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
         return items
     if sys.stderr.isatty():
         return tqdm(items, description, total, unit=unit, leave=False, dynamic_ncols=True)
-    return _in_lines(items, description, total, unit, sys.stderr)
+    return _in_lines(items, description, total, unit)
 
 
 def silent(items: Iterable[Item], description: str, total: int | None = None, unit: str = "volume") -> Iterable[Item]:
@@ -39,7 +39,7 @@ def silent(items: Iterable[Item], description: str, total: int | None = None, un
     return items
 
 
-def _in_lines(items: Iterable[Item], description: str, total: int | None, unit: str, stream: TextIO) -> Iterator[Item]:
+def _in_lines(items: Iterable[Item], description: str, total: int | None, unit: str) -> Iterator[Item]:
     started = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
@@ -48,7 +48,8 @@ def _in_lines(items: Iterable[Item], description: str, total: int | None, unit: 
             rate = done / (now - started)
             left = f", {duration((total - done) / rate)} left" if total else ""
             pace = f"{rate:.2f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
-            print(f"{description}: {done}{f'/{total}' if total else ''} {unit}s, {pace}{left}", file=stream, flush=True)
+            count = f"{done}/{total}" if total else done
+            print(f"{description}: {count} {unit}s, {pace}{left}", file=sys.stderr, flush=True)
         yield item
 
 

@@ -27,13 +27,10 @@ NUM_CHANNELS = len(INTENSITY_SCALES) + len(EDGE_SCALES) + len(TEXTURE_SCALES) + 
 
 
 def voxel_features(image: np.ndarray) -> np.ndarray:
-    """Describe the neighborhood of every voxel at several scales.
+    """Describe the neighborhood of every voxel of an image (W, H, D), of any size and range, at several scales.
 
     Intensities are replaced by their ranks in the volume first. A scanner's intensity scale, outliers and any
     increasing change of contrast therefore make no difference.
-
-    Args:
-        image: (W, H, D), of any size and range.
 
     Returns:
         (C, W, H, D) float32. Channels: smoothed intensity, gradient magnitude, local standard deviation, and per
@@ -72,12 +69,9 @@ def _standardized(channel: np.ndarray, weight: float) -> np.ndarray:
 
 
 def cell_means(array: np.ndarray, grid: Sequence[int]) -> np.ndarray:
-    """Average (..., W, H, D) over the cells of a coarser grid: voxel v lies in cell v · grid // size.
+    """Average (..., W, H, D) over the cells of a coarser grid, as float32: voxel v lies in cell v · grid // size.
 
     ``resize_nearest`` from the grid to the volume's size shows every voxel the cell it lies in.
-
-    Returns:
-        (..., gw, gh, gd) float32; no axis of ``grid`` may be longer than the volume's.
     """
     means = array.astype(np.float32)
     for axis, cells in enumerate(grid, start=array.ndim - 3):
@@ -108,12 +102,9 @@ class BuiltinFeatures:
         return tuple(int(size) for size in shape)
 
     def global_feature(self, spatial: np.ndarray) -> np.ndarray:
-        """Describe a volume by the mean spatial feature in each of REGIONS³ regions.
+        """Describe a volume by the mean of its spatial feature (C, gw, gh, gd) in each of REGIONS³ regions.
 
         Channels are standardized per volume; their mean over the volume would be the same for all volumes.
-
-        Args:
-            spatial: (C, gw, gh, gd) of any grid.
 
         Returns:
             (C · REGIONS³,) float32 of unit length. A volume without contrast gets the constant vector, which is

@@ -74,11 +74,7 @@ class Method:
         return NETWORK_BYTES + (labeled + unlabeled) * voxels * per_voxel
 
     def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
-        """Return the loss terms of one batch at iteration t by name.
-
-        Args:
-            student: callable as the network that ``network`` names.
-        """
+        """Return the loss terms of a batch at iteration t by name; ``student`` is called like the class's network."""
         logits = student(batch.image)
         probabilities = logits.softmax(1)
         target = one_hot(batch.label, self.options.num_classes)

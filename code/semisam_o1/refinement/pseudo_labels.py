@@ -27,13 +27,9 @@ def mean_entropy(probabilities: Tensor) -> float:
 
 
 def largest_components(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """Set all voxels outside the largest connected component of each foreground class to background.
+    """Return a label map (W, H, D) uint8 with the largest connected component of each foreground class alone.
 
     Voxels are connected through their faces; of two components of the same size, the first in memory remains.
-
-    Args:
-        label: uint8 (W, H, D).
-        num_classes: background included.
     """
     result = np.zeros_like(label)
     for c in range(1, num_classes):

@@ -178,8 +178,7 @@ class RoundTrainer:
     def save_state(self) -> None:
         """Save the state, once the losses and weights that led to it are known to be finite.
 
-        Raises:
-            RunError: if they are not, or the state cannot be written; the one saved before stays.
+        Raises RunError if they are not, or the state cannot be written; the one saved before stays.
         """
         started = time.monotonic()
         self.loss_log.flush()

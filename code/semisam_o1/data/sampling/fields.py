@@ -101,17 +101,11 @@ def rescale(voxel_coords: Tensor, shape: Sequence[int], grid: Sequence[int]) -> 
 
 
 def squared_distances(masks: Tensor) -> Tensor:
-    """Return every voxel's squared Euclidean distance to the nearest one of its mask, in voxels.
+    """Return every voxel's squared Euclidean distance to its boolean mask (N, W, H, D), infinity where that is empty.
 
     The minimum of the squares is separable by axis, and every axis is searched in full. The squares are whole numbers
     that float32 represents exactly.
     Saito and Toriwaki, "New algorithms for Euclidean distance transformation", Pattern Recognition 1994.
-
-    Args:
-        masks: boolean (N, W, H, D).
-
-    Returns:
-        (N, W, H, D) float32, infinity where a mask is empty.
     """
     distance = torch.where(masks, 0.0, torch.inf)
     for axis in (1, 2, 3):
@@ -129,18 +123,11 @@ def squared_distances(masks: Tensor) -> Tensor:
 
 
 def signed_distances(labels: Tensor, num_classes: int) -> Tensor:
-    """Return the normalized signed distance map of every foreground class.
+    """Return normalized signed distance maps (B, C − 1, W, H, D) float32 of labels (B, W, H, D) of C classes.
 
     The distance to the object over its maximum, minus the distance to the background over its maximum;
     0 on the object's inner boundary, negative inside. 0 everywhere if a class is absent, −1 if it is everywhere.
     Xue et al., "Shape-Aware Organ Segmentation by Predicting Signed Distance Maps", AAAI 2020.
-
-    Args:
-        labels: (B, W, H, D), whole numbers.
-        num_classes: C, background included.
-
-    Returns:
-        (B, C − 1, W, H, D) float32 in [−1, 1] on the labels' device.
     """
     classes = torch.arange(1, num_classes, device=labels.device).view(1, -1, 1, 1, 1)
     objects = (labels[:, None] == classes).flatten(0, 1)

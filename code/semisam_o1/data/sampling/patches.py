@@ -50,12 +50,9 @@ def patch_start(shape: Sequence[int], size: Sequence[int], position: Sequence[fl
 
 
 def crop(volume: Tensor, low: Sequence[float], high: Sequence[float]) -> tuple[Tensor, tuple[int, ...]]:
-    """Return the box of a volume (W, H, D) in which coordinates from ``low`` to ``high`` are interpolated.
+    """Return the box, a view, for interpolation of a volume (W, H, D) from ``low`` to ``high``, and its first voxel.
 
     It has two voxels per axis at least, if the volume has, also where the coordinates lie outside of the volume.
-
-    Returns:
-        The box, a view, and its first voxel.
     """
     first = [min(max(math.floor(a) - 1, 0), max(n - 2, 0)) for a, n in zip(low, volume.shape, strict=True)]
     ends = [max(min(math.ceil(b) + 2, n), f + 2) for b, n, f in zip(high, volume.shape, first, strict=True)]
