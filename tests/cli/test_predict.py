@@ -143,6 +143,17 @@ def test_labels_of_the_cohort_lie_on_each_scans_own_grid(
     assert "5 scans: 2 with the label of round 0, 3 predicted by the network" in printed
 
 
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_the_cohort_is_written_neither_onto_its_scans_nor_onto_its_masks(
+    kind: str, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in (cohort / kind).iterdir()}
+    flags = ["--exp", str(cohort / "run"), "--cohort", "--out", str(cohort / kind), "--device", "cpu", "--overwrite"]
+    assert run_command(predict.main, flags) == 2
+    assert "no flag replaces those" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (cohort / kind).iterdir()} == before
+
+
 def test_without_its_arguments_a_cohort_is_not_known(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,24 @@ def test_round_0_is_judged_by_propagation_to_the_validation_scans(
     assert float(rows(tmp_path / "out")["train5"]["expected_dice"]) > 0.3
 
 
+@pytest.mark.parametrize(("shift", "best"), [(1, 1), (9, 0)])
+def test_without_validation_a_network_that_learned_nothing_is_not_used(
+    shift: int, best: int, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_of(tmp_path, ())
+    dataset = Dataset(tmp_path / "whole")
+    point_to(folder, root)
+    (root / "val.txt").unlink()
+    truth = {name: dataset.load(name).label for name in dataset.names("train.txt")}
+    for round_ in (0, 1):
+        labels = {name: np.roll(label, shift * round_, axis=0) for name, label in truth.items()}
+        record = RoundRecord(round_, 0.1, None, (), 0.0, None, None, 1.0, None, 4 if round_ else None)
+        write_round(folder, PseudoLabels(labels), record)
+    assert export(tmp_path / "run", tmp_path / "out") == 0
+    assert rows(tmp_path / "out")["train5"]["label"] == f"round {best}"
+    assert "no validation scan has a label; agreement with the labels trained on" in capsys.readouterr().out
+
+
 def test_a_round_can_be_chosen(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     point_to(run_of(tmp_path, (0.9, 0.1)), root)
     assert export(tmp_path / "run", tmp_path / "out", "--round", "2") == 0

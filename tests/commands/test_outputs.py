@@ -68,12 +68,13 @@ def test_a_scan_with_the_name_of_an_unfinished_file_is_not_written_onto(folder: 
     assert run_predict(folder, *flags, out=folder / "scans") == 2
 
 
-def test_the_scans_that_the_data_were_prepared_from_are_not_written_onto(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["source", "mask"])
+def test_the_files_that_the_data_were_prepared_from_are_not_written_onto(
+    kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = folder / "mine" / "a.nii.gz"
     write_image(mine, write_ball(folder / "x.nii.gz").astype(np.uint8), Geometry())  # even one that was written here
-    write_volume(folder / "gone" / "data" / "a.h5", Volume("a", np.ones((3, 4, 5), np.float32), source=str(mine)))
+    write_volume(folder / "gone" / "data" / "a.h5", Volume("a", np.ones((3, 4, 5), np.float32), **{kind: str(mine)}))
     before = mine.read_bytes()
     assert run_predict(folder, "--overwrite", out=folder / "mine") == 2
     assert "no flag replaces those" in capsys.readouterr().err

@@ -19,8 +19,10 @@ from semisam_o1.features.extract import FEATURE_SETS, extract_features
 from semisam_o1.propagation import class_prototypes, propagate
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.refinement.pseudo_labels import largest_components
-from semisam_o1.runs.records import best_round
+from semisam_o1.runs.records import best_round, open_round
 from semisam_o1.runs.results import RunResults
+
+MIN_AGREEMENT = 0.5  # mean Dice with the labels trained on, below which a network has not learned them
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def judge(run: RunResults, dataset: Dataset, device: torch.device) -> Judgment:
     if len(run.records) == 1:
         return Judgment(0, {}, "no other round is finished yet")
     if not scores:
-        return Judgment(best, {}, "no validation scan has a label, so the rounds are not compared")
+        return judge_without_labels(run)
     try:
         scores[0] = round0_dice(run, dataset, device)
     except InputError as error:
@@ -57,6 +59,30 @@ def judge(run: RunResults, dataset: Dataset, device: torch.device) -> Judgment:
     best = max(sorted(scores), key=scores.get)
     listing = ", ".join(f"round {round_} {scores[round_]:.3f}" for round_ in sorted(scores))
     return Judgment(best, scores, f"the best by validation Dice: {listing}")
+
+
+def judge_without_labels(run: RunResults) -> Judgment:
+    """Return the last round whose network reproduces the labels that it was trained on; round 0 if none does.
+
+    This finds networks that were trained too briefly. Which of two that learned theirs is better, it cannot tell.
+    """
+    best, agreements = run.records[-1].round, []
+    while best > 0:
+        agreements.append(f"round {best} {(agreement := label_agreement(run, best)):.2f}")
+        if agreement >= MIN_AGREEMENT:
+            break
+        best -= 1
+    measured = f"agreement with the labels trained on, at least {MIN_AGREEMENT:g} is asked: {', '.join(agreements)}"
+    return Judgment(best, {}, f"no validation scan has a label; {measured}")
+
+
+def label_agreement(run: RunResults, round_: int) -> float:
+    """Return the mean foreground Dice of a round's labels and those that its network was trained on."""
+    before, after = (run.folder.pseudo_labels(number) for number in (round_ - 1, round_))
+    with open_round(before) as old, open_round(after) as new:
+        names = sorted(set(run.unlabeled) & old.names & new.names)
+        scores = [dice_per_class(new.label(name), old.label(name), run.num_classes) for name in names]
+    return float(np.mean(scores)) if scores else 1.0
 
 
 def round0_dice(run: RunResults, dataset: Dataset, device: torch.device) -> float:

@@ -21,11 +21,12 @@ PARTIAL = "partial_"  # what a file's name begins with until it is complete
 
 
 def source_files(dataset: Dataset) -> list[Path]:
-    """Return the image files that the volumes of a dataset were prepared from, as far as they are known."""
-    sources = []
+    """Return the files of images and masks that a dataset was prepared from, as far as they are known."""
+    sources: list[str | None] = []
     for path in dataset.root.glob("data/*.h5"):
         with contextlib.suppress(InputError):
-            sources.append(dataset.header(path.stem).source)
+            header = dataset.header(path.stem)
+            sources += [header.source, header.mask]
     return [Path(source) for source in sources if source]
 
 

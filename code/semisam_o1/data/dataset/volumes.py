@@ -36,6 +36,7 @@ class VolumeHeader:
     original: Grid | None = None  # grid of the file that the scan came from, where it is known
     source: str | None = None  # path of that file, where it is known
     labeled: bool = False  # whether it has a label
+    mask: str | None = None  # path of the file of that label, where it is known
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Volume:
     geometry: Geometry = field(default_factory=Geometry)  # of image and label
     original: Grid | None = None  # grid of the file that the scan came from, where it is known
     source: str | None = None  # path of that file, where it is known
+    mask: str | None = None  # path of the file of the label, where it is known
 
     @property
     def grid(self) -> Grid:
@@ -111,7 +113,7 @@ class Dataset:
             header = self._header(name, file)
             label = self._label(file, header) if header.labeled else None
         image = np.ascontiguousarray(image, dtype=np.float32)
-        return Volume(name, image, label, header.grid.geometry, header.original, header.source)
+        return Volume(name, image, label, header.grid.geometry, header.original, header.source, header.mask)
 
     def header(self, name: str) -> VolumeHeader:
         """Read the grid and the source of one volume without decoding its arrays; raises as ``load`` does."""
@@ -136,9 +138,10 @@ class Dataset:
     def _header(self, name: str, file: h5py.File) -> VolumeHeader:
         path, attributes = self.path(name), file.attrs
         grid = read_grid(file, path, find_array(file, self.image_key, path).shape)
-        size, source = attributes.get("original_size"), attributes.get("source")
+        size, files = attributes.get("original_size"), (attributes.get("source"), attributes.get("mask"))
         original = None if size is None else read_grid(file, path, size, "original_")
-        return VolumeHeader(name, grid, original, source if isinstance(source, str) else None, "label" in [*file])
+        source, mask = (value if isinstance(value, str) else None for value in files)
+        return VolumeHeader(name, grid, original, source, "label" in [*file], mask)
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[h5py.File]:
@@ -177,7 +180,8 @@ def as_label(label: np.ndarray, path: Path) -> np.ndarray:
 def write_volume(path: Path, volume: Volume) -> None:
     """Write one volume as HDF5, completely or not at all.
 
-    The image is stored as it is and the label as uint8; geometry, source and the original grid as attributes.
+    The image is stored as it is and the label as uint8; geometry, original grid and the paths of the files of image and
+    label as attributes.
     """
     with write_hdf5(path) as file:
         # The checksum reveals damaged files.
@@ -191,6 +195,8 @@ def write_volume(path: Path, volume: Volume) -> None:
             write_geometry(file, volume.original.geometry, "original_")
         if volume.source is not None:
             file.attrs["source"] = volume.source
+        if volume.mask is not None:
+            file.attrs["mask"] = volume.mask
 
 
 def content_hash(array: np.ndarray) -> str:

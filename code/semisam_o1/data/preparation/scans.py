@@ -61,7 +61,8 @@ def _read(scan: ScanFiles, channel: int | None) -> Volume:
         if fault := _mismatch(scan, Grid(image.shape, geometry), Grid(label.shape, label_geometry)):
             raise InputError(fault)
         label = as_label(label, scan.label)
-    return Volume(scan.name, image, label, geometry, source=str(scan.image.resolve()))
+    mask = None if scan.label is None else str(scan.label.resolve())
+    return Volume(scan.name, image, label, geometry, source=str(scan.image.resolve()), mask=mask)
 
 
 def header_faults(scan: ScanFiles, channel: int | None) -> list[str]:
@@ -120,7 +121,7 @@ def prepare(scan: Volume, settings: Preparation, bounds: Sequence[int] | None = 
     if label is not None:
         nearest = settings.label_interpolation == "nearest"
         label = resample_label(remap(label, settings), scan.grid, target, nearest=nearest)
-    return Volume(scan.name, image, label, target.geometry, scan.grid, scan.source)
+    return Volume(scan.name, image, label, target.geometry, scan.grid, scan.source, scan.mask)
 
 
 def remap(label: np.ndarray, settings: Preparation) -> np.ndarray:
