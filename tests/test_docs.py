@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_files import make_decathlon, write, write_dicom
+from image_files import make_decathlon, write, write_dicom, write_segmentation
 from semisam_o1.commands import preparation
 from semisam_o1.commands.export import write_image
 from semisam_o1.core.errors import run_command
@@ -78,6 +78,12 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             write_image(Path(folder, f"patient_{index:02d}.nii.gz"), image.astype(np.float32), geometry)
         if index < 5:
             write_image(Path("masks", f"patient_{index:02d}.nii.gz"), (label > 0).astype(np.uint8), geometry)
+    image, label = scan(1)
+    write_image(Path("slicer", "patient_01.nrrd"), image.astype(np.float32), geometry)
+    write_image(Path("slicer", "patient_02.nrrd"), scan(2)[0].astype(np.float32), geometry)
+    write_segmentation(Path("slicer", "patient_01.seg.nrrd"), label, [("Liver", 1, 0), ("Tumor", 2, 0)])
+    label[..., [z for z in range(label.shape[2]) if z % 4]] = 0
+    write_image(Path("sparse_masks", "patient_01.nii.gz"), (label > 0).astype(np.uint8), geometry)
     for index in range(4):
         image, label = scan(index, 30)
         write_dicom(Path("ct", f"p{index}"), (image - 100).astype(np.int16), f"1.2.3.{index + 5}")

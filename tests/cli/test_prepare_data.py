@@ -47,8 +47,8 @@ def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
     assert lines[7].startswith("values 0.00")
     del lines[7]
     script = ROOT / "code" / "train_SemiSAM_O1.py"
-    command = f"python {script} --root_path {cohort / 'out'} --exp SemiSAM_O1/out --patch_size 16 16 32"
-    assert lines.pop().removesuffix(" --propagation atlas") == command
+    command = f"python {script} --root_path {cohort / 'out'} --exp out --recipe best --patch_size 16 16 32"
+    assert lines.pop() == command
     assert lines == [
         "out: 6 scans (6 written, 0 kept), 4 with a label",
         "lists written: train.txt 4, val.txt 1, test.txt 1",

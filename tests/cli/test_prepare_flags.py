@@ -53,7 +53,11 @@ def test_a_template_that_loses_its_label_is_refused(folder: Path, capsys: pytest
     ("flags", "sentence"),
     [
         (("--spacing", "1", "2"), "must be one number or three"),
-        (("--spacing", "-1"), "--spacing must be positive"),
+        (("--spacing", "-1"), "--spacing must lie between 0.005 and 100 mm"),
+        (("--spacing", "0.001"), "--spacing must lie between 0.005 and 100 mm"),
+        (("--spacing", "0.006"), "more than fit in memory"),
+        (("--label_slices", "0"), "--label_slices must be at least 1"),
+        (("--label_map", "5=1,6=2"), "--label_map renames 5, 6, which no mask holds (they hold 0, 7)"),
         (("--orientation", "RAR"), "--orientation must name each axis once"),
         (("--window", "ribs"), "low and high, or one of abdomen"),
         (("--window", "5", "1"), "rise from low to high"),

@@ -31,6 +31,25 @@ def write(path: Path, array: np.ndarray) -> None:
     sitk.WriteImage(image, str(path))
 
 
+def write_segmentation(
+    path: Path, label: np.ndarray, segments: list[tuple[str, object, object]], start: tuple[int, ...] = (0, 0, 0)
+) -> None:
+    """Write (W, H, D) or (W, H, D, layers) as 3D Slicer does.
+
+    Args:
+        segments: name, label value and layer of each.
+        start: first voxel of the image that the array covers.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.ascontiguousarray(np.swapaxes(label, 0, 2).astype(np.uint8))
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+    image.SetOrigin([float(value) for value in start])
+    for i, values in enumerate(segments):
+        for field, value in zip(("Name", "LabelValue", "Layer"), values, strict=True):
+            image.SetMetaData(f"Segment{i}_{field}", str(value))
+    sitk.WriteImage(image, str(path))
+
+
 def turned_scan(seed: int) -> np.ndarray:
     """Return an image (6, 7, 8) of small positive numbers."""
     return np.random.default_rng(seed).gamma(2.0, 100.0, TURNED_SHAPE).astype(np.float32)

@@ -30,6 +30,21 @@ def test_training_defaults_are_the_published_ones() -> None:
     assert not config.binary_label
 
 
+def test_the_dataset_says_how_many_classes_it_has(tmp_path: Path) -> None:
+    root = ["--root_path", str(tmp_path)]
+    assert parse(TrainConfig, root, "").num_classes == 2
+    path = tmp_path / "preparation.json"
+    for content, count in (('{"num_classes": 4}', 4), ('{"num_classes": "4"}', 2), ('{"class_names": {}}', 2)):
+        path.write_text(content)
+        assert parse(TrainConfig, root, "").num_classes == count
+    path.write_text('{"num_classes": 4}')
+    assert parse(TrainConfig, [*root, "--num_classes", "3"], "").num_classes == 3
+    assert parse(TrainConfig, [*root, "--binary_label"], "").num_classes == 2
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"preparation\.json cannot be read"):
+        parse(TrainConfig, root, "")
+
+
 def test_dtc_always_uses_its_network() -> None:
     assert parse(TrainConfig, ["--backbone", "dtc"], "").model == "unet_3D_sdf"
 
@@ -66,6 +81,7 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
     assert (resolved.stride_xy, resolved.stride_z) == (32, 64)
     resolved = config.resolve({})
     assert (resolved.patch_size, resolved.stride_xy, resolved.model) == ((128, 128, 128), 64, "unet_3D")
+    assert TestConfig(root_path=Path("d"), exp="x").resolve({}).num_classes == 2
     with pytest.raises(InputError, match="--stride_z must be at least 1"):
         TestConfig(root_path=Path("d"), exp="x", stride_z=0).resolve({})
     assert TestConfig(root_path=Path("d"), exp="x", stride_z=70).resolve({"patch_size": [32, 48, 64]}).stride_z == 64

@@ -13,6 +13,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
+from semisam_o1.data.preparation.settings import Classes, Preparation
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.runs.arguments import check_same_run, describe_run, read_previous, write_arguments
 from semisam_o1.runs.layout import RunFolder
@@ -51,6 +52,7 @@ OTHER = {
     tuple: lambda value: (64, 64, 32),
 }
 WORDS = {
+    "num_classes": 3,
     "recipe": "best", "refinement": "fusion", "augmentation": ("spatial",),
     "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
     "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
@@ -78,6 +80,15 @@ def test_every_flag_is_harmless_or_refused_by_name(field: dataclasses.Field, fol
     else:
         with pytest.raises(InputError, match=rf"--{field.name} was .* and is "):
             go_on(folder, **changes)
+
+
+def test_names_of_classes_go_with_the_run(tmp_path: Path) -> None:
+    classes = Classes(3, {1: "liver", 2: "tumor"})
+    (tmp_path / "preparation.json").write_text(json.dumps(Preparation().to_json() | classes.to_json()))
+    content = describe_run(TrainConfig(root_path=tmp_path), make_cohort(), CPU, "fp32", "sam-1")
+    assert content["arguments"]["num_classes"] == 3
+    assert Classes.from_json(content["preparation"]) == classes
+    assert Preparation.from_json(content["preparation"], "args.json") == Preparation()
 
 
 def test_a_flag_that_an_older_version_did_not_have_counts_as_its_default(folder: RunFolder) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semisam_o1 import PROJECT_ROOT
+from semisam_o1.commands.preparation_advice import draw_filled_masks, next_steps
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.core.flags import CommandConfig, add_flags, option, shell_command
+from semisam_o1.core.flags import CommandConfig, add_flags, option
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation import sources
 from semisam_o1.data.preparation.convert import Conversion, convert
@@ -22,7 +22,7 @@ from semisam_o1.data.preparation.formats import SUFFIXES
 from semisam_o1.data.preparation.lists import LISTS, ListOptions, chosen_lists, standard_lists
 from semisam_o1.data.preparation.settings import Preparation, spacing_mm
 from semisam_o1.data.preparation.sources import FoundScans
-from semisam_o1.data.preparation.summary import ScanSummary, describe, fitting_patch, label_values
+from semisam_o1.data.preparation.summary import describe
 
 EXAMPLES = """examples:
   prepare_data.py la ~/2018LA_Seg_Training_Set
@@ -42,7 +42,6 @@ ALIASES = {"nifti": ["dicom"], "nnunet": ["decathlon"]}
 DEFAULTS = {"la": {"orientation": "keep", "intensity": "keep"}, "brats": {"intensity": "zscore-nonzero"}}
 STANDARD_LA = PROJECT_ROOT / "data" / "LA"
 STANDARD_BRATS = PROJECT_ROOT / "data" / "BraTS2019"
-CHECKPOINT = PROJECT_ROOT / "pretrained_ckpt" / "sam_med3d_turbo.pth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +72,10 @@ class PrepareConfig(ListOptions, Conversion, CommandConfig):
             faults.append(f"--labels names two folders ({', '.join(self.labels)}); give one")
         elif self.layout == "nifti" and self.template is not None and not self.labels:
             faults.append(f"--template {self.template} needs a label; give --labels the folder that holds it")
+        for folder in map(Path, (self.source, *self.labels)):
+            if self.destination.resolve().is_relative_to(folder.resolve()):
+                inside = f"{self.destination} lies in {folder}, among the files that are read"
+                faults.append(f"{inside}; name a folder elsewhere")
         return faults
 
 
@@ -174,44 +177,30 @@ def prepare(config: PrepareConfig) -> str:
         standard = standard if known & found.scans.keys() else None
     if standard is not None:
         lists = standard_lists(found, destination, standard, config.overwrite)
-    elif found.labeled and config.template is None and not config.files:
-        raise InputError(
-            "--template is missing; name the scan whose label is to be propagated to the others, of those with one: "
-            f"{listed(sorted(found.labeled), 5)}"
-        )
     else:
-        lists = chosen_lists(found, config, destination, config.overwrite)
+        lists = chosen_lists(found, _with_template(config, found), destination, config.overwrite)
     train = lists.names.get("train.txt", [])
     prepared = convert(found, config, train[:1], lists.faults)
     lists.write(destination)
     lines = describe(destination, found, lists, prepared, config.preparation)
+    figure = draw_filled_masks(config, found, [name for name in (*train, *prepared) if prepared[name].filled])
+    lines += [f"the filled slices beside the drawn ones: {figure}"] if figure else []
     if train and not (lists.keep and lists.missing):
-        lines += next_steps(destination, [scan.after for scan in prepared.values()])
+        lines += next_steps(config, prepared)
     return "\n".join(lines)
 
 
-def next_steps(destination: Path, volumes: Iterable[ScanSummary]) -> list[str]:
-    """Return the command that trains on the prepared volumes, or what to do where no label exists yet."""
-    folder, volumes = destination.resolve(), list(volumes)
-    root = shlex.quote(str(folder))
-    values = [value for value in label_values(volumes) if value > 0]
-    if not values:
-        return [
-            "No scan has a label yet. Find out which one is worth labeling:",
-            f"  {shell_command('suggest')} {root}",
-            "Label it, then come back with --labels, --template and --overwrite.",
-        ]
-    command = f"  {shell_command('train')} --root_path {root}"
-    if folder != STANDARD_LA.resolve():  # training takes that one by default
-        command += f" --exp {shlex.quote(f'SemiSAM_O1/{folder.name}')}"
-        patch = fitting_patch([volume.grid.size for volume in volumes])
-        if patch != (128, 128, 128):
-            command += f" --patch_size {' '.join(map(str, patch))}"
-    if not CHECKPOINT.is_file():
-        command += " --propagation atlas"
-    classes = range(1, len(values) + 1)
-    if values == list(classes):
-        return ["next:", command + (f" --num_classes {len(values) + 1}" if len(values) > 1 else "")]
-    renamed = ",".join(f"{value}={i}" for value, i in zip(values, classes, strict=True))
-    advice = f"all above 0 count as one class, or rename them with --label_map {renamed}"
-    return [f"next (the label values have gaps: {advice}):", f"{command} --binary_label"]
+def _with_template(config: PrepareConfig, found: FoundScans) -> PrepareConfig:
+    """Return the configuration with the only scan that has a label as its template, if none was named.
+
+    Raises:
+        InputError: if several scans have a label.
+    """
+    if config.template is not None or config.files or not found.labeled:
+        return config
+    if len(found.labeled) > 1:
+        raise InputError(
+            "--template is missing; name the scan whose label is to be propagated to the others, of those with one: "
+            f"{listed(sorted(found.labeled), 5)}"
+        )
+    return dataclasses.replace(config, template=next(iter(found.labeled)))

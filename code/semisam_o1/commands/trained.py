@@ -17,7 +17,7 @@ from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option, patch_faults
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.sliding_window import Predictor
-from semisam_o1.methods import METHODS
+from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS, build_network
 from semisam_o1.pipeline.config import TrainConfig, image_key_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
@@ -27,6 +27,7 @@ from semisam_o1.training.checkpoint import load_weights
 
 # Flags that keep the value of the training run, or the default of training where that is not known.
 AS_TRAINED = ("model", "num_classes", "patch_size", "image_key", "binary_label", "largest_component")
+UNKNOWN = {name: getattr(TrainConfig, name) for name in AS_TRAINED} | {"num_classes": MethodOptions.num_classes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class TrainedConfig(DeviceConfig):
         """
         values = {name: getattr(self, name) for name in AS_TRAINED}
         for name in (name for name, value in values.items() if value is None):
-            values[name] = trained.get(name, getattr(TrainConfig, name))
+            values[name] = trained.get(name, UNKNOWN[name])
         try:
             values["num_classes"] = int(values["num_classes"])
             *sides_xy, side_z = values["patch_size"] = tuple(map(int, values["patch_size"]))

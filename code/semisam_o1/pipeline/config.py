@@ -14,16 +14,18 @@ from semisam_o1.core.flags import (
     POSITIVE,
     SHARE,
     DeviceConfig,
+    Range,
     assign,
     option,
     patch_faults,
     with_recipes,
 )
 from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.preparation.settings import read_classes
 from semisam_o1.data.sampling.augmentation import KINDS as AUGMENTATIONS
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.features.extract import FEATURE_SETS
-from semisam_o1.methods import METHODS
+from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.training.trainer import TrainingOptions
@@ -60,6 +62,9 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     labeled_num: int = option(1, "number of labeled volumes, the first names of train.txt", within=AT_LEAST_1)
     labeled_bs: int = option(1, "labeled items per batch", within=AT_LEAST_1)
     batch_size: int = option(2, "items per batch, over all processes")
+    num_classes: int | None = option(
+        None, "classes, background included (default: as the dataset says, else 2)", within=Range(2, 255)
+    )
     patch_size: tuple[int, int, int] = option((128, 128, 128), "patch size in voxels, each divisible by 16")
     warm_start: bool = option(False, "start each round from the best network of the previous round")
     knn_k: int = option(5, "number of nearest neighbors, in the atlas and in refinement", within=AT_LEAST_1)
@@ -120,6 +125,9 @@ class TrainConfig(TrainingOptions, DeviceConfig):
             augmentation=tuple(self.augmentation),
             sam_ckpt=find_checkpoint(self.sam_ckpt),
         )
+        if self.num_classes is None:
+            known = 2 if self.binary_label else read_classes(self.root_path).count
+            assign(self, num_classes=known or MethodOptions.num_classes)
         if self.backbone == "dtc":
             assign(self, model=METHODS["dtc"].network)
         if self.features is None:

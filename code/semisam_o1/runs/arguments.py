@@ -18,7 +18,7 @@ from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import read_json, write_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort
-from semisam_o1.data.preparation.settings import read_preparation
+from semisam_o1.data.preparation.settings import read_classes, read_preparation
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.seen import SeenScans
 
@@ -63,7 +63,7 @@ def describe_run(config: Any, cohort: Cohort, device: torch.device, precision: s
         "versions": {"semisam_o1": __version__, **versions},
         "git": revision,
         "earlier": [],
-        "preparation": preparation.to_json() if preparation else None,
+        "preparation": preparation.to_json() | read_classes(config.root_path).to_json() if preparation else None,
         "scans": SeenScans.of(cohort.info[name] for name in cohort.train).to_json(),
         "data": cohort.fingerprint,
     }

@@ -119,7 +119,10 @@ def test_brats_release(style: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert volume.image.shape == (6, 8, 7)
     assert set(np.unique(volume.label)) == {0, 1, 3}
     assert abs(volume.image.mean()) < 1e-4
-    assert "rename them with --label_map 1=1,3=2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "values 1, 3 are not numbered from 1" in told
+    assert "with --label_map 4=2 --overwrite" in told
+    assert "binary" not in told
     assert prepare("brats", tmp_path / "brats", "--modality", "t1", *flags, tmp_path / "two") == 2
     assert "no t1 image of BraTS_0" in capsys.readouterr().err
 
@@ -136,9 +139,9 @@ def test_brats2019_has_its_standard_lists_and_other_releases_a_template(
     dataset = Dataset(tmp_path / "out")
     assert [dataset.names(f"{part}.txt") for part in ("train", "val", "test")] == [[name] for name in names]
     assert (lists / "train.txt").read_text().split()[0].startswith(names[0])
-    case = tmp_path / "other" / "BraTS_9"
-    write(case / "BraTS_9_flair.nii.gz", scan(1))
-    write(case / "BraTS_9_seg.nii.gz", (scan(1) > 400).astype(np.uint8))
+    for case in (tmp_path / "other" / "BraTS_8", tmp_path / "other" / "BraTS_9"):
+        write(case / f"{case.name}_flair.nii.gz", scan(1))
+        write(case / f"{case.name}_seg.nii.gz", (scan(1) > 400).astype(np.uint8))
     assert prepare("brats", tmp_path / "other", tmp_path / "two") == 2
     assert "--template is missing" in capsys.readouterr().err
 

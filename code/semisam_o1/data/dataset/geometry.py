@@ -27,6 +27,14 @@ class Grid:
     size: tuple[int, int, int]
     geometry: Geometry
 
+    @property
+    def affine(self) -> np.ndarray:
+        """The 4×4 matrix from voxel indices to ITK's coordinates in mm."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.geometry.direction, (3, 3)) * self.geometry.spacing
+        affine[:3, 3] = self.geometry.origin
+        return affine
+
 
 def centered_window(shape: Shape, patch_size: Shape) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return the slices of a volume and of its centered patch that hold the same voxels."""

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,10 +19,11 @@ from semisam_o1.core.errors import InputError, raise_faults
 from semisam_o1.core.flags import AT_LEAST_0, option
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume, write_volume
-from semisam_o1.data.preparation.scans import header_faults, read_and_prepare
-from semisam_o1.data.preparation.settings import FILE_NAME, Preparation, read_preparation
+from semisam_o1.data.preparation.scans import header_faults, header_warnings, read_and_prepare
+from semisam_o1.data.preparation.settings import FILE_NAME, MAX_CLASSES, Classes, Preparation, read_preparation
 from semisam_o1.data.preparation.sources import FoundScans, ScanFiles
-from semisam_o1.data.preparation.summary import PreparedScan, ScanSummary
+from semisam_o1.data.preparation.sparse import drawn_slices
+from semisam_o1.data.preparation.summary import PreparedScan, ScanSummary, label_values
 
 BYTES_PER_PROCESS = 30_000_000  # of image files; fewer are converted sooner than a process has started
 
@@ -36,6 +37,9 @@ class Conversion:
     source_spacing: tuple[float, ...] | None = None  # mm, of scans that do not state theirs; needed to resample them
     workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
     overwrite: bool = option(False, "replace files and lists that differ", action="store_true")
+    class_names: str | None = option(
+        None, "names of the classes 1, 2, …, where the masks do not state them", metavar="NAME,NAME"
+    )
 
 
 def convert(
@@ -62,10 +66,13 @@ def convert(
         convert_one = functools.partial(_convert_scan, conversion, Path(folder), templates)
         results = dict(zip(found.scans, _run(convert_one, scans, conversion.workers), strict=True))
         _refuse([result for result in results.values() if isinstance(result, str)])
+        _refuse(_label_map_faults(conversion.preparation, results.values()))
         (root / "data").mkdir(parents=True, exist_ok=True)
         for path in Path(folder).iterdir():
             path.replace(root / "data" / path.name)
-        _write_settings(conversion, found)
+        write_json(
+            root / FILE_NAME, conversion.preparation.to_json() | _classes(conversion, found, results.values()).to_json()
+        )
     return results
 
 
@@ -100,6 +107,8 @@ def _convert_scan(
     except InputError as error:
         return str(error)
     before, after = ScanSummary.of(original), ScanSummary.of(volume)
+    if scan.name in templates and scan.label is not None and not any(before.label_values or ()):
+        return f"{scan.label} shows no foreground, but is the template's label; draw it, or name another template"
     expected = {settings.class_of(value) for value in before.label_values or ()}
     lost = ", ".join(map(str, sorted(expected - {0, *(after.label_values or ())})))
     if lost and scan.name in templates:
@@ -110,7 +119,9 @@ def _convert_scan(
         if path.exists() and not conversion.overwrite:
             return f"{path} exists and differs; overwrite it, or choose another folder"
         write_volume(staging / path.name, volume)
-    return PreparedScan(before, after, unchanged, lost)
+    between = (settings.label_slices or 1) > 1 and original.label is not None
+    filled = between and drawn_slices(original.label, told=True) is not None
+    return PreparedScan(before, after, unchanged, lost, tuple(header_warnings(scan)), filled)
 
 
 def _is_stored(dataset: Dataset, volume: Volume) -> bool:
@@ -121,6 +132,15 @@ def _is_stored(dataset: Dataset, volume: Volume) -> bool:
         return False
     same_grids = (stored.grid, stored.original) == (volume.grid, volume.original)
     return same_grids and np.array_equal(stored.image, volume.image) and np.array_equal(stored.label, volume.label)
+
+
+def _label_map_faults(settings: Preparation, prepared: Iterable[PreparedScan]) -> list[str]:
+    """Return a sentence where no mask holds any of the values that are to be renamed."""
+    values = label_values(scan.before for scan in prepared)
+    if not settings.labels or not values or {*settings.labels} & {*values}:
+        return []
+    renamed, there = (", ".join(map(str, sorted(part))) for part in (settings.labels, values))
+    return [f"--label_map renames {renamed}, which no mask holds (they hold {there}); correct it, or leave it out"]
 
 
 def _settings_faults(conversion: Conversion) -> list[str]:
@@ -134,11 +154,15 @@ def _settings_faults(conversion: Conversion) -> list[str]:
     return [f"{path}: the scans there were prepared otherwise ({different}); overwrite them, or choose another folder"]
 
 
-def _write_settings(conversion: Conversion, found: FoundScans) -> None:
-    """Write the settings and, where the source states them, the names of the classes."""
-    names: dict[str, str] = {}
+def _classes(conversion: Conversion, found: FoundScans, prepared: Iterable[PreparedScan]) -> Classes:
+    """Return the classes in the prepared masks, with the names that were given or that the source states."""
+    values = label_values(scan.after for scan in prepared)
+    names: dict[int, str] = {}
     for value, name in found.class_names.items():
-        key = str(conversion.preparation.class_of(value))
-        if key != "0":
-            names[key] = f"{names[key]} + {name}" if key in names else name
-    write_json(conversion.destination / FILE_NAME, {**conversion.preparation.to_json(), "class_names": names})
+        c = conversion.preparation.class_of(value)
+        if c != 0:
+            names[c] = f"{names[c]} + {name}" if c in names else name
+    given = conversion.class_names.split(",") if conversion.class_names else ()
+    names |= {c: name.strip() for c, name in enumerate(given, start=1) if name.strip()}
+    highest = max(values, default=0)
+    return Classes(highest + 1 if 0 < highest < MAX_CLASSES else None, dict(sorted(names.items())))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import locale
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,22 +13,28 @@ import SimpleITK as sitk
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.volumes import Geometry, Grid
+from semisam_o1.data.preparation import nifti
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+SEGMENTATION = ".seg.nrrd"  # of 3D Slicer's segmentations, which are NRRD files
+MIN_SPACING, MAX_SPACING = 0.005, 100.0  # mm
 
 
 def stem(path: Path) -> str | None:
     """Return the file's name without the ending of its format, None where the format is not read here."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+    suffix = next((suffix for suffix in (SEGMENTATION, *SUFFIXES) if path.name.lower().endswith(suffix)), None)
     return path.name[: -len(suffix)] if suffix else None
 
 
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder holds DICOM files."""
-    return path.is_dir() and any(file.is_file() and _is_dicom(file) for file in path.iterdir())
+    return path.is_dir() and any(file.is_file() and is_dicom(file) for file in path.iterdir())
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file holds (part of) a DICOM image; the index of an export (DICOMDIR) holds none."""
+    if path.name.upper() == "DICOMDIR":
+        return False
     with contextlib.suppress(OSError), path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
     return False
@@ -52,10 +56,11 @@ def read_image(path: Path, channel: int | None = None) -> tuple[np.ndarray, Geom
         image = _read_series(path)
     else:
         reader, _ = open_header(path, channel)
-        _check_complete(reader, path)
-        with _explained(path):
+        if nifti.is_nifti(path) and (header := nifti.read_header(path)) is not None:
+            nifti.check_voxels(path, header)
+        with explained(path):
             image = reader.Execute()
-    geometry = _grid_of(image, path).geometry
+    geometry = grid_of(image, path).geometry
     array = sitk.GetArrayFromImage(image)  # (…, z, y, x), or (z, y, x, …) with several numbers per voxel
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
@@ -86,7 +91,7 @@ def _read_series(folder: Path) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files[series[0]])
     reader.MetaDataDictionaryArrayUpdateOn()
-    with _explained(folder):
+    with explained(folder):
         image = reader.Execute()
     _check_slices(reader, len(files[series[0]]), folder)
     return image
@@ -115,12 +120,14 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
         InputError: if it is not a 3-D image that has this channel.
     """
     if stem(path) is None:
+        if path.is_file() and is_dicom(path):
+            raise InputError(f"{path} is one file of a DICOM series; give the folder that holds the whole series")
         raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise InputError(f"{path} is missing")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _explained(path):
+    with explained(path):
         reader.ReadImageInformation()
     size, kind = reader.GetSize(), sitk.GetPixelIDValueAsString(reader.GetPixelID())
     channels = math.prod(size[3:]) * reader.GetNumberOfComponents()
@@ -133,10 +140,13 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
         )
     if channel is not None and channel >= channels > 1:
         raise InputError(f"{path} has {channels} channels, counted from 0; channel {channel} is not among them")
-    return reader, _grid_of(reader, path)
+    if nifti.is_nifti(path) and (header := nifti.read_header(path)) is not None:
+        nifti.check_spacing(path, header)
+    return reader, grid_of(reader, path)
 
 
-def _grid_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Grid:
+def grid_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Grid:
+    """Return the grid of an image or of a header; raises InputError if its position or spacing cannot be real."""
     count = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
     spacing, origin = tuple(reader.GetSpacing()[:3]), tuple(reader.GetOrigin()[:3])
@@ -145,27 +155,16 @@ def _grid_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Grid:
             f"{path} has the spacing {spacing} and the origin {origin}; both must be finite and the spacing positive, "
             "so export it again"
         )
+    if min(spacing) < MIN_SPACING or max(spacing) > MAX_SPACING:
+        raise InputError(
+            f"{path} has a spacing of {times(f'{value:g}' for value in spacing)} mm, which no scan has "
+            f"({MIN_SPACING:g} to {MAX_SPACING:g} mm); is it in another unit? Correct the header"
+        )
     return Grid(reader.GetSize()[:3], Geometry(spacing, origin, tuple(direction.ravel().tolist()), known=True))
 
 
-def _check_complete(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Refuse a NIfTI file that was cut off: ITK would read its missing end as zeros."""
-    if not {"vox_offset", "bitpix"} <= set(reader.GetMetaDataKeys()):
-        return  # the readers of the other formats check this themselves
-    offset, bits = (int(float(reader.GetMetaData(key))) for key in ("vox_offset", "bitpix"))
-    expected = offset + math.prod(reader.GetSize()) * bits // 8
-    try:
-        with path.open("rb") as file:
-            content = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
-            length = sum(len(block) for block in iter(lambda: content.read(1 << 20), b""))
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path} is damaged or cut off ({error}); copy or download it again") from None
-    if length < expected:
-        raise InputError(f"{path} is cut off ({length} of {expected} bytes); copy or download it again")
-
-
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Raise errors of ITK as InputError, with their reason on one line."""
     try:
         yield

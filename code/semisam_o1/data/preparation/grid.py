@@ -133,7 +133,7 @@ def resample_label(label: np.ndarray, source: Grid, target: Grid, *, nearest: bo
 
 def _axes(source: Grid, target: Grid, nearest: bool = False) -> list[_Axis]:
     """Return the map of every target axis onto the source."""
-    to_source = np.linalg.inv(_affine(source)) @ _affine(target)
+    to_source = np.linalg.inv(source.affine) @ target.affine
     linear, offset = to_source[:3, :3], to_source[:3, 3]
     partner = np.abs(linear).argmax(axis=0)
     rest = linear.copy()
@@ -152,11 +152,3 @@ def _axes(source: Grid, target: Grid, nearest: bool = False) -> list[_Axis]:
         weights = sparse.csr_array(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
         axes.append(_Axis(int(other), weights, outside[:, 0]))
     return axes
-
-
-def _affine(grid: Grid) -> np.ndarray:
-    """Return the 4×4 matrix from voxel indices to ITK's coordinates in mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(grid.geometry.direction, (3, 3)) * grid.geometry.spacing
-    affine[:3, 3] = grid.geometry.origin
-    return affine

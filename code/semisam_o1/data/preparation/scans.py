@@ -12,13 +12,18 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, Grid, Volume, as_label
+from semisam_o1.core.memory import available_memory
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, Grid, Volume
 from semisam_o1.data.preparation.formats import open_header, read_image, times
 from semisam_o1.data.preparation.grid import cropped, reoriented, resample, resample_label, resampled
+from semisam_o1.data.preparation.masks import mask_fault, read_mask
+from semisam_o1.data.preparation.nifti import position_warning
 from semisam_o1.data.preparation.settings import Preparation
 from semisam_o1.data.preparation.sources import PUBLIC_FILE, ScanFiles
+from semisam_o1.data.preparation.sparse import drawn_slices, fill_between
 
 PERCENTILES = (0.5, 99.5)
+BYTES_PER_VOXEL = 12  # image and label as float32 and one more array
 BODY_BLUR = 2.0  # standard deviation of the Gaussian, in voxels
 
 
@@ -40,7 +45,7 @@ def read_and_prepare(
     Raises:
         InputError: if the image or the label cannot be used.
     """
-    volume = _read_public(scan, source_spacing) if scan.image.suffix == ".h5" else _read(scan, settings.channel)
+    volume = _read_public(scan, source_spacing) if scan.image.suffix == ".h5" else _read(scan, settings)
     try:
         return volume, prepare(volume, settings, scan.bounds)
     except ValueError as error:
@@ -54,13 +59,9 @@ def _read_public(scan: ScanFiles, source_spacing: Sequence[float] | None) -> Vol
     return replace(volume, geometry=geometry, source=str(scan.image.resolve()))
 
 
-def _read(scan: ScanFiles, channel: int | None) -> Volume:
-    (image, geometry), label = read_image(scan.image, channel), None
-    if scan.label is not None:
-        label, label_geometry = read_image(scan.label)
-        if fault := _mismatch(scan, Grid(image.shape, geometry), Grid(label.shape, label_geometry)):
-            raise InputError(fault)
-        label = as_label(label, scan.label)
+def _read(scan: ScanFiles, settings: Preparation) -> Volume:
+    image, geometry = read_image(scan.image, settings.channel)
+    label = None if scan.label is None else read_mask(scan, Grid(image.shape, geometry), settings.label_slices)
     mask = None if scan.label is None else str(scan.label.resolve())
     return Volume(scan.name, image, label, geometry, source=str(scan.image.resolve()), mask=mask)
 
@@ -69,30 +70,21 @@ def header_faults(scan: ScanFiles, channel: int | None) -> list[str]:
     """Return what the headers of one scan show to be wrong; HDF5 and DICOM are only checked with the voxels."""
     if scan.image.suffix == ".h5" or scan.image.is_dir():
         return []
+    masks = [(scan.label, None)] if scan.label and scan.segments is None else []  # a segmentation has its own grid
     grids, faults = [], []
-    for path, which in ((scan.image, channel), *([(scan.label, None)] if scan.label else [])):
+    for path, which in ((scan.image, channel), *masks):
         try:
             grids.append(open_header(path, which)[1])
         except InputError as error:
             faults.append(str(error))
-    fault = _mismatch(scan, *grids) if len(grids) == 2 else None
+    fault = mask_fault(scan, *grids) if len(grids) == 2 else None
     return [*faults, fault] if fault else faults
 
 
-def _mismatch(scan: ScanFiles, image: Grid, label: Grid) -> str | None:
-    """Return a sentence on how the grids of an image and its label differ, None where they do not."""
-    if image.size != label.size:
-        sizes = f"{scan.image} has the size {times(image.size)} and its label {scan.label} {times(label.size)}"
-        return f"{sizes}; they must be the same"
-    one, other = image.geometry, label.geometry
-    near = np.isclose(one.spacing, other.spacing, rtol=1e-3, atol=0).all()
-    if near and np.allclose(one.direction, other.direction, atol=1e-3):
-        return None
-    # Of the same size, but turned, flipped or scaled: voxel by voxel the label lies on something else.
-    return (
-        f"{scan.image} and its label {scan.label} differ in spacing or direction; resample the label "
-        "onto the image, or give it the image's header if their voxels match"
-    )
+def header_warnings(scan: ScanFiles) -> list[str]:
+    """Return sentences on what the header of a scan leaves open."""
+    warning = position_warning(scan.image) if scan.image.is_file() else None
+    return [warning] if warning else []
 
 
 def prepare(scan: Volume, settings: Preparation, bounds: Sequence[int] | None = None) -> Volume:
@@ -113,6 +105,9 @@ def prepare(scan: Volume, settings: Preparation, bounds: Sequence[int] | None = 
         target = reoriented(target, settings.orientation)
     if settings.spacing is not None and not np.allclose(settings.spacing, target.geometry.spacing, rtol=1e-4):
         target = resampled(target, settings.spacing)
+    needed = BYTES_PER_VOXEL * math.prod(target.size)
+    if needed > available_memory():
+        raise ValueError(f"would have {times(target.size)} voxels at this spacing, more than fit in memory")
     image, label = resample(checked(scan.image), scan.grid, target), scan.label
     if settings.intensity == "window":
         image = apply_window(image, settings.window)
@@ -120,13 +115,19 @@ def prepare(scan: Volume, settings: Preparation, bounds: Sequence[int] | None = 
         image = normalize(image, nonzero=settings.intensity == "zscore-nonzero")
     if label is not None:
         nearest = settings.label_interpolation == "nearest"
-        label = resample_label(remap(label, settings), scan.grid, target, nearest=nearest)
+        label = resample_label(filled(remap(label, settings), scan, settings), scan.grid, target, nearest=nearest)
     return Volume(scan.name, image, label, target.geometry, scan.grid, scan.source, scan.mask)
 
 
 def remap(label: np.ndarray, settings: Preparation) -> np.ndarray:
     """Return a label map (uint8) with its values replaced by the classes that the settings give them."""
     return np.array([settings.class_of(value) for value in range(256)], np.uint8)[label]
+
+
+def filled(label: np.ndarray, scan: Volume, settings: Preparation) -> np.ndarray:
+    """Return a label map on the grid of a scan with the slices between drawn ones filled, if there are such."""
+    drawn = drawn_slices(label, told=True) if (settings.label_slices or 1) > 1 else None
+    return label if drawn is None else fill_between(label, drawn, scan.geometry.spacing)
 
 
 def body_box(image: np.ndarray) -> tuple[slice, ...]:
@@ -169,6 +170,9 @@ def checked(image: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         values = np.array(image, dtype=np.float32, order="C")
     if not np.isfinite(values).all():
+        if np.isfinite(image).all():
+            largest = f"{image.flat[np.abs(image).argmax()]:g}"
+            raise ValueError(f"holds the value {largest} (a mark for missing data?), beyond the range of float32")
         raise ValueError("holds values that are not finite (NaN or infinite)")
     if values.min() == values.max():
         raise ValueError(f"is constant (every voxel is {values.flat[0]:g})")

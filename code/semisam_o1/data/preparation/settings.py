@@ -14,7 +14,8 @@ from typing import Any
 
 from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.flags import AT_LEAST_0, check_ranges, option
+from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, check_ranges, option
+from semisam_o1.data.preparation.formats import MAX_SPACING, MIN_SPACING
 from semisam_o1.data.preparation.grid import is_orientation
 
 FILE_NAME = "preparation.json"
@@ -25,6 +26,7 @@ WINDOWS = {  # Hounsfield units, low and high
     "bone": (-450.0, 1050.0),
     "brain": (0.0, 80.0),
 }
+MAX_CLASSES = 255  # background included
 BOUNDS, NAMES = "x0,x1,y0,y1,z0,z1", ", ".join(WINDOWS)
 
 
@@ -93,14 +95,21 @@ class Preparation:
     labels: dict[int, int] = dataclasses.field(default_factory=dict)  # label value in the file → class
     other_labels: int | None = None  # class of the other values above 0, None to keep them
     label_interpolation: str = option("onehot", "of labels where the grid changes", choices=("onehot", "nearest"))
+    label_slices: int | None = option(
+        None,
+        "masks are drawn on every Nth slice: fill the slices between (1: on all, nothing is filled)",
+        AT_LEAST_1,
+        metavar="N",
+    )
     channel: int | None = option(None, "of images with several, counted from 0", AT_LEAST_0, metavar="N")
 
     def __post_init__(self) -> None:
         faults = []
         if self.orientation != "keep" and not is_orientation(self.orientation):
             faults.append(f"--orientation must name each axis once, such as RAS or LPS, it is {self.orientation}")
-        if self.spacing is not None and not all(0 < value < math.inf for value in self.spacing):
-            faults.append(f"--spacing must be positive, it is {' '.join(map(str, self.spacing))}")
+        if self.spacing is not None and not all(MIN_SPACING <= value <= MAX_SPACING for value in self.spacing):
+            given = " ".join(map(str, self.spacing))
+            faults.append(f"--spacing must lie between {MIN_SPACING:g} and {MAX_SPACING:g} mm, it is {given}")
         if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             faults.append(f"--window must rise from low to high, it is {self.window[0]:g} {self.window[1]:g}")
         check_ranges(self, faults)
@@ -152,3 +161,36 @@ def read_preparation(path: Path) -> Preparation | None:
     file = path / FILE_NAME if path.is_dir() else path
     values = read_json(file, "prepare the scans again")
     return None if values is None else Preparation.from_json(values, str(file))
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a dataset, as far as its preparation found them in the masks."""
+
+    count: int | None = None  # background included; None where no mask was found
+    names: dict[int, str] = dataclasses.field(default_factory=dict)  # of classes above 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"num_classes": self.count, "class_names": {str(c): name for c, name in self.names.items()}}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Classes:
+        """Restore what ``to_json`` returned; what is missing or malformed counts as not known."""
+        count, names = values.get("num_classes"), values.get("class_names")
+        pairs = names.items() if isinstance(names, Mapping) else ()
+        known = {int(c): str(name) for c, name in pairs if str(c).isdecimal()}
+        return cls(count if type(count) is int and 2 <= count <= MAX_CLASSES else None, known)
+
+    def name(self, c: int) -> str:
+        """Return the name of a class above 0, 'foreground' or 'class 1', … where it has none."""
+        return self.names.get(c, "foreground" if self.count in (None, 2) and c == 1 else f"class {c}")
+
+
+def read_classes(path: Path) -> Classes:
+    """Return the classes of a dataset by its folder or its preparation.json, none where there is no such file.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    values = read_json(path / FILE_NAME if path.is_dir() else path, "prepare the scans again")
+    return Classes.from_json(values or {})

@@ -12,7 +12,9 @@ from typing import Any
 
 from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError, raise_faults
-from semisam_o1.data.preparation.formats import SUFFIXES, is_dicom_folder, stem
+from semisam_o1.data.preparation.formats import SUFFIXES, stem
+from semisam_o1.data.preparation.listing import Listing, entries, list_scans, name_fault
+from semisam_o1.data.preparation.segmentation import read_segments, values_of_names
 from semisam_o1.data.preparation.settings import rising
 
 PUBLIC_FILE = "mri_norm2.h5"
@@ -34,6 +36,7 @@ class ScanFiles:
     image: Path  # a file, a folder with a DICOM series, or the HDF5 file of the public LA copy
     label: Path | None = None
     bounds: tuple[int, ...] | None = None  # first and last voxel along x, y, z to crop to
+    segments: Mapping[str, int] | None = None  # label value by name of segment, where the label is a segmentation
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class FoundScans:
     where: str  # the searched folders, for error messages
     orphans: tuple[str, ...] = ()  # names of labels without an image
     class_names: dict[int, str] = field(default_factory=dict)  # of label values, where the source states them
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # reason → names of files and folders
 
     @property
     def labeled(self) -> set[str]:
@@ -53,25 +57,50 @@ class FoundScans:
 def find_folder(images: Path, labels: Path | None = None) -> FoundScans:
     """Find a folder of scans (one file or one DICOM folder each) and one of their labels, matched by name.
 
+    The segments of 3D Slicer's segmentations have one label value for each name. Both folders may be the same; then the
+    segmentations are the labels.
+
     Raises:
         InputError: if a folder cannot be used or a name stands for two files.
     """
-    image_files = _files_by_stem(images)
-    label_files = {} if labels is None else _files_by_stem(labels)
-    # nnU-Net writes NAME_0000 for the first channel of NAME; scans numbered so have labels of the same names.
-    channels = {name: re.fullmatch(r"(.+)_(\d{4})", name) for name in image_files}
-    if all(channels.values()) and not image_files.keys() & label_files.keys():
-        several = sorted(name for name, match in channels.items() if match[2] != "0000")
-        if several and labels is not None:
-            raise InputError(
-                f"{images} holds more than the first channel ({', '.join(several)}); keep one image per scan, or "
-                "prepare the folder as an nnU-Net dataset, of which one channel can be chosen"
-            )
-        if not several:
-            image_files = {channels[name][1]: path for name, path in image_files.items()}
-    scans = {name: ScanFiles(name, path, label_files.get(name)) for name, path in sorted(image_files.items())}
+    found = list_scans(images, segmentations=False)
+    same = labels is not None and images.resolve() == labels.resolve()
+    masks = Listing() if labels is None else list_scans(labels, segmentations=same or None)
+    label_files = masks.files
+    image_files = _without_channel(found.files, label_files, images if labels is not None else None)
+    segments = {name: read_segments(path) for name, path in label_files.items() if path.is_file()}
+    values = values_of_names(segments.values())
+    if same:
+        label_files = {name: path for name, path in label_files.items() if segments.get(name)}
+    scans = {
+        name: ScanFiles(name, path, label_files.get(name), segments=values if segments.get(name) else None)
+        for name, path in sorted(image_files.items())
+    }
     where = str(images) if labels is None else f"{images} and {labels}"
-    return FoundScans(scans, where, tuple(sorted(label_files.keys() - scans.keys())))
+    orphans = tuple(sorted(label_files.keys() - scans.keys()))
+    class_names, also = {value: name for name, value in values.items()}, {} if same else masks.skipped
+    skipped = {reason: [*found.skipped.get(reason, ()), *also.get(reason, ())] for reason in found.skipped | also}
+    return FoundScans(scans, where, orphans, class_names, skipped)
+
+
+def _without_channel(
+    image_files: dict[str, Path], label_files: Mapping[str, Path], images: Path | None
+) -> dict[str, Path]:
+    """Return files by name without nnU-Net's number of the first channel, NAME_0000, where that is what it is.
+
+    Args:
+        images: the folder, where a second channel of a scan is a fault; None: then the names are kept.
+    """
+    channels = {name: re.fullmatch(r"(.+)_(\d{4})", name) for name in image_files}
+    if not all(channels.values()) or image_files.keys() & label_files.keys():
+        return image_files  # scans numbered so have labels of the same names
+    several = sorted(name for name, match in channels.items() if match[2] != "0000")
+    if several and images is not None:
+        raise InputError(
+            f"{images} holds more than the first channel ({', '.join(several)}); keep one image per scan, or "
+            "prepare the folder as an nnU-Net dataset, of which one channel can be chosen"
+        )
+    return image_files if several else {channels[name][1]: path for name, path in image_files.items()}
 
 
 def find_dataset_json(folder: Path, channel: int | None = None) -> FoundScans:
@@ -86,7 +115,7 @@ def find_dataset_json(folder: Path, channel: int | None = None) -> FoundScans:
     if isinstance(dataset.get("training"), list) and dataset["training"]:
         scans = [_listed_scan(path, entry, number) for entry in [*dataset["training"], *(dataset.get("test") or [])]]
     else:
-        images = {stem(image) or "": image for image in _entries(folder, "imagesT[rs]/[!.]*")}
+        images = {stem(image) or "": image for image in entries(folder, "imagesT[rs]/[!.]*")}
         named = [(re.fullmatch(rf"(.+)_{number:04d}", name), image) for name, image in images.items()]
         scans = [ScanFiles(m[1], image, _with_suffix(folder / "labelsTr" / m[1])) for m, image in named if m]
     labels = dataset.get("labels")  # Decathlon's {"1": "name"} or nnU-Net's {"name": 1}; regions are left out
@@ -113,7 +142,7 @@ def _listed_scan(path: Path, entry: Any, channel: int) -> ScanFiles:
 def find_brats(folder: Path, modality: str) -> FoundScans:
     """Find the scans of a BraTS release: a folder per scan, anywhere below, with a file per modality and a label."""
     scans, lacking = [], []
-    for case in filter(Path.is_dir, _entries(folder, "**/*")):
+    for case in filter(Path.is_dir, entries(folder, "**/*")):
         image, label, *others = (
             next(filter(None, (_with_suffix(case / f"{case.name}{ending}") for ending in endings)), None)
             for endings in (BRATS_MODALITIES[modality], BRATS_LABEL, *BRATS_MODALITIES.values())
@@ -130,7 +159,7 @@ def find_brats(folder: Path, modality: str) -> FoundScans:
 
 def find_public_la(folder: Path) -> FoundScans:
     """Find the scans of the public LA copy, FOLDER/NAME/mri_norm2.h5."""
-    scans = [ScanFiles(file.parent.name, file, file) for file in _entries(folder, f"*/{PUBLIC_FILE}")]
+    scans = [ScanFiles(file.parent.name, file, file) for file in entries(folder, f"*/{PUBLIC_FILE}")]
     return _found(
         scans, folder, f"NAME/{PUBLIC_FILE}; give the folder that holds the scans' folders", {1: "left atrium"}
     )
@@ -161,33 +190,11 @@ def _found(scans: Sequence[ScanFiles], folder: Path, expected: str, class_names:
     """Return the scans by name, sorted; there must be one."""
     if not scans:
         raise InputError(f"{folder} holds no {expected}")
+    raise_faults(
+        [fault for scan in scans if (fault := name_fault(scan.image, scan.name))], "faults, nothing was written"
+    )
     by_name = {scan.name: scan for scan in sorted(scans, key=lambda scan: scan.name)}
     return FoundScans(by_name, str(folder), class_names=class_names)
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    """Return the image files and DICOM folders of a folder by their names without ending."""
-    files: dict[str, Path] = {}
-    faults = []
-    for path in _entries(folder, "[!.]*"):  # macOS leaves ._NAME.nii.gz beside NAME.nii.gz
-        name = stem(path) if path.is_file() else path.name if is_dicom_folder(path) else None
-        if name in files:
-            faults.append(f"{files[name]} and {path} have the same name {name}; keep one of them")
-        elif name and ("," in name or "\\" in name or name != name.strip()):
-            faults.append(f"{path} has a name that a list cannot hold; rename it without comma, backslash, outer space")
-        elif name:
-            files[name] = path
-    raise_faults(faults, "faults, nothing was written")
-    if not files:
-        raise InputError(f"{folder} holds no image file ({', '.join(SUFFIXES)}) and no folder of a DICOM series")
-    return files
-
-
-def _entries(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches in a folder, sorted."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the one that holds the scans")
-    return sorted(folder.glob(pattern))
 
 
 def _with_suffix(path: Path) -> Path | None:

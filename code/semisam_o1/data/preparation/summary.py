@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from semisam_o1.core.errors import listed
 from semisam_o1.core.terminal import text_table
 from semisam_o1.data.dataset.volumes import Grid, Volume
 from semisam_o1.data.preparation.formats import times
@@ -19,6 +20,7 @@ from semisam_o1.data.preparation.settings import Preparation
 from semisam_o1.data.preparation.sources import FoundScans
 
 LINE_WIDTH = 110  # characters
+MAX_WARNINGS = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class PreparedScan:
     after: ScanSummary
     unchanged: bool  # whether the file existed already, with the same content
     lost: str = ""  # classes of which cropping or resampling left no voxel
+    warnings: tuple[str, ...] = ()  # sentences on what the file leaves open
+    filled: bool = False  # whether slices of the mask were filled between drawn ones
 
 
 def label_values(scans: Iterable[ScanSummary]) -> list[int]:
@@ -78,6 +82,7 @@ def describe(
         ),
         f"in no list: {', '.join(unlisted)}" if unlisted else "",
         f"labels without an image, left out: {', '.join(found.orphans)}" if found.orphans else "",
+        *_remarks(found, prepared, settings),
     ]
     if lists.keep and lists.missing:
         lines.append(
@@ -86,6 +91,22 @@ def describe(
         )
     wrap = textwrap.TextWrapper(LINE_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return [part for line in lines for part in ([line] if line.startswith("  ") else wrap.wrap(line))]
+
+
+def _remarks(found: FoundScans, prepared: Mapping[str, PreparedScan], settings: Preparation) -> Iterator[str]:
+    """Yield what was skipped, filled or taken as it is although it is odd."""
+    if found.skipped:
+        reasons = (f"{len(names)} {reason} ({listed(names, 3)})" for reason, names in found.skipped.items())
+        yield f"skipped: {'; '.join(reasons)}"
+    if filled := [name for name, scan in prepared.items() if scan.filled]:
+        yield f"slices between drawn ones were filled in the masks of {listed(filled)}"
+    held = label_values(scan.before for scan in prepared.values())
+    if unused := [value for value in settings.labels if value not in held]:
+        yield f"--label_map: no mask holds the value {', '.join(map(str, unused))}"
+    warnings = [warning for scan in prepared.values() for warning in scan.warnings]
+    yield from warnings[:MAX_WARNINGS]
+    if len(warnings) > MAX_WARNINGS:
+        yield f"… and {len(warnings) - MAX_WARNINGS} more files like these"
 
 
 def _comparison(before: Sequence[ScanSummary], after: Sequence[ScanSummary]) -> list[str]:
