@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import predict
+from image_files import scan, write_dicom
 from semisam_o1.commands import trained
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Geometry
@@ -67,6 +68,26 @@ def test_a_run_that_records_no_spacing_predicts_as_before_and_says_so(
     assert run_predict(tmp_path) == 0
     assert Threshold.shapes == [(18, 18, 18)]
     assert "trained on is not recorded, so scans keep their own" in capsys.readouterr().out
+
+
+def test_a_label_lies_on_both_positions_of_its_scan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    path = tmp_path / "scans" / "a.nii.gz"
+    write_ball(path)
+    image = nibabel.load(path)
+    moved = image.affine.copy()
+    moved[0, 3] += 50
+    image = nibabel.Nifti1Image(np.asarray(image.dataobj), None)
+    image.set_qform(moved, 1)
+    image.set_sform(np.diag([1.0, 1, 1, 1]), 2)
+    nibabel.save(image, path)
+    assert run_predict(tmp_path) == 0
+    assert "states two positions (qform and sform)" in capsys.readouterr().out
+    label = tmp_path / "out" / "a.nii.gz"
+    by_itk = [sitk.ReadImage(str(file)) for file in (path, label)]
+    np.testing.assert_allclose(nibabel.load(label).affine, nibabel.load(path).affine, atol=1e-5)
+    np.testing.assert_allclose(nibabel.load(label).get_qform(), moved, atol=1e-5)
+    np.testing.assert_allclose(by_itk[0].GetOrigin(), by_itk[1].GetOrigin(), atol=1e-5)
 
 
 @pytest.mark.parametrize("spacing", [5000.0, 0.0001])
@@ -154,3 +175,16 @@ def test_a_label_on_its_own_grid_is_that_of_the_scan(tmp_path: Path) -> None:
     assert run_predict(tmp_path) == 0
     one, other = (sitk.ReadImage(str(tmp_path / part / "a.nii.gz")) for part in ("scans", "out"))
     assert one.GetSize() == other.GetSize() and np.allclose(one.GetOrigin(), other.GetOrigin())
+
+
+def test_dicom_files_beside_other_scans_and_single_ones_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path)
+    write_dicom(tmp_path / "scans", scan(0))
+    write_dicom(tmp_path / "scans" / "p1", scan(1), "1.2.3.9")
+    assert run_predict(tmp_path) == 2
+    assert "beside other scans (p1); move the DICOM files of each series" in capsys.readouterr().err
+    single = next((tmp_path / "scans").glob("*.dcm"))
+    assert run_predict(tmp_path, "--scans", single) == 2
+    assert "is one file of a DICOM series; give the folder that holds the whole series" in capsys.readouterr().err

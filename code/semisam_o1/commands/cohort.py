@@ -194,7 +194,7 @@ def _write(scan: CohortScan, dataset: Dataset, labels: RoundLabels, model: Loade
     else:
         prepared = dataset.label(header.name) if scan.origin == OWN else labels.label(header.name)
         label = resample_label(prepared, header.grid, original)
-    write_image(scan.path, label, original.geometry)
+    write_image(scan.path, label, original.geometry, header.source)
 
 
 def check_table(folder: Path) -> None:

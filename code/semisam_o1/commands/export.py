@@ -13,17 +13,20 @@ from semisam_o1.core.atomic_io import replacing
 from semisam_o1.data.dataset.volumes import Geometry, Volume
 from semisam_o1.data.preparation.formats import SUFFIXES, stem
 from semisam_o1.data.preparation.grid import resample
+from semisam_o1.data.preparation.nifti import copy_forms, is_nifti
 
 # Formats with a separate data file are written in their single-file form.
 SINGLE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
-def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+def write_image(path: Path, array: np.ndarray, geometry: Geometry, source: str | Path | None = None) -> None:
     """Write one volume as NIfTI, NRRD or MetaImage, completely or not at all, with the remark that it was written here.
 
     Args:
         path: its suffix selects the format; a missing folder is created.
         array: (W, H, D), axes x, y, z; the type is kept (uint8 for labels, float32 for images).
+        source: a file on the same grid; where both are NIfTI, its two forms of the position are taken over, so that the
+            array lies on it for programs that read either.
 
     Raises:
         WriteError: if the file cannot be written.
@@ -36,6 +39,8 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     with replacing(path, keep_suffix=True) as partial:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)
+            if source is not None and is_nifti(partial):
+                copy_forms(Path(source), partial)
             written = sitk.GetArrayFromImage(sitk.ReadImage(str(partial)))  # NIfTI is cut off without an error
         except RuntimeError as error:
             raise OSError(errno.EIO, f"{str(error).splitlines()[-1]}; the disk may be full") from error

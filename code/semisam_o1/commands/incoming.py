@@ -10,15 +10,14 @@ from pathlib import Path
 from semisam_o1.core.errors import InputError, listed, raise_faults
 from semisam_o1.core.memory import available_memory
 from semisam_o1.data.dataset.volumes import Volume
-from semisam_o1.data.preparation.formats import SUFFIXES, is_dicom_folder, read_image, stem, times
+from semisam_o1.data.preparation.formats import format_fault, read_image, stem, times
 from semisam_o1.data.preparation.grid import reoriented
-from semisam_o1.data.preparation.scans import prepare
+from semisam_o1.data.preparation.scans import header_warnings, prepare
 from semisam_o1.data.preparation.settings import Preparation, read_preparation
 from semisam_o1.data.preparation.sources import ScanFiles, find_folder
 from semisam_o1.runs.find import TrainedModel
 from semisam_o1.runs.seen import SeenScans
 
-MIN_SPACING, MAX_SPACING = 0.001, 100.0  # mm; no scanner is beyond
 COARSE = 2.0  # times the spacing of the network, from which on there is a warning
 
 
@@ -57,14 +56,12 @@ class NetworkInput:
             prepared = prepare(volume, settings, scan.bounds)
         except ValueError as error:
             raise InputError(f"{scan.image} {error}; export it again or take it out") from None
-        return prepared, [*oddities, *(self.seen.oddities(prepared) if self.seen else [])]
+        return prepared, [*header_warnings(scan), *oddities, *(self.seen.oddities(prepared) if self.seen else [])]
 
     def _on_grid(self, scan: Volume) -> tuple[Preparation, list[str]]:
         """Return the preparation of a scan with the spacing of the network, and what is odd about its own."""
         keep, grid = self.preparation.orientation == "keep", scan.grid
         own = (grid if keep else reoriented(grid, self.preparation.orientation)).geometry.spacing
-        if not MIN_SPACING <= min(own) <= max(own) <= MAX_SPACING:
-            raise InputError(f"{scan.source} states a spacing of {_mm(own)}, which no scan has; correct its header")
         target = self.preparation.spacing or (self.seen and self.seen.spacing_for(own))
         if target is None:
             return self.preparation, []
@@ -135,7 +132,8 @@ def _scans_at(path: Path) -> dict[str, ScanFiles]:
     """Return the scans at a path by name."""
     if not path.exists():
         raise InputError(f"--scans {path} is missing")
-    name = stem(path) if path.is_file() else path.name if is_dicom_folder(path) else None
-    if path.is_file() and name is None:
-        raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
-    return find_folder(path).scans if name is None else {name: ScanFiles(name, path)}
+    if path.is_dir():
+        return find_folder(path).scans
+    if (name := stem(path)) is None:
+        raise InputError(format_fault(path))
+    return {name: ScanFiles(name, path)}

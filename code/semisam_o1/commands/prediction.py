@@ -58,7 +58,7 @@ def predict_scans(config: PredictConfig) -> list[Path]:
             volume, _ = network.read(scans[name])
             probabilities = to_original_grid(model.probabilities(volume.image), volume)
             for path, array in zip(outputs[name], output_maps(model, probabilities), strict=True):
-                write_image(path, array, volume.original.geometry)
+                write_image(path, array, volume.original.geometry, volume.source)
         except Exception as error:
             failed[name] = reason_to_skip(error)
             if not config.continue_on_error:

@@ -26,6 +26,13 @@ def stem(path: Path) -> str | None:
     return path.name[: -len(suffix)] if suffix else None
 
 
+def format_fault(path: Path) -> str:
+    """Return a sentence on why a file whose name has no ending of SUFFIXES is not read."""
+    if path.is_file() and is_dicom(path):
+        return f"{path} is one file of a DICOM series; give the folder that holds the whole series"
+    return f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}"
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder holds DICOM files."""
     return path.is_dir() and any(file.is_file() and is_dicom(file) for file in path.iterdir())
@@ -120,9 +127,7 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
         InputError: if it is not a 3-D image that has this channel.
     """
     if stem(path) is None:
-        if path.is_file() and is_dicom(path):
-            raise InputError(f"{path} is one file of a DICOM series; give the folder that holds the whole series")
-        raise InputError(f"{path} is not in a format read here; convert it to one of {', '.join(SUFFIXES)}")
+        raise InputError(format_fault(path))
     if not path.is_file():
         raise InputError(f"{path} is missing")
     reader = sitk.ImageFileReader()
@@ -157,8 +162,8 @@ def grid_of(reader: sitk.ImageFileReader | sitk.Image, path: Path) -> Grid:
         )
     if min(spacing) < MIN_SPACING or max(spacing) > MAX_SPACING:
         raise InputError(
-            f"{path} has a spacing of {times(f'{value:g}' for value in spacing)} mm, which no scan has "
-            f"({MIN_SPACING:g} to {MAX_SPACING:g} mm); is it in another unit? Correct the header"
+            f"{path} has a spacing of {times(f'{value:g}' for value in spacing)} mm, which no scan has; correct its "
+            f"header ({MIN_SPACING:g} to {MAX_SPACING:g} mm are read)"
         )
     return Grid(reader.GetSize()[:3], Geometry(spacing, origin, tuple(direction.ravel().tolist()), known=True))
 
