@@ -52,7 +52,7 @@ OTHER = {
     tuple: lambda value: (64, 64, 32),
 }
 WORDS = {
-    "num_classes": 3,
+    "num_classes": 3, "prompt": "point",
     "recipe": "best", "refinement": "fusion", "augmentation": ("spatial",),
     "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
     "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
