@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import prepare_data
+import train_SemiSAM_O1
 from image_files import scan, write, write_dicom
 from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Dataset
@@ -55,6 +57,15 @@ def test_one_mask_is_enough(folder: Path, named: bool, capsys: pytest.CaptureFix
     assert "--propagation" not in told
     assert "val.txt 0" not in told
     assert (read_classes(folder / "out").count, read_classes(folder / "out").name(1)) == (2, "foreground")
+
+
+def test_the_command_that_is_printed_next_works_with_one_mask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[0] == "python" and Path(words[1]).is_file()
+    flags = [*words[2:], "--exp", str(folder / "run"), "--device", "cpu", "--check_only"]
+    assert run_command(train_SemiSAM_O1.main, flags) == 0
+    assert "1 labeled, 2 unlabeled, 0 validation volumes" in flat(capsys)
 
 
 def test_values_3_and_4_become_classes_and_are_not_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
