@@ -24,6 +24,7 @@ from semisam_o1.pipeline.run import train
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.runs import layout
 from semisam_o1.training.after_iteration import AFTER_ITERATION
+from standing_in import Threshold, write_ball, write_run
 from tiny_cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,6 +194,19 @@ def test_examples_of_the_extension_guide_train(
 def test_python_example_of_the_readme_starts_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[TrainConfig] = []
     monkeypatch.setattr("semisam_o1.pipeline.run.train", started.append)
-    for example in blocks(ROOT / "README.md", "python"):
-        exec(compile(example, "README", "exec"), {"__name__": "example"})
+    training, _ = blocks(ROOT / "README.md", "python")
+    exec(compile(training, "README", "exec"), {"__name__": "example"})
     assert [config.recipe for config in started] == ["best"]
+
+
+def test_python_example_of_the_readme_segments_a_scan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("semisam_o1.commands.trained.Predictor", Threshold)
+    monkeypatch.setattr("semisam_o1.runs.layout.MODEL_ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path).parent.rename(tmp_path / "mine_MT_1label_1")
+    write_ball(tmp_path / "new_scans" / "patient_02.nii.gz", 1.5)
+    _, segmenting = blocks(ROOT / "README.md", "python")
+    exec(compile(segmenting, "README", "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out.startswith("(24, 24, 24) (2, 24, 24, 24) (1.5, 1.5, 1.5) (")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,12 +51,17 @@ class NetworkInput:
         """
         image, geometry = read_image(scan.image, self.preparation.channel)
         volume = Volume(scan.name, image, None, geometry, source=str(scan.image.resolve()))
+        prepared, oddities = self.prepare(volume, scan.bounds)
+        return prepared, [*header_warnings(scan), *oddities]
+
+    def prepare(self, volume: Volume, bounds: Sequence[int] | None = None) -> tuple[Volume, list[str]]:
+        """Bring a volume, cropped to ``bounds``, to the network's grid; returns and raises as ``read``."""
         settings, oddities = self._on_grid(volume)
         try:
-            prepared = prepare(volume, settings, scan.bounds)
+            prepared = prepare(volume, settings, bounds)
         except ValueError as error:
-            raise InputError(f"{scan.image} {error}; export it again or take it out") from None
-        return prepared, [*header_warnings(scan), *oddities, *(self.seen.oddities(prepared) if self.seen else [])]
+            raise InputError(f"{volume.source or volume.name} {error}; export it again or take it out") from None
+        return prepared, [*oddities, *(self.seen.oddities(prepared) if self.seen else [])]
 
     def _on_grid(self, scan: Volume) -> tuple[Preparation, list[str]]:
         """Return the preparation of a scan with the spacing of the network, and what is odd about its own."""
