@@ -190,7 +190,9 @@ def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFix
     assert distances == sorted(distances)
 
 
-def test_a_damaged_round_before_the_last_does_not_count(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_round_is_named_and_does_not_count_once_moved_away(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run,) = trained.glob("run_*/unet_3D")
     labels = run / "pseudo_labels"
     with h5py.File(labels / "round1.h5") as file:
@@ -201,6 +203,9 @@ def test_a_damaged_round_before_the_last_does_not_count(trained: Path, capsys: p
     whole = (labels / "round1.h5").read_bytes()
     (labels / "round1.h5").write_bytes(whole[:100])
     try:
+        assert run_command(suggest_template.main, ["--run", str(run)]) == 2
+        assert "round1.h5 cannot be read" in capsys.readouterr().err
+        (labels / "round1.h5").unlink()
         assert run_command(suggest_template.main, ["--run", str(run)]) == 0
     finally:
         (labels / "round1.h5").write_bytes(whole)
