@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import report
@@ -14,6 +15,9 @@ import test_baseline
 import train_SemiSAM_O1
 from browser import chromium
 from semisam_o1.core.errors import run_command
+from semisam_o1.data.dataset.volumes import Geometry, Volume
+from semisam_o1.data.preparation.settings import Preparation
+from semisam_o1.report.pictures import planes
 from tiny_cohort import train_flags, write_cohort
 
 MARKUP = '"><img src=x onerror=alert(1)>'
@@ -24,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run, trained for two rounds and tested."""
     folder = tmp_path_factory.mktemp("report")
     root = write_cohort(folder / "data")
+    (root / "preparation.json").write_text(json.dumps(Preparation().to_json() | {"class_names": {"2": "atrium"}}))
     assert run_command(train_SemiSAM_O1.main, train_flags(root, folder / "run", num_rounds=2)) == 0
     flags = ["--root_path", str(root), "--exp", str(folder / "run"), "--device", "cpu"]
     assert run_command(test_baseline.main, flags) == 0
@@ -55,7 +60,7 @@ def test_page_in_a_browser(run: Path, tmp_path: Path) -> None:
 
         script = "return [...document.querySelectorAll('.slice image')].map(i => i.getBoundingClientRect().width)"
         widths = driver.execute_script(script)
-        assert len(widths) == 3 * (5 + 2)
+        assert len(widths) == 3 * (5 + 2 + 1 + 1)  # cohort, test, template and validation scans
         assert min(widths) > 20
         decoded = driver.execute_async_script(
             "const done = arguments[0]; Promise.all([...document.querySelectorAll('.slice image')].map(i => {"
@@ -88,14 +93,83 @@ def test_page_in_a_browser(run: Path, tmp_path: Path) -> None:
         assert visible("truth") == visible("prediction") == "visible"
         switch.send_keys(Keys.SPACE)
         assert (visible("truth"), visible("prediction")) == ("hidden", "visible")
-        zoom = driver.find_element(By.CSS_SELECTOR, ".zoom")
-        zoom.send_keys(Keys.ENTER)
-        dialog = driver.find_element(By.ID, "large")
-        assert dialog.get_attribute("open") is not None
-        driver.switch_to.active_element.send_keys(Keys.ESCAPE)
-        assert dialog.get_attribute("open") is None
+        assert driver.execute_script(
+            "return [...document.querySelectorAll('.scroll')].every(p => p.scrollWidth <= p.clientWidth)"
+        )
         driver.find_element(By.CSS_SELECTOR, "#t-test tbody a").send_keys(Keys.ENTER)
         assert driver.execute_script("return document.querySelector(':target').tagName") == "ARTICLE"
+
+
+def test_all_slices_are_stepped_through(run: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as driver:
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        driver.get((run / "report.html").as_uri())
+        article = driver.find_element(By.CSS_SELECTOR, "#cohort article")
+        button, slider = (article.find_element(By.CSS_SELECTOR, s) for s in (".zoom", "input[type=range]"))
+
+        def state(place) -> tuple[str, str, int]:
+            """Return the position that is told, the picture and the number of outlines of the true label."""
+            image = place.find_element(By.CSS_SELECTOR, "image").get_attribute("href")
+            outlines = place.find_element(By.CSS_SELECTOR, "svg.slice").find_elements(By.CSS_SELECTOR, ".truth")
+            return place.find_element(By.CSS_SELECTOR, "output").text, image, len(outlines)
+
+        slider.send_keys(Keys.HOME)
+        first = state(article)
+        assert (first[0], first[2]) == ("1 of 17", 0)
+        slider.send_keys(Keys.ARROW_RIGHT)
+        assert state(article)[0] == "2 of 17" and state(article)[1] != first[1]
+        slider.send_keys(Keys.END, Keys.ARROW_RIGHT)
+        assert state(article)[0] == "17 of 17"
+        for _ in range(8):
+            button.send_keys(Keys.ARROW_LEFT)
+        assert state(article)[0] == "9 of 17" and state(article)[2] == 2
+        assert button.get_attribute("aria-label").endswith("axial slice 9 of 17")
+
+        # The enlarged slice is the same one and moves with it.
+        button.send_keys(Keys.ENTER)
+        dialog = driver.find_element(By.ID, "large")
+        assert dialog.get_attribute("open") is not None
+        assert state(dialog) == state(article)
+        driver.switch_to.active_element.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+        assert state(dialog) == state(article) and state(dialog)[0] == "11 of 17"
+        driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+        assert dialog.get_attribute("open") is None
+        article.find_elements(By.CSS_SELECTOR, ".zoom")[1].send_keys(Keys.ENTER)
+        assert not dialog.find_element(By.CSS_SELECTOR, "input").is_displayed()  # one coronal slice
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_classes_have_colors_and_sources_have_line_styles(run: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as driver:
+        driver.get((run / "report.html").as_uri())
+        styles = driver.execute_script(
+            "return [...document.querySelectorAll('#cohort .slice path')].map(p => [p.getAttribute('class'), "
+            "(s => [s.stroke, s.strokeDasharray])(getComputedStyle(p))])"
+        )
+        colors = {(name.split()[1], color) for name, (color, _) in styles}
+        dashes = {(name.split()[0], dash) for name, (_, dash) in styles}
+        assert colors == {("c1", "rgb(213, 94, 0)"), ("c2", "rgb(31, 147, 214)")}
+        assert {kind for kind, _ in dashes} == {"truth", "first", "prediction"}
+        assert len({dash for _, dash in dashes}) == 3
+        keys = driver.execute_script(
+            "return [...document.querySelectorAll('#cohort .switches .key')].map(k => "
+            "[k.parentElement.innerText, getComputedStyle(k).backgroundColor])"
+        )
+        assert keys == [["class 1", "rgb(213, 94, 0)"], ["atrium", "rgb(31, 147, 214)"]]
+
+
+def test_pictures_keep_to_their_bytes() -> None:
+    image = np.random.default_rng(0).random((150, 130, 60), np.float32)
+    label = np.zeros(image.shape, np.uint8)
+    label[30:120, 20:110, 5:50] = 1
+    volume = Volume("noise", image, label, Geometry((1.0, 1.0, 2.0), (0.0, 0.0, 0.0), known=True))
+    for limit in (2_000_000, 300_000):
+        axial, *others = planes(volume, {"truth": label}, limit)
+        page = json.dumps([axial.slices, others])
+        assert len(page) < 1.1 * limit
+        assert len(axial.slices) == 60 and not any(plane.slices for plane in others)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -104,6 +178,12 @@ def test_page_fits_a_phone_and_both_color_schemes(run: Path, tmp_path: Path, dar
         driver.get((run / "report.html").as_uri())
         wide, seen = driver.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
         assert wide <= seen
+        hidden = driver.execute_script(
+            "return [...document.querySelectorAll('.framed')].map(f => [f.querySelector('.hint').hidden, "
+            "(s => s.scrollWidth <= s.clientWidth)(f.querySelector('.scroll'))])"
+        )
+        assert all(hint == fits for hint, fits in hidden)
+        assert not all(fits for _, fits in hidden)
         colors = driver.execute_script(
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color, "
             "getComputedStyle(document.querySelector('.chart text')).fill]"
@@ -123,6 +203,16 @@ def test_page_holds_what_the_run_left(run: Path) -> None:
         "Pseudo-label Dice",
         "--consistency_rampup",
         "Which scan to label next",
+        "Template: 1 scan",
+        "Validation: 1 scan",
+        "Cohort: 5 scans",
+        "1 labeled scan, 5 unlabeled scans",
+        "2 rounds of 4 iterations",
+        "selected by 1 label<",
+        "atrium [ml]",
+        'href="pseudo_labels/round2.h5"',
+        'href="test_predictions.h5"',
+        "data/train0.h5",
     ):
         assert part in text
     summary = json.loads((run / "test_metrics.json").read_text())["summary"]["overall"]["dice"]["mean"]
@@ -165,6 +255,9 @@ def test_only_the_worst_cases_are_pictured(run: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert run_command(report.main, ["--cases", "2", str(run), "--out", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("<article") == 4
+    assert text.count("<article") == 2 + 2 + 1 + 1
     assert "The 2 worst of 5 are shown" in text
+    anchors = re.findall(r'<a href="#([^"]+)"', text)
+    assert all(f'id="{anchor}"' in text for anchor in anchors)  # of pictured scans alone
+    assert (run / "pseudo_labels" / "round2.h5").as_uri() in text
     assert run_command(report.main, [str(run), "--cases", "-1"]) == 2

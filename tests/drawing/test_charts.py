@@ -6,12 +6,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
 from semisam_o1.drawing.figures import (
     MAX_POINTS,
     Chart,
     Curve,
     chart_svg,
+    dice_range,
     draw_curves,
     loss_chart,
     validation_chart,
@@ -36,6 +38,14 @@ def test_rounds_and_classes_become_curves() -> None:
     ]
     assert validation_chart([]).curves == []
     assert loss_chart([]).curves == []
+
+
+def test_axes_of_dice_show_the_range_of_the_values() -> None:
+    assert validation_chart(STEPS).y_range == pytest.approx((0.38, 0.62))
+    assert validation_chart([]).y_range is None
+    flat, full = Curve("a", [1, 2], [0.9, 0.9], "#d55e00"), Curve("b", [1, 2], [0.0, 1.0], "#d55e00")
+    assert dice_range([flat]) == pytest.approx((0.88, 0.92))
+    assert dice_range([flat, full]) == (0, 1)
 
 
 def test_curves_are_drawn_as_png(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def compare_with_round0(results: RunResults) -> str:
     volume, (truth, *others) = tested[median].volume, labels[median]
     side = ("coronal", coronal(volume.image), coronal(truth), [coronal(label) for label in others])
     figure = results.folder.figures / "demo.png"
-    draw_labels([(volume.name, volume.image, truth, others), side], ["round 0", "trained"], figure)
+    rows = [(volume.name, volume.image, truth, others), side]
+    draw_labels(rows, ["round 0", "trained"], figure, results.class_names)
 
     summary = results.test["summary"]
     trained = [*summary["classes"].values(), summary["overall"]]

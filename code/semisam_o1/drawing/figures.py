@@ -15,18 +15,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from semisam_o1.core.atomic_io import replacing
-from semisam_o1.drawing.outlines import gray_values, largest_slice, polygons
+from semisam_o1.drawing.outlines import class_color, gray_values, largest_slice, polygons
 
-# After Okabe and Ito, "Color Universal Design", 2008; darkened or lightened to a contrast of at least 3 with both white
-# and black, so that a class keeps its color on a light page, on a dark page and on a scan.
-CLASS_COLORS = ("#d55e00", "#1f93d6", "#009e73", "#d15fa0", "#9a8700", "#8b6fd6", "#c78500")
 INK, SOFT, RULE = "#1c2430", "#5a6675", "#d9dee5"  # lines, text and grid lines
 TEXT = {"text.parse_math": False, "text.color": INK, "font.family": "DejaVu Sans"}  # a name may hold a dollar sign
 MAX_POINTS = 240  # of a curve; more are averaged
 MAX_MARKS = 80  # points of a curve up to which each one is marked
 SVG_SIZE = (480, 270)  # units of the view box
+MIN_DICE_MARGIN = 0.02  # of an axis below the lowest and above the highest Dice; noise is not enlarged beyond it
 PAGE_COLORS = {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)"}  # the page's own, light or dark
 SVG_CLEANUP = {
     r' xmlns(:xlink)?="[^"]*"': "",
@@ -36,11 +35,6 @@ SVG_CLEANUP = {
     r'(\.\d\d)\d+(?=[\s"])': r"\1",
     **PAGE_COLORS,
 }
-
-
-def class_color(c: int) -> str:
-    """Return the color of class ``c``, counted from 1."""
-    return CLASS_COLORS[(c - 1) % len(CLASS_COLORS)]
 
 
 @contextlib.contextmanager
@@ -54,13 +48,17 @@ def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def draw_labels(
-    rows: Sequence[tuple[str, np.ndarray, np.ndarray | None, Sequence[np.ndarray]]], titles: Sequence[str], path: Path
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray | None, Sequence[np.ndarray]]],
+    titles: Sequence[str],
+    path: Path,
+    class_names: Mapping[int, str] | None = None,
 ) -> None:
     """Draw labels of a few volumes, such as those of the rounds, a row per volume.
 
     Args:
         rows: (name, image (W, H, D), true label or None, labels); drawn is the slice along D that shows most of them.
         titles: titles of the labels' columns.
+        class_names: names of the foreground classes, for a key to the colors.
 
     Raises:
         WriteError: as ``png_figure`` does.
@@ -81,6 +79,9 @@ def draw_labels(
                 axis.set(xlim=(0, width), ylim=(height, 0))
                 axis.set_title(heading, fontsize=9)
                 axis.set_axis_off()
+        if class_names:
+            lines = [Line2D([], [], color=class_color(c), label=name) for c, name in class_names.items()]
+            figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), columns), frameon=False)
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,23 @@ def validation_chart(steps: Sequence[Mapping[str, Any]], class_name: Callable[[i
         curves.append(Curve(class_name(c), x, [row[f"validation/dice_class{c}"] for row in scores], class_color(c)))
     if len(curves) > 1:
         curves.append(Curve("mean", x, [row["validation/dice"] for row in scores], INK))
-    return Chart("Validation Dice", curves, y_range=(0, 1))
+    return Chart("Validation Dice", curves, y_range=dice_range(curves))
 
 
-def draw_curves(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
+def dice_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """Return the part of 0 … 1 that curves of Dice reach, with a margin; None where there is no value."""
+    values = [value for curve in curves for value in curve.y]
+    if not values:
+        return None
+    margin = max(0.1 * (max(values) - min(values)), MIN_DICE_MARGIN)
+    return max(0.0, min(values) - margin), min(1.0, max(values) + margin)
+
+
+def draw_curves(
+    steps: Sequence[Mapping[str, Any]], path: Path, class_name: Callable[[int], str] = "class {}".format
+) -> None:
     """Draw the training loss and the validation Dice of a run as PNG; raises WriteError as ``png_figure`` does."""
-    charts = (loss_chart(steps), validation_chart(steps))
+    charts = (loss_chart(steps), validation_chart(steps, class_name))
     with png_figure(path, 9, 7.5) as figure:
         for axis, chart in zip(figure.subplots(2, 1, sharex=True), charts, strict=True):
             _draw(axis, chart)

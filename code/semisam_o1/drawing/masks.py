@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from semisam_o1.drawing.figures import class_color, png_figure
-from semisam_o1.drawing.outlines import gray_values, polygons
+from semisam_o1.drawing.figures import png_figure
+from semisam_o1.drawing.outlines import class_color, gray_values, polygons
 
 COLUMNS, ROWS = 6, 3
 

@@ -1,15 +1,24 @@
-"""Outlines of labels: as polygons, as the path of an SVG, and in the pixels of a slice."""
+"""Outlines of labels in the colors of their classes: as polygons, as paths of an SVG, and in the pixels of a slice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-from skimage.measure import find_contours
+from skimage.measure import approximate_polygon, find_contours
 from skimage.segmentation import find_boundaries
 
+# After Okabe and Ito, "Color Universal Design", 2008; darkened or lightened to a contrast of at least 3 with both white
+# and black, so that a class keeps its color on a light page, on a dark page and on a scan.
+CLASS_COLORS = ("#d55e00", "#1f93d6", "#009e73", "#d15fa0", "#9a8700", "#8b6fd6", "#c78500")
 OVERLAY_SIDE = 320  # least number of pixels of the longer side of an overlay
-LABEL_COLOR, PREDICTION_COLOR = (0.0, 0.6, 1.0), (1.0, 0.6, 0.0)
+DASH = 4  # pixels of an overlay that a dash, and a gap, takes
+TOLERANCE = 0.4  # pixels that the path of an SVG may stray from the outline; a single pixel keeps its shape
+
+
+def class_color(c: int) -> str:
+    """Return the color of class ``c``, counted from 1."""
+    return CLASS_COLORS[(c - 1) % len(CLASS_COLORS)]
 
 
 def polygons(label: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -23,24 +32,37 @@ def polygons(label: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
             yield int(c), points - 0.5
 
 
-def svg_path(label: np.ndarray, pixel: Sequence[float]) -> str:
-    """Return the outlines of a slice (W, H) as path data, for pixels of a size (width, height)."""
-    lines = ("L".join(f"{x:.1f} {y:.1f}" for x, y in points[:-1] * pixel) for _, points in polygons(label))
-    return "".join(f"M{line}Z" for line in lines)
+def svg_paths(label: np.ndarray, tolerance: float = TOLERANCE) -> dict[int, str]:
+    """Return the outlines of a slice (W, H) by class, as short path data in units of half a pixel.
+
+    Args:
+        tolerance: pixels that a path may stray from the outline; what is smaller is left out.
+    """
+    paths: dict[int, str] = {}
+    for c, points in polygons(label):
+        corners = np.rint(2 * approximate_polygon(points, tolerance)).astype(int)
+        if len(corners) < 4:
+            continue
+        steps = " ".join(f"{x} {y}" for x, y in np.diff(corners, axis=0)[:-1]).replace(" -", "-")
+        paths[c] = f"{paths.get(c, '')}M{corners[0][0]} {corners[0][1]}l{steps}z"
+    return paths
 
 
 def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return a slice (rows, columns) as RGB (3, ...): label outlined in blue, prediction in orange, both in white.
+    """Return a slice (rows, columns) as RGB (3, ...): each class outlined in its color.
 
-    Small slices are enlarged first, so that an outline does not cover the structure.
+    The label has a solid line along its inner border, the prediction a dashed one along its outer border, so that both
+    are seen where they agree. Small slices are enlarged first, so that an outline does not cover the structure.
     """
     factor = -(-OVERLAY_SIDE // max(image.shape))
     image, label, prediction = (a.repeat(factor, 0).repeat(factor, 1) for a in (image, label, prediction))
     pixels = np.stack([gray_values(image)] * 3).astype(np.float32)
-    edges = [find_boundaries(a, mode="inner") for a in (label, prediction)]
-    pixels[:, edges[0] | edges[1]] = 0
-    for edge, color in zip(edges, (LABEL_COLOR, PREDICTION_COLOR), strict=True):
-        pixels[:, edge] = np.minimum(pixels[:, edge] + np.array(color)[:, None], 1)
+    rows, columns = np.indices(image.shape)
+    dashes = (rows + columns) // DASH % 2 == 0
+    for labels, mode, drawn in ((prediction, "outer", dashes), (label, "inner", True)):
+        for c in np.unique(labels[labels > 0]):
+            color = np.array([int(class_color(int(c))[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
+            pixels[:, find_boundaries(labels == c, mode=mode) & drawn] = color[:, None]
     return pixels
 
 

@@ -37,7 +37,8 @@ from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, t
 from semisam_o1.propagation.matching import MAX_VOXELS
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder, RunLock
-from semisam_o1.runs.records import best_round, load_labels, read_records, read_steps, write_round, write_tracking
+from semisam_o1.runs.records import best_round, load_labels, read_records, write_round, write_tracking
+from semisam_o1.runs.results import read_run
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
@@ -208,17 +209,18 @@ class Run:
         """Write the summary and the figures, and tell the user which commands come next."""
         from semisam_o1.drawing.figures import draw_curves, draw_labels  # matplotlib takes a second to import
 
-        folder, volumes, records = self.folder, self.volumes, read_records(self.folder)
-        best = best_round(records)
+        folder, volumes, results = self.folder, self.volumes, read_run(self.folder.path)
+        records, best = results.records, best_round(results.records)
         kept = f"best: {console.selection(best, len(volumes.cohort.validation))}: {folder.best_model}"
         write_text(folder.summary, "\n".join([*(record.describe() for record in records), kept]) + "\n")
         write_tracking(folder)
-        draw_curves(read_steps(folder.metrics), folder.figures / "curves.png")
+        draw_curves(results.steps, folder.figures / "curves.png", results.class_name)
         names = volumes.unlabeled[:: max(1, len(volumes.unlabeled) // FIGURE_ROWS)][:FIGURE_ROWS]
         rounds = [load_labels(folder.pseudo_labels(record.round), names) for record in records]
         truth = {name: volumes.label(name) for name in self.labels.diagnosed(names)}
         rows = [(name, volumes.image(name), truth.get(name), [labels[name] for labels in rounds]) for name in names]
-        draw_labels(rows, [f"round {record.round}" for record in records], folder.figures / "pseudo_labels.png")
+        titles = [f"round {record.round}" for record in records]
+        draw_labels(rows, titles, folder.figures / "pseudo_labels.png", results.class_names)
         for text in (console.closing(records), kept, console.next_commands(self.config)):
             self.tracker.say(text)
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import io
+import functools
+import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from semisam_o1.commands.outputs import check_folder
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option, shell_command
 from semisam_o1.core.terminal import duration
-from semisam_o1.data.dataset.volumes import Volume
-from semisam_o1.data.preparation.grid import reoriented, resample
 from semisam_o1.drawing import figures
-from semisam_o1.drawing.outlines import gray_values, largest_slice, svg_path
+from semisam_o1.drawing.outlines import CLASS_COLORS, class_color
 from semisam_o1.methods import METHODS
+from semisam_o1.report.pictures import Plane, planes
 from semisam_o1.runs.records import RoundRecord, best_round
 from semisam_o1.runs.results import Case, LabeledScan, RunResults, read_run
 
@@ -32,9 +31,8 @@ MOST_UNCERTAIN = 3  # cases named for review
 OUTLIER_DEVIATIONS = 4.0  # robust standard deviations from which on the size of a structure is an outlier
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "SemiSAM-O1 report"
-ORIENTATION = "LPS"  # radiological display: the patient's right is on the left, front and head are on top
-# The axis through the slices, and the patient's sides on the left, right, top and bottom.
-PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "APSI")}
+MAX_CASE_BYTES, MAX_PAGE_BYTES = 950_000, 24_000_000  # of the pictures; a page of many cases has smaller ones
+MIN_CASE_BYTES = 200_000  # of the pictures, however many cases there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +46,12 @@ class ReportConfig(CommandConfig):
     cases: int = option(60, "cases of each list shown with pictures, the worst ones", within=AT_LEAST_0, metavar="N")
 
 
-class Slice(NamedTuple):
-    """One slice through a volume."""
-
-    name: str
-    index: int
-    image: str  # JPEG as a data URI
-    width: float  # mm
-    height: float
-    outlines: dict[str, str]  # SVG path data in mm, by kind of label
-    sides: str  # letters on the left, right, top and bottom; empty where they are not known
-
-
 class Group(NamedTuple):
-    """Scans of a kind: all cases, the worst first, and slices of the worst ones by name."""
+    """Scans of a kind: all cases, the worst first, and pictures of the worst ones by name."""
 
     title: str
     cases: list[Case]
-    pictures: dict[str, list[Slice]]
+    pictures: dict[str, list[Plane]]
 
 
 def report(config: ReportConfig) -> None:
@@ -79,8 +65,8 @@ def report(config: ReportConfig) -> None:
     check_folder(path.parent, "--out")
     if path.exists() and (path.is_dir() or GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
         raise InputError(f"{path} exists and is no report; name another --out")
-    scans = {"cohort": results.cohort(), "test": results.tested()}
-    groups = {key: group for key in scans if (group := _collect(key.title(), scans[key], config.cases)).cases}
+    groups = collect_groups(results, config.cases)
+    experiment, backbone = shlex.quote(results.arguments["exp"]), results.arguments["backbone"]
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -96,7 +82,11 @@ def report(config: ReportConfig) -> None:
         round_charts=_round_charts(results),
         chart_svg=figures.chart_svg,
         page_colors=figures.PAGE_COLORS,
+        class_colors=CLASS_COLORS,
+        counted=counted,
         duration=duration,
+        export_command=f"{shell_command('predict')} --exp {experiment} --backbone {backbone} --cohort --out labels",
+        link=functools.partial(link, page=path),
         mean=statistics.fmean,
     )
     write_text(path, page)
@@ -108,54 +98,58 @@ def badness(case: Case) -> tuple[float, float]:
     return (case.mean_dice if case.dice is not None else 2.0, -(case.uncertainty or 0.0))
 
 
-def _collect(title: str, scans: Iterable[LabeledScan], max_pictures: int) -> Group:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 scan, 2 scans."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def link(file: Path, page: Path) -> str:
+    """Return the address of a file for a page: relative in the page's own folder, so that both can be moved."""
+    file, folder = file.resolve(), page.resolve().parent
+    return quote(file.relative_to(folder).as_posix()) if file.is_relative_to(folder) else file.as_uri()
+
+
+def collect_groups(results: RunResults, max_pictures: int) -> dict[str, Group]:
+    """Return the scans of a run by kind, without the kinds that it has none of; raises InputError as they do."""
+    labeled, validation, tested = results.labeled, results.validation, results.test.get("summary", {}).get("cases", 0)
+    scans = {
+        "cohort": ("Cohort", results.cohort(), len(results.unlabeled)),
+        "test": ("Test", results.tested(), tested),
+        "template": ("Template" if len(labeled) == 1 else "Templates", results.own(labeled), len(labeled)),
+        "validation": ("Validation", results.own(validation), len(validation)),
+    }
+    pictured = sum(min(count, max_pictures) for _, _, count in scans.values())
+    max_bytes = max(MIN_CASE_BYTES, min(MAX_CASE_BYTES, MAX_PAGE_BYTES // max(1, pictured)))
+    groups = {key: _collect(title, found, max_pictures, max_bytes) for key, (title, found, _) in scans.items()}
+    return {key: group for key, group in groups.items() if group.cases}
+
+
+def _collect(title: str, scans: Iterable[LabeledScan], max_pictures: int, max_bytes: int) -> Group:
     cases, pictures = [], {}
     for case, volume, labels in scans:
-        cases.append(case)
-        pictures[case.name] = slices(volume, labels)
-        if len(pictures) > max_pictures:  # never hold the pictures of a large cohort all at once
-            del pictures[max((case for case in cases if case.name in pictures), key=badness).name]
-    return Group(title, sorted(cases, key=badness), pictures)
-
-
-def slices(volume: Volume, labels: Mapping[str, np.ndarray]) -> list[Slice]:
-    """Cut a volume where the first of its label maps (W, H, D) that has foreground is largest."""
-    grid, known = volume.grid, volume.geometry.known
-    target = reoriented(grid, ORIENTATION) if known else grid
-    image = np.uint8(gray_values(resample(volume.image, grid, target)) * 255)
-    labels = {kind: resample(label, grid, target, nearest=True) for kind, label in labels.items()}
-    guide = next((label for label in labels.values() if label.any()), None)
-    result = []
-    for name, (normal, sides) in PLANES.items():
-        across, down = (axis for axis in range(3) if axis != normal)
-        index = target.size[normal] // 2 if guide is None else largest_slice(guide, normal)
-        upright = slice(None, None, -1 if down == 2 else 1)  # z points up
-        pixel = (target.geometry.spacing[across], target.geometry.spacing[down])
-        outlines = {kind: svg_path(label.take(index, normal)[:, upright], pixel) for kind, label in labels.items()}
-        buffer = io.BytesIO()
-        Image.fromarray(image.take(index, normal)[:, upright].T).save(buffer, "JPEG", quality=85)
-        uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-        width, height = target.size[across] * pixel[0], target.size[down] * pixel[1]
-        result.append(Slice(name, index, uri, width, height, outlines, sides if known else ""))
-    return result
+        cases = sorted([*cases, case], key=badness)
+        if case in cases[:max_pictures]:
+            pictures[case.name] = planes(volume, labels, max_bytes)
+            pictures = {shown.name: pictures[shown.name] for shown in cases[:max_pictures]}
+    return Group(title, cases, pictures)
 
 
 def _round_charts(results: RunResults) -> list[figures.Chart]:
     def curve(value: Callable[[RoundRecord], float | None], c: int = 0) -> figures.Curve:
         """Return a value of every round where it is known, of class ``c`` or of the cohort."""
         known = {record.round: value(record) for record in results.records if value(record) is not None}
-        name, color = (results.class_name(c), figures.class_color(c)) if c else ("cohort", figures.INK)
+        name, color = (results.class_name(c), class_color(c)) if c else ("cohort", figures.INK)
         return figures.Curve(name, list(known), list(known.values()), color)
 
     dice = [
         curve(lambda r, i=c - 1: r.pseudo_dice and r.pseudo_dice_per_class[i], c) for c in range(1, results.num_classes)
     ]
-    curves = {
-        "Pseudo-label Dice": dice,
-        "Uncertainty, mean entropy in nats": [curve(lambda r: r.uncertainty)],
-        "Foreground, % of all voxels": [curve(lambda r: 100 * r.foreground_ratio)],
-    }
-    return [figures.Chart(title, lines, "round") for title, lines in curves.items()]
+    uncertainty, foreground = curve(lambda r: r.uncertainty), curve(lambda r: 100 * r.foreground_ratio)
+    return [
+        figures.Chart("Pseudo-label Dice", dice, "round", figures.dice_range(dice)),
+        figures.Chart("Uncertainty, mean entropy in nats", [uncertainty], "round"),
+        figures.Chart("Foreground, % of all voxels", [foreground], "round"),
+    ]
 
 
 def advise(results: RunResults, groups: Mapping[str, Group]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,11 @@ REQUIRED = ("root_path", "image_key", "binary_label", "labeled_num", "num_classe
 
 @dataclass(frozen=True)
 class Case:
-    """Measurements of one scan that the run labeled."""
+    """Measurements of one scan and of its label: one that the run gave it, or the user's own."""
 
     name: str
-    voxels: list[int]  # per foreground class
+    label_file: Path  # holds the label
+    voxels: list[int] | None  # per foreground class, None where the scan has no label
     milliliters: list[float] | None = None  # per foreground class, None where the spacing is not known
     dice: list[float] | None = None  # per foreground class, None where the true label is not known
     round0_dice: list[float] | None = None  # the same for the label of round 0; None for test scans
@@ -42,7 +43,10 @@ class Case:
 
 
 class LabeledScan(NamedTuple):
-    """A scan with its label maps (W, H, D) by kind: 'truth' where known, 'first' of round 0, 'prediction'."""
+    """A scan with its label maps (W, H, D) by kind: 'truth' where known, 'first' of round 0, 'prediction'.
+
+    A scan of the user's has 'truth' alone.
+    """
 
     case: Case
     volume: Volume
@@ -81,9 +85,26 @@ class RunResults:
         """Names of the unlabeled training scans."""
         return self.dataset.names("train.txt")[self.arguments["labeled_num"] :]
 
+    @property
+    def labeled(self) -> list[str]:
+        """Names of the training scans whose labels are the user's own: the templates."""
+        return self.dataset.names("train.txt")[: self.arguments["labeled_num"]]
+
+    @property
+    def validation(self) -> list[str]:
+        """Names of the validation scans."""
+        return self.dataset.names("val.txt", optional=True)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the foreground classes."""
+        names = (self.content.get("preparation") or {}).get("class_names")
+        names = names if isinstance(names, dict) else {}
+        unnamed = "foreground" if self.num_classes == 2 else "class {}"
+        return {c: str(names.get(str(c), unnamed.format(c))) for c in range(1, self.num_classes)}
+
     def class_name(self, c: int) -> str:
-        names = (self.content.get("preparation") or {}).get("class_names", {})
-        return names.get(str(c), "foreground" if self.num_classes == 2 else f"class {c}")
+        return self.class_names[c]
 
     def cohort(self) -> Iterator[LabeledScan]:
         """Yield every unlabeled training scan; raises InputError if scans and labels do not belong together."""
@@ -100,7 +121,16 @@ class RunResults:
                 labels = {kind: labels.label(name) for kind, labels in rounds.items()}
                 truth = volume.label if diagnosis else None
                 measured = {"uncertainty": last.uncertainty(name), "refined": last.refined(name)}
-                yield self._scan(volume, truth, labels, **measured)
+                yield self._scan(volume, truth, labels, label_file=last.path, **measured)
+
+    def own(self, names: Sequence[str]) -> Iterator[LabeledScan]:
+        """Yield scans with the user's own labels; raises DatasetError if a scan cannot be read."""
+        for name in progress(names, "own labels"):
+            volume, path = self.dataset.load(name), self.dataset.path(name)
+            if volume.label is None:
+                yield LabeledScan(Case(name, path, None), volume, {})
+            else:
+                yield self._scan(volume, None, {"truth": volume.label}, label_file=path)
 
     def tested(self) -> Iterator[LabeledScan]:
         """Yield every test scan; none before testing. Raises InputError as ``cohort`` does."""
@@ -110,7 +140,8 @@ class RunResults:
         with open_round(self.folder.test_predictions) as predictions:
             for name in progress(sorted(predictions.names), "test scans"):
                 volume = dataset.load(name)
-                yield self._scan(volume, volume.label, {"prediction": predictions.label(name)})
+                labels = {"prediction": predictions.label(name)}
+                yield self._scan(volume, volume.label, labels, label_file=predictions.path)
 
     def _scan(
         self, volume: Volume, truth: np.ndarray | None, labels: dict[str, np.ndarray], **measured: Any
@@ -129,7 +160,7 @@ class RunResults:
             if "first" in labels:
                 measured["round0_dice"] = dice_per_class(labels["first"], truth, self.num_classes)
             labels = {"truth": truth, **labels}
-        return LabeledScan(Case(volume.name, voxels, **measured), volume, labels)
+        return LabeledScan(Case(volume.name, voxels=voxels, **measured), volume, labels)
 
     def _dataset(self, root: str) -> Dataset:
         return Dataset(Path(root), self.arguments["image_key"], self.arguments["binary_label"])
