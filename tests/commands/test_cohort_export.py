@@ -168,6 +168,7 @@ def test_every_scan_of_the_dataset_has_a_file_and_a_row(
     assert table["train5"]["uncertainty"] == "0.2500" and table["test1"]["expected_dice"] == "0.9000"
     printed = capsys.readouterr().out
     assert "10 scans: 4 with your own mask, 4 with the label of round 1, 2 predicted by the network" in printed
+    assert "--ckpt" not in printed, "which the user did not give"
 
     assert export(tmp_path / "run", tmp_path / "off", "--round", "1", "--own_masks", "off") == 0
     origins = [row["label"] for row in rows(tmp_path / "off").values()]

@@ -78,7 +78,7 @@ def export_cohort(config: PredictConfig) -> list[Path]:
         inputs = [*source_files(dataset), *dataset.root.glob("data/*")]
         names = check_outputs(planned, "--out", inputs, config.overwrite, config.skip_existing)
         predicted = any(scans[name].origin == NETWORK for name in names)
-        model = load_model(replace(config, ckpt=str(checkpoint)), device) if predicted else None
+        model = load_model(replace(config, exp=None, ckpt=str(checkpoint)), device) if predicted else None
         for name in progress(names, "exporting"):
             try:
                 _write(scans[name], dataset, labels, model)
