@@ -236,6 +236,17 @@ def test_unfinished_and_missing_runs(run: Path, tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "notes.html").read_text() == "mine"
 
 
+def test_a_damaged_round_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "unet_3D")
+    labels = tmp_path / "unet_3D" / "pseudo_labels" / "round1.h5"
+    labels.write_bytes(labels.read_bytes()[:1000])
+    page = tmp_path / "page.html"
+    assert run_command(report.main, [str(tmp_path), "--out", str(page)]) == 2
+    error = capsys.readouterr().err
+    assert str(labels) in error and "--resume" in error
+    assert not page.exists()
+
+
 def test_names_with_markup_are_text(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "unet_3D")
     content = json.loads((run / "args.json").read_text())
