@@ -50,6 +50,12 @@ def _suggest(argv: Sequence[str] | None, description: str) -> None:
     suggest(parse(SuggestConfig, argv, description))
 
 
+def _label(argv: Sequence[str] | None, description: str) -> None:
+    from semisam_o1.commands.labeling import LabelConfig, add_label
+
+    add_label(parse(LabelConfig, argv, description))
+
+
 def _report(argv: Sequence[str] | None, description: str) -> None:
     from semisam_o1.report.page import ReportConfig, report
 
@@ -105,6 +111,9 @@ COMMANDS = {
             memory="--features builtin or --device cpu needs less memory of the GPU",
             dataset="(ROOT, --list and --image_key say how the dataset is read)",
         ),
+    ),
+    "label": Command(
+        "Add the mask of one more scan to a dataset, whose next training then starts from one more label.", _label
     ),
     "train": Command(
         "Segment a cohort of 3-D scans from one labeled volume.",

@@ -78,8 +78,8 @@ def suggest(config: SuggestConfig) -> None:
         ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)
         after = f"round {run.records[-1].round} of {run.folder.path}"
         heading = f"unlabeled scans after {after}; the others count by their uncertainty"
-        again = f"give its file the label, and train with --labeled_num {run.arguments['labeled_num'] + 1}"
-        what, advice = "label next", f"put it second in {run.dataset.root / 'train.txt'}, {again}"
+        put = f"{run.dataset.root} {ranking[0].name} MASK --labeled_num {run.arguments['labeled_num']}"
+        what, advice = "label next", f"draw its mask, then: {shell_command('label')} {put}"
     print(f"{len(ranking)} {heading}", table(ranking, config.top, uncertainty), sep="\n")
     print(f"{what}: {ranking[0].name}", advice, sep="\n")
 

@@ -22,6 +22,7 @@ Config = TypeVar("Config")
 SCRIPTS = {
     "prepare": "prepare_data.py",
     "suggest": "suggest_template.py",
+    "label": "add_label.py",
     "train": "train_SemiSAM_O1.py",
     "test": "test_baseline.py",
     "predict": "predict.py",
