@@ -13,7 +13,6 @@ from semisam_o1.data.preparation.settings import Preparation
 from semisam_o1.data.preparation.sources import FoundScans
 from semisam_o1.data.preparation.sparse import drawn_slices
 from semisam_o1.data.preparation.summary import PreparedScan, fitting_patch, label_values
-from semisam_o1.drawing.masks import draw_filled
 
 STANDARD_PATCH = (128, 128, 128)  # the default of training
 FIGURE = "label_slices.png"
@@ -52,6 +51,8 @@ def _consecutive(settings: Preparation, values: Sequence[int], classes: Sequence
 
 def draw_filled_masks(conversion: Conversion, found: FoundScans, names: Sequence[str]) -> Path | None:
     """Draw the mask of the first of these scans with its filled slices; return the figure, None without a scan."""
+    from semisam_o1.drawing.masks import draw_filled  # matplotlib takes a second to import
+
     if not names:
         return None
     settings, path = conversion.preparation, conversion.destination / FIGURE
