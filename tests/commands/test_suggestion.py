@@ -178,7 +178,7 @@ def test_after_a_run_those_that_stand_for_uncertain_scans_come_first(
     assert (rows[0][1], rows[0][2]) == ("train3", "0.1000")
     assert rows[0][3] == f"{(0.1 * 1.5 + 0.1 * 1.5 + 0.9 * 0.2) / 1.1:.3f}"
     assert "label next: train3" in lines
-    assert "--labeled_num 3" in lines[-1]
+    assert "add_label.py" in lines[-1] and lines[-1].endswith(" train3 MASK --labeled_num 2")
 
 
 def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
