@@ -62,7 +62,7 @@ class AtlasPropagation:
     Args:
         templates: of any sizes. Either all volumes of the cohort have features or none.
         num_classes: background included.
-        registration: whether to register deformably after the alignment by matches, which alone takes seconds.
+        registration: whether to register deformably after the alignment by matches.
 
     Attributes:
         templates: the templates in the frame of the first one.
