@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from semisam_o1.core.errors import InputError
-from semisam_o1.core.flags import AT_LEAST_1, POSITIVE, SHARE, Range, check_ranges, option, parse, with_recipes
+from semisam_o1.core.flags import (
+    AT_LEAST_1,
+    POSITIVE,
+    SHARE,
+    CommandConfig,
+    Range,
+    check_ranges,
+    option,
+    parse,
+    with_recipes,
+)
 
 
 @with_recipes({"plain": {}, "fast": {"rounds": 9, "careful": False}})
@@ -32,6 +42,27 @@ def test_values_have_the_type_of_the_annotation() -> None:
     config = parse(Config, flags, "")
     assert (config.rounds, config.rate, config.careful, config.root) == (4, 2.0, False, Path("b"))
     assert tuple(config.size) == (4, 5, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithFolder(CommandConfig):
+    folder: Path = option(None, "folder", positional=True)
+    overwrite: bool = option(False, "replace")
+
+
+@pytest.mark.parametrize(
+    ("flags", "debug", "overwrite"),
+    [
+        (["--debug", "on", "a"], True, False),
+        (["--debug", "a"], True, False),
+        (["a", "--debug"], True, False),
+        (["--overwrite", "--debug", "off", "a"], False, True),
+        (["a", "--overwrite", "1"], False, True),
+        (["--overwrite=off", "a"], False, False),
+    ],
+)
+def test_a_switch_stands_alone_or_before_on_and_off(flags: list[str], debug: bool, overwrite: bool) -> None:
+    assert parse(WithFolder, flags, "") == WithFolder(folder=Path("a"), debug=debug, overwrite=overwrite)
 
 
 def test_a_recipe_applies_from_python_as_on_the_command_line() -> None:
@@ -68,7 +99,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 class Settings:
     source: str = option(None, "required", positional=True)
     target: str | None = option(None, "optional", positional=True, nargs="?")
-    overwrite: bool = option(False, "takes no value", action="store_true")
+    overwrite: bool = option(False, "alone")
     quiet: bool = option(False, "takes on or off")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.commands.preparation_advice import draw_filled_masks, next_steps
 from semisam_o1.core.errors import InputError, listed
-from semisam_o1.core.flags import CommandConfig, add_flags, option
+from semisam_o1.core.flags import CommandConfig, add_flags, join_switches, option
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation import sources
 from semisam_o1.data.preparation.convert import Conversion, convert
@@ -114,7 +114,8 @@ def parse_arguments(argv: Sequence[str] | None, description: str) -> PrepareConf
         command.add_argument("destination", type=Path, metavar="DST", help="dataset folder to write", **optional)
         add_flags(command.add_argument_group("the grid and the values"), Preparation)
         add_flags(command, PrepareConfig, NOT_FOR[layout])
-    given = vars(parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv)))
+    words = join_switches(sys.argv[1:] if argv is None else argv, PrepareConfig)
+    given = vars(parser.parse_args(join_numbers(words)))
     preparation = _preparation(given)
     return PrepareConfig(preparation=preparation, **given)
 

@@ -113,7 +113,8 @@ def write_failure(path: object, error: OSError) -> str:
 
 
 def _explain(message: object, code: int, argv: Sequence[str] | None, hint: str = "") -> int:
-    if "--debug" in (sys.argv[1:] if argv is None else argv):
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in words and words[words.index("--debug") + 1 :][:1] != ["off"]:
         traceback.print_exc()
     print(f"error: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)
     return code

@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import shlex
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +77,28 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+ON, OFF = ("on", "1", "true", "yes"), ("off", "0", "false", "no")  # and what else people write for them
+
+
 def on_off(text: str) -> bool:
-    """Read a switch: on, off, and what else people write for them."""
-    for value, words in ((True, ("on", "1", "true", "yes")), (False, ("off", "0", "false", "no"))):
+    """Read a switch."""
+    for value, words in ((True, ON), (False, OFF)):
         if text.lower() in words:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+
+
+def join_switches(argv: Sequence[str], config: type[Any]) -> list[str]:
+    """Join every switch of a configuration with its on or off, so that what follows a bare one is an argument."""
+    fields = [item for item in dataclasses.fields(config) if "argparse" in item.metadata]
+    switches = {f"--{item.name}" for item in fields if item.type.removesuffix(" | None") == "bool"}
+    words: list[str] = []
+    for i, word in enumerate(argv):
+        if i and argv[i - 1] in switches and word.lower() in (*ON, *OFF):
+            words[-1] = f"{argv[i - 1]}={word}"
+        else:
+            words.append(f"{word}=on" if word in switches else word)
+    return words
 
 
 # What argparse needs to know of a field, by its annotation.
@@ -98,7 +115,7 @@ OF_TYPE: dict[str, dict[str, Any]] = {
 class CommandConfig:
     """What the configurations of all commands share; faults are raised as InputError when one is made."""
 
-    debug: bool = option(False, "show tracebacks", resume="any", action="store_true")
+    debug: bool = option(False, "show tracebacks", resume="any")
 
     def __post_init__(self) -> None:
         check_ranges(self, self.faults())
@@ -156,7 +173,8 @@ def parse(config: type[Config], argv: Sequence[str] | None, description: str) ->
     """Read a command line into a configuration; argparse exits with 2 on what it cannot read."""
     parser = argparse.ArgumentParser(description=description)
     add_flags(parser, config)
-    return config(**vars(parser.parse_args(argv)))
+    words = join_switches(sys.argv[1:] if argv is None else argv, config)
+    return config(**vars(parser.parse_args(words)))
 
 
 def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:

@@ -35,8 +35,8 @@ class DemoConfig(CommandConfig):
     seed: int = option(21, "random seed of the subjects", within=AT_LEAST_0)
     rounds: int = option(2, "rounds of training", metavar="N")
     iterations: int = option(320, "iterations per round", metavar="N")
-    data_only: bool = option(False, "write the scans and stop", action="store_true")
-    overwrite: bool = option(False, "replace other scans in DST, and an earlier run", action="store_true")
+    data_only: bool = option(False, "write the scans and stop")
+    overwrite: bool = option(False, "replace other scans in DST, and an earlier run")
 
 
 def run_demo(config: DemoConfig) -> None:

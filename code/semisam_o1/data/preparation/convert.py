@@ -36,7 +36,7 @@ class Conversion:
     preparation: Preparation
     source_spacing: tuple[float, ...] | None = None  # mm, of scans that do not state theirs; needed to resample them
     workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
-    overwrite: bool = option(False, "replace files and lists that differ", action="store_true")
+    overwrite: bool = option(False, "replace files and lists that differ")
     class_names: str | None = option(
         None, "names of the classes 1, 2, …, where the masks do not state them", metavar="NAME,NAME"
     )
