@@ -212,7 +212,7 @@ def test_a_rotated_anisotropic_scan_trained_on_and_predicted_comes_back_in_place
         (["--out", "out"], "--exp is missing"),
         (["--out", "out", "--exp", "EXP"], "give either --scans"),
         (["--out", "out", "--exp", "EXP", "--cohort", "--scans", "IMAGES"], "give either --scans"),
-        (["--out", "out", "--exp", "EXP", "--cohort", "--uncertainty"], "--cohort writes labels"),
+        (["--out", "out", "--exp", "EXP", "--cohort", "--uncertainty"], "--uncertainty needs the probability of every"),
         (["--out", "out", "--exp", "EXP", "--scans", "nowhere"], "--scans nowhere is missing"),
         (["--out", "out", "--exp", "nothing", "--scans", "IMAGES"], "--exp nothing"),
         (["--out", "out", "--exp", "EXP", "--scans", "IMAGES", "IMAGES/axial.nii.gz"], "names axial twice"),

@@ -13,9 +13,11 @@ import SimpleITK as sitk
 import torch
 
 import predict
+import prepare_data
 from semisam_o1.commands import judging
+from semisam_o1.commands.export import write_image
 from semisam_o1.core.errors import run_command
-from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.dataset.volumes import Dataset, Geometry
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
@@ -204,7 +206,7 @@ def test_files_are_replaced_only_when_asked(root: Path, tmp_path: Path, capsys: 
     assert export(tmp_path / "run", out, "--overwrite") == 0
     (out / "labels.csv").write_text("patient,age\n")
     assert export(tmp_path / "run", out, "--overwrite") == 2
-    assert "labels.csv is another table" in capsys.readouterr().err
+    assert "labels.csv was written by something else" in capsys.readouterr().err
 
 
 def test_a_scan_prepared_again_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,3 +243,60 @@ def test_damaged_labels_of_a_round_are_named(
     assert export(tmp_path / "run", tmp_path / "out") == 2
     assert "round1.h5" in (error := capsys.readouterr().err) and "--resume" in error
     assert not (tmp_path / "out").exists()
+
+
+def stored_maps(folder: RunFolder, round_: int, value: float) -> None:
+    """Write the probabilities of a round's labels, the same everywhere."""
+    with h5py.File(folder.pseudo_labels(round_)) as labels, h5py.File(folder.confidence(round_), "w") as file:
+        for name in labels:
+            file[name] = np.full(labels[name].shape, round(255 * value), np.uint8)
+
+
+def test_the_probability_of_each_label_is_exported(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_of(tmp_path, ())
+    point_to(folder, root)
+    out = tmp_path / "out"
+    assert export(tmp_path / "run", out, "--probabilities") == 2
+    assert "the run kept no probabilities of round 0" in capsys.readouterr().err
+    assert not out.exists()
+    stored_maps(folder, 0, 0.6)
+    assert export(tmp_path / "run", out, "--probabilities") == 0
+    np.testing.assert_allclose(exported(out, "train5_confidence"), 0.6, atol=0.01)
+    assert not (out / "train0_confidence.nii.gz").exists(), "a mask of the user's is certain"
+
+
+def prepared_from(tmp_path: Path, spacing: float) -> tuple[np.ndarray, Path]:
+    """Prepare two scans of which the first has a mask, and write a run on them; return the mask and the experiment."""
+    mask = np.zeros((26, 22, 20), np.uint8)
+    mask[5:18, 4:15, 3:14] = 7
+    for i in range(2):
+        image = mask + np.random.default_rng(i).standard_normal(mask.shape).astype(np.float32)
+        write_image(tmp_path / "scans" / f"s{i}.nii.gz", image, Geometry(known=True))
+    write_image(tmp_path / "masks" / "s0.nii.gz", mask, Geometry(known=True))
+    files = ["--images", str(tmp_path / "scans"), "--labels", str(tmp_path / "masks"), str(tmp_path / "data")]
+    settings = ["--spacing", str(spacing), "--label_map", "7=1", "--class_names", "liver"]
+    assert run_command(prepare_data.main, ["nifti", *files, *settings]) == 0
+    dataset, folder = Dataset(tmp_path / "data"), RunFolder.of(str(tmp_path / "run"), "mt", 1, "unet_3D")
+    folder.create()
+    arguments = {**ARGUMENTS, "root_path": str(dataset.root), "labeled_num": 1, "num_classes": 2}
+    preparation = json.loads((dataset.root / "preparation.json").read_text())
+    folder.args.write_text(json.dumps({"arguments": arguments, "preparation": preparation}))
+    labels = {name: np.zeros(dataset.header(name).grid.size, np.uint8) for name in ("s0", "s1")}
+    write_round(folder, PseudoLabels(labels), RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0))
+    return mask, tmp_path / "run"
+
+
+def test_an_own_mask_is_exported_as_it_was_drawn(tmp_path: Path) -> None:
+    mask, exp = prepared_from(tmp_path, 2.5)
+    assert export(exp, tmp_path / "out") == 0
+    np.testing.assert_array_equal(exported(tmp_path / "out", "s0"), mask > 0)
+    image = sitk.ReadImage(str(tmp_path / "out" / "s0.nii.gz"))
+    assert image.GetMetaData("ITK_FileNotes") == "written by SemiSAM-O1: 1 liver"
+    assert '1 213 94 0 1 1 1 "liver"' in (tmp_path / "out" / "classes.txt").read_text()
+
+    write_image(tmp_path / "masks" / "s0.nii.gz", np.roll(mask, 6, axis=0), Geometry(known=True))
+    assert export(exp, tmp_path / "out", "--overwrite") == 0  # a mask that was changed since: as prepared
+    label = exported(tmp_path / "out", "s0")
+    assert 2 * np.sum(label * (mask > 0)) / (label.sum() + np.sum(mask > 0)) > 0.85

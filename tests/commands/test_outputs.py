@@ -156,10 +156,10 @@ def test_failing_scans_are_skipped_when_asked_and_listed_at_the_end(
 def test_a_scan_that_breaks_midway_leaves_what_was_written_and_the_same_command_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(path: Path, array: np.ndarray, geometry: Geometry, source: str) -> None:
+    def broken(path: Path, *arguments: object) -> None:
         if path.name == "b.nii.gz":
             raise InputError("the scan is gone")
-        write_image(path, array, geometry, source)
+        write_image(path, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(prediction, "write_image", broken)

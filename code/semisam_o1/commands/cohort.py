@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from semisam_o1.commands.export import export_path, to_original_grid, write_image
+from semisam_o1.commands.class_file import CLASSES, CLASSES_HEADING, write_classes
+from semisam_o1.commands.cohort_labels import NETWORK, NONE, OWN, ROUND, CohortScan, LabelWriter, RoundFiles, open_files
+from semisam_o1.commands.cohort_table import COLUMNS, TABLE, summary, write_table
+from semisam_o1.commands.export import export_path
 from semisam_o1.commands.judging import Judgment, judge
-from semisam_o1.commands.outputs import check_outputs, source_files
+from semisam_o1.commands.outputs import check_outputs, check_text_file, source_files
 from semisam_o1.commands.predict_config import PredictConfig
-from semisam_o1.commands.trained import LoadedModel, load_model
-from semisam_o1.core.atomic_io import write_text
+from semisam_o1.commands.trained import load_model
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, RunError, raise_faults
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, VolumeHeader
-from semisam_o1.data.preparation.grid import resample_label
-from semisam_o1.runs.records import RoundLabels, best_round, open_round
+from semisam_o1.data.preparation.settings import Classes, Preparation, read_preparation
+from semisam_o1.runs.records import RoundLabels, best_round
 from semisam_o1.runs.results import RunResults, read_run
 
 LISTS = ("train.txt", "val.txt", "test.txt")
-TABLE = "labels.csv"
-COLUMNS = ("scan", "list", "label", "expected_dice", "uncertainty", "file")
-OWN, ROUND, NETWORK, NONE = "own mask", "round", "network", "none"
-
 Headers = Mapping[str, tuple[VolumeHeader, str]]
 """Name of a scan → its header, and the list that names it."""
-
-
-@dataclass(frozen=True)
-class CohortScan:
-    """A scan of the dataset and where its label comes from.
-
-    Attributes:
-        list_name: the list that names it, empty for a scan in no list.
-        origin: OWN, ROUND, NETWORK or NONE.
-        path: the file to write.
-        uncertainty: of the round's label, mean entropy in nats; None where it is not known.
-    """
-
-    header: VolumeHeader
-    list_name: str
-    origin: str
-    path: Path
-    uncertainty: float | None = None
 
 
 def export_cohort(config: PredictConfig) -> list[Path]:
@@ -70,24 +46,28 @@ def export_cohort(config: PredictConfig) -> list[Path]:
     device = resolve_device(config.device)
     judgment = choose_round(config, run, dataset, headers, device)
     checkpoint = find_checkpoint(config, run, judgment.round)
-    with open_round(run.folder.pseudo_labels(judgment.round)) as labels:
-        scans = plan(config, run, dataset, headers, labels, checkpoint is not None)
-        _check_labels(scans, labels, dataset)
-        planned = {scan.header.name: [scan.path] for scan in scans.values() if scan.origin != NONE}
-        check_table(config.out)
+    with open_files(run.folder, judgment.round, config.probabilities) as files:
+        scans = plan(config, run, dataset, headers, files.labels, checkpoint is not None)
+        _check_labels(scans, files, dataset)
+        planned = {name: outputs for name, scan in scans.items() if (outputs := _outputs(scan))}
+        check_text_file(config.out / TABLE, ",".join(COLUMNS), "--out")
+        check_text_file(config.out / CLASSES, CLASSES_HEADING, "--out")
         inputs = [*source_files(dataset), *dataset.root.glob("data/*")]
         names = check_outputs(planned, "--out", inputs, config.overwrite, config.skip_existing)
         predicted = any(scans[name].origin == NETWORK for name in names)
         model = load_model(replace(config, exp=None, ckpt=str(checkpoint)), device) if predicted else None
+        settings = read_preparation(dataset.root) or Preparation(orientation="keep")
+        writer = LabelWriter(dataset, settings, Classes(run.num_classes, run.stated_names), files, model)
         for name in progress(names, "exporting"):
             try:
-                _write(scans[name], dataset, labels, model)
+                writer.write(scans[name])
             except InputError as error:
                 if not config.continue_on_error:
                     raise RunError(f"{error}; --skip_existing goes on, --continue_on_error leaves it out") from error
                 failed[name] = str(error)
     write_table(config.out / TABLE, scans, judgment)
-    print(summary(scans, labels.path, judgment, config.out / TABLE))
+    write_classes(config.out / CLASSES, run.stated_names)
+    print(summary(scans, files.labels.path, judgment, config.out / TABLE))
     if failed:
         listing = "\n".join(f"  {reason}" for reason in failed.values())
         raise RunError(f"{len(failed)} scans were skipped, all others are written:\n{listing}")
@@ -169,70 +149,25 @@ def plan(
             origin = OWN
         elif name in labels.names and name not in labeled:
             origin, uncertainty = ROUND, labels.uncertainty(name)
-        path = export_path(config.out, name, header.source)
-        scans[name] = CohortScan(header, list_name, origin, path, uncertainty)
+        path, confidence = export_path(config.out, name, header.source), None
+        if config.probabilities and origin in (ROUND, NETWORK):
+            confidence = export_path(config.out, name, header.source, "confidence")
+        scans[name] = CohortScan(header, list_name, origin, path, confidence, uncertainty)
     return scans
 
 
-def _check_labels(scans: Mapping[str, CohortScan], labels: RoundLabels, dataset: Dataset) -> None:
-    """Read every label of the round that is to be written: none may be damaged, or of another size than its scan."""
+def _outputs(scan: CohortScan) -> list[Path]:
+    """Return the files of a scan; the label map comes last, so that it stands for all of them."""
+    return [] if scan.origin == NONE else [*([scan.confidence] if scan.confidence else []), scan.path]
+
+
+def _check_labels(scans: Mapping[str, CohortScan], files: RoundFiles, dataset: Dataset) -> None:
+    """Read every array of the round that is to be written: none may be damaged, or of another size than its scan."""
     faults = []
     for name in (name for name, scan in scans.items() if scan.origin == ROUND):
-        shape, size = labels.label(name).shape, scans[name].header.grid.size
-        if shape != size:
-            again = f"{dataset.path(name)} was prepared again since the run, so train again"
-            faults.append(f"{labels.path}: the label of {name} has shape {shape}, its volume {size}; {again}")
+        size = scans[name].header.grid.size
+        for stored in filter(None, (files.labels, files.confidences)):
+            if (shape := stored.label(name).shape) != size:
+                again = f"{dataset.path(name)} was prepared again since the run, so train again"
+                faults.append(f"{stored.path}: the label of {name} has shape {shape}, its volume {size}; {again}")
     raise_faults(faults, "labels do not fit their scans")
-
-
-def _write(scan: CohortScan, dataset: Dataset, labels: RoundLabels, model: LoadedModel[PredictConfig] | None) -> None:
-    header = scan.header
-    original = header.original or header.grid
-    if scan.origin == NETWORK:
-        volume = dataset.load(header.name)
-        label = model.label_map(to_original_grid(model.probabilities(volume.image), volume))
-    else:
-        prepared = dataset.label(header.name) if scan.origin == OWN else labels.label(header.name)
-        label = resample_label(prepared, header.grid, original)
-    write_image(scan.path, label, original.geometry, header.source)
-
-
-def check_table(folder: Path) -> None:
-    """Refuse to replace a table of that name that this command did not write."""
-    path = folder / TABLE
-    with contextlib.suppress(OSError, ValueError):
-        if path.exists() and not path.read_text(encoding="utf-8").startswith(",".join(COLUMNS)):
-            raise InputError(f"--out: {path} is another table than the one of labels; move it away")
-
-
-def write_table(path: Path, scans: Mapping[str, CohortScan], judgment: Judgment) -> None:
-    """Write one row per scan; the expected Dice is that of the round, or of the network, on the validation scans."""
-    network = max((score for round_, score in judgment.scores.items() if round_), default=None)
-    expected = {
-        ROUND: judgment.scores.get(judgment.round),
-        NETWORK: judgment.scores.get(judgment.round, network) if judgment.round else network,
-    }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, scan in scans.items():
-        origin = f"round {judgment.round}" if scan.origin == ROUND else scan.origin
-        numbers = (expected.get(scan.origin), scan.uncertainty)
-        file = scan.path.name if scan.origin != NONE else ""
-        writer.writerow([name, scan.list_name, origin, *("" if n is None else f"{n:.4f}" for n in numbers), file])
-    write_text(path, text.getvalue())
-
-
-def summary(scans: Mapping[str, CohortScan], labels: Path, judgment: Judgment, table: Path) -> str:
-    """Return the sentences about an export."""
-    counts = Counter(scan.origin for scan in scans.values())
-    texts = {
-        OWN: "with your own mask",
-        ROUND: f"with the label of round {judgment.round}",
-        NETWORK: "predicted by the network",
-    }
-    parts = [f"{counts[origin]} {text}" for origin, text in texts.items() if counts[origin]]
-    lines = [f"{labels}: {judgment.reason}", f"{len(scans)} scans: {', '.join(parts)}; {table} lists them"]
-    if counts[NONE]:
-        lines.append(f"{counts[NONE]} scans outside of training have no label: no network is trained yet")
-    return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,18 @@ from semisam_o1.data.preparation.formats import SUFFIXES, stem
 from semisam_o1.data.preparation.grid import resample
 from semisam_o1.data.preparation.nifti import copy_forms, is_nifti
 
+MAX_REMARK = 79  # characters, which a NIfTI header holds
 # Formats with a separate data file are written in their single-file form.
 SINGLE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
-def write_image(path: Path, array: np.ndarray, geometry: Geometry, source: str | Path | None = None) -> None:
+def write_image(
+    path: Path,
+    array: np.ndarray,
+    geometry: Geometry,
+    source: str | Path | None = None,
+    class_names: Mapping[int, str] | None = None,
+) -> None:
     """Write one volume as NIfTI, NRRD or MetaImage, completely or not at all, with the remark that it was written here.
 
     Args:
@@ -27,6 +35,7 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry, source: str |
         array: (W, H, D), axes x, y, z; the type is kept (uint8 for labels, float32 for images).
         source: a file on the same grid; where both are NIfTI, its two forms of the position are taken over, so that the
             array lies on it for programs that read either.
+        class_names: of a label map, for the file's remark.
 
     Raises:
         WriteError: if the file cannot be written.
@@ -35,7 +44,9 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry, source: str |
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
-    image.SetMetaData(REMARK_KEY, REMARK)
+    classes = ", ".join(f"{c} {name}" for c, name in (class_names or {}).items())
+    remark = f"{REMARK}: {classes}" if classes else REMARK
+    image.SetMetaData(REMARK_KEY, remark.encode("ascii", "replace")[:MAX_REMARK].decode("ascii"))
     with replacing(path, keep_suffix=True) as partial:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from semisam_o1.commands.own_masks import read_own_mask
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, assign, option, shell_command
 from semisam_o1.data.dataset.hdf5 import open_hdf5, write_hdf5
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preparation.grid import resample_label
-from semisam_o1.data.preparation.masks import read_mask
-from semisam_o1.data.preparation.scans import filled, remap
-from semisam_o1.data.preparation.segmentation import read_segments, values_of_names
-from semisam_o1.data.preparation.settings import Classes, Preparation, read_classes, read_preparation
-from semisam_o1.data.preparation.sources import ScanFiles
+from semisam_o1.data.preparation.settings import Preparation, read_classes, read_preparation
 from semisam_o1.data.preparation.summary import fitting_patch
 
 
@@ -74,34 +71,15 @@ def add_label(config: LabelConfig) -> None:
 def label_on_grid(config: LabelConfig, dataset: Dataset, volume: Volume) -> np.ndarray:
     """Return the mask as a label (W, H, D) uint8 on the grid of the prepared volume; raises InputError."""
     settings, classes = read_preparation(config.root) or Preparation(orientation="keep"), read_classes(config.root)
-    original = volume.original or volume.grid
-    source = Path(volume.source) if volume.source and Path(volume.source).is_file() else dataset.path(config.name)
-    scan = ScanFiles(config.name, source, config.mask, segments=segment_values(config.mask, classes))
-    mask = remap(read_mask(scan, original, settings.label_slices), settings)
-    whole = Volume(config.name, np.empty(original.size, np.uint8), mask, original.geometry)
-    nearest = settings.label_interpolation == "nearest"
-    label = resample_label(filled(mask, whole, settings), original, volume.grid, nearest=nearest)
+    original, nearest = volume.original or volume.grid, settings.label_interpolation == "nearest"
+    mask = read_own_mask(volume, config.mask, original, settings, classes)
+    label = resample_label(mask, original, volume.grid, nearest=nearest)
     if not label.any():
         raise InputError(f"{config.mask} marks nothing of {config.name}; draw the structure")
     if classes.count is not None and label.max() >= classes.count:
         known = f"the dataset's classes end at {classes.count - 1}"
         raise InputError(f"{config.mask} holds the value {label.max()}, {known}; renumber it")
     return label
-
-
-def segment_values(mask: Path, classes: Classes) -> dict[str, int] | None:
-    """Return the class of every named segment of a mask, None for a mask without names.
-
-    Raises:
-        InputError: if a name is none of the dataset's.
-    """
-    segments = read_segments(mask) if mask.is_file() else ()
-    if not segments:
-        return None
-    values = {name: c for c, name in classes.names.items()} or values_of_names([segments])
-    if unknown := [segment.name for segment in segments if segment.name not in values]:
-        raise InputError(f"{mask} has the segments {listed(unknown)}, the dataset has {listed(values)}; rename them")
-    return values
 
 
 def write_label(path: Path, label: np.ndarray, mask: Path) -> None:

@@ -93,6 +93,13 @@ def check_folder(folder: Path, flag: str) -> None:
         raise InputError(f"{flag} {folder} cannot be written to ({reason}); name another folder") from None
 
 
+def check_text_file(path: Path, beginning: str, flag: str) -> None:
+    """Refuse to replace a text file of that name that does not begin as those of this package do."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.exists() and not path.read_text(encoding="utf-8").startswith(beginning):
+            raise InputError(f"{flag}: {path} was written by something else; move it away")
+
+
 def _check_names(outputs: Mapping[str, Sequence[Path]], flag: str) -> None:
     """Refuse names that are too long, and files that two scans or two of their maps would share."""
     counts = Counter(path for files in outputs.values() for path in files)
@@ -128,4 +135,4 @@ def _written_here(path: Path) -> bool:
         reader.ReadImageInformation()
     except RuntimeError:
         return False
-    return reader.HasMetaDataKey(REMARK_KEY) and reader.GetMetaData(REMARK_KEY) == REMARK
+    return reader.HasMetaDataKey(REMARK_KEY) and reader.GetMetaData(REMARK_KEY).startswith(REMARK)

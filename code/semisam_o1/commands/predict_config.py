@@ -16,7 +16,9 @@ class PredictConfig(TrainedConfig):
     scans: tuple[Path, ...] = option((), "image files, folders of them or of a DICOM series", nargs="+", metavar="PATH")
     cohort: bool = option(False, "label every scan of the run's dataset instead")
     out: Path = option(None, "folder for the label maps", required=True, metavar="DIR")
-    probabilities: bool = option(False, "also write the probability of every foreground class")
+    probabilities: bool = option(
+        False, "also write the probability of every foreground class; with --cohort, that of each voxel's label"
+    )
     uncertainty: bool = option(False, "also write the entropy of the class probabilities, in nats")
     round: int | None = option(
         None, "with --cohort: the round whose labels are written (default: the best)", AT_LEAST_0, metavar="R", type=int
@@ -44,11 +46,10 @@ class PredictConfig(TrainedConfig):
             faults.append("--exp is missing; name the experiment, or a checkpoint with --ckpt")
         if self.cohort == bool(self.scans):
             faults.append("give either --scans (files or folders to segment) or --cohort (the run's own scans)")
-        if self.cohort and (self.probabilities or self.uncertainty):
+        if self.cohort and self.uncertainty:
             faults.append(
-                "--cohort writes labels; for --probabilities and --uncertainty give the scans with --scans (of the "
-                "training scans, the run keeps the probability of each voxel's label in "
-                "pseudo_labels/round*_confidence.h5)"
+                "--uncertainty needs the probability of every class, of which a run keeps that of the label; "
+                "with --cohort use --probabilities, or give the scans with --scans"
             )
         if self.overwrite and self.skip_existing:
             faults.append("--overwrite replaces files and --skip_existing keeps them; use one of the two")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from semisam_o1.commands.class_file import CLASSES, CLASSES_HEADING, write_classes
 from semisam_o1.commands.cohort import export_cohort
 from semisam_o1.commands.export import export_path, to_original_grid, write_image
 from semisam_o1.commands.incoming import NetworkInput, find_scans, network_input
-from semisam_o1.commands.outputs import check_outputs, source_files
+from semisam_o1.commands.outputs import check_outputs, check_text_file, source_files
 from semisam_o1.commands.predict_config import PredictConfig
 from semisam_o1.commands.trained import LoadedModel, describe_best, load_model
 from semisam_o1.core.device import resolve_device
@@ -48,6 +49,7 @@ def predict_scans(config: PredictConfig) -> list[Path]:
     arguments, inputs = model.trained.arguments, [scan.image for scan in scans.values()]
     if "root_path" in arguments:
         inputs += source_files(Dataset(Path(arguments["root_path"]), model.config.image_key))
+    check_text_file(config.out / CLASSES, CLASSES_HEADING, "--out")
     names = check_outputs(outputs, "--out", inputs, config.overwrite, config.skip_existing)
     failed = check_scans([scans[name] for name in names], network, config.continue_on_error)
     names = [name for name in names if name not in failed]
@@ -57,8 +59,11 @@ def predict_scans(config: PredictConfig) -> list[Path]:
         try:
             volume, _ = network.read(scans[name])
             probabilities = to_original_grid(model.probabilities(volume.image), volume)
-            for path, array in zip(outputs[name], output_maps(model, probabilities), strict=True):
-                write_image(path, array, volume.original.geometry, volume.source)
+            *maps, label = output_maps(model, probabilities)
+            geometry, source = volume.original.geometry, volume.source
+            for path, array in zip(outputs[name][:-1], maps, strict=True):
+                write_image(path, array, geometry, source)
+            write_image(outputs[name][-1], label, geometry, source, model.class_names)
         except Exception as error:
             failed[name] = reason_to_skip(error)
             if not config.continue_on_error:
@@ -67,6 +72,8 @@ def predict_scans(config: PredictConfig) -> list[Path]:
                 raise RunError(f"{name}: {failed[name]}. {kept}; {remedy}") from error
         else:
             written.append(outputs[name][-1])
+    if written:
+        write_classes(config.out / CLASSES, model.class_names)
     if failed:
         listing = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise RunError(f"{len(written)} scans are written, {len(failed)} were skipped:\n{listing}")

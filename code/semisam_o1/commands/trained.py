@@ -23,6 +23,7 @@ from semisam_o1.pipeline.config import TrainConfig, image_key_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.records import RoundRecord, best_round
+from semisam_o1.runs.results import stated_names
 from semisam_o1.training.checkpoint import load_weights
 
 # Flags that keep the value of the training run, or the default of training where that is not known.
@@ -93,6 +94,12 @@ class LoadedModel(Generic[Config]):
             f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
             f"{predictor.precision} on {predictor.device.type}"
         )
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the foreground classes, of those that the training data state a name of."""
+        merged = {"binary_label": self.config.binary_label, "num_classes": self.config.num_classes}
+        return stated_names(self.trained.preparation, merged)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Return the class probabilities (C, W, H, D) float32 of an image (W, H, D)."""

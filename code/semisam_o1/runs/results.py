@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume
+from semisam_o1.data.preparation.settings import Classes
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.runs.find import find_run_folder, read_sound_arguments
 from semisam_o1.runs.layout import RunFolder
@@ -96,12 +97,15 @@ class RunResults:
         return self.dataset.names("val.txt", optional=True)
 
     @property
+    def stated_names(self) -> dict[int, str]:
+        """Names of the foreground classes, of those that the dataset states a name of."""
+        return stated_names(self.content.get("preparation"), self.arguments)
+
+    @property
     def class_names(self) -> dict[int, str]:
-        """Names of the foreground classes."""
-        names = (self.content.get("preparation") or {}).get("class_names")
-        names = names if isinstance(names, dict) else {}
+        """Names of all foreground classes."""
         unnamed = "foreground" if self.num_classes == 2 else "class {}"
-        return {c: str(names.get(str(c), unnamed.format(c))) for c in range(1, self.num_classes)}
+        return {c: unnamed.format(c) for c in range(1, self.num_classes)} | self.stated_names
 
     def class_name(self, c: int) -> str:
         return self.class_names[c]
@@ -164,6 +168,17 @@ class RunResults:
 
     def _dataset(self, root: str) -> Dataset:
         return Dataset(Path(root), self.arguments["image_key"], self.arguments["binary_label"])
+
+
+def stated_names(preparation: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[int, str]:
+    """Return the names of the foreground classes that a run's preparation states; none where all were merged.
+
+    Args:
+        preparation: the entry of args.json.
+        arguments: of the training.
+    """
+    names = {} if arguments.get("binary_label") else Classes.from_json(preparation or {}).names
+    return {c: name for c, name in sorted(names.items()) if 0 < c < arguments.get("num_classes", 0)}
 
 
 def read_run(run: str | Path, backbone: str | None = None, root_path: Path | None = None) -> RunResults:
