@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two processes of one thread each; the tests of one file share what they trained.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all bench lint format
 
@@ -11,10 +13,10 @@ demo: $(VENV)/installed
 	$(BIN)/python code/make_demo.py --overwrite
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 bench: $(VENV)/installed
 	for claim in encoder loading distances metrics inference step round; do \
