@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -246,15 +247,22 @@ def test_a_model_of_resampled_scans_is_scored_on_their_original_grid(
         tmp_path / "full",
     ]
     assert run_command(prepare_data.main, ["nifti", *map(str, flags)]) == 0, capsys.readouterr().err
-    tested = ["--root_path", str(cohort / "data"), "--exp", str(cohort / "run"), "--truth", str(tmp_path / "full")]
+    tested = ["--root_path", str(tmp_path / "full"), "--exp", str(cohort / "run")]
     saved = tmp_path / "saved"
     assert run_command(test_baseline.main, [*tested, "--save_pred", str(saved)]) == 0, capsys.readouterr().err
-    written = json.loads((cohort / "run_MT_1label_1" / "unet_3D" / "test_metrics.json").read_text())
-    assert written["summary"]["overall"]["dice"]["mean"] > 0.9
     (name,) = (cohort / "data" / "test.txt").read_text().split()
+    assert f"{name}: predicted on the grid of the network, compared on their own" in capsys.readouterr().out
+    table = cohort / "run_MT_1label_1" / "unet_3D" / "test_metrics.json"
+    overall = json.loads(table.read_text())["summary"]["overall"]
+    assert overall["dice"]["mean"] > 0.9
     files = {kind: nibabel.load(saved / f"{name}_{kind}.nii.gz") for kind in ("pred", "lab")}
     assert files["pred"].shape == files["lab"].shape == (30, 26, 16)
 
-    (tmp_path / "full" / "test.txt").write_text("oblique\n" if name != "oblique" else "axial\n")
-    assert run_command(test_baseline.main, [*tested, "--overwrite"]) == 2
-    assert "different scans" in capsys.readouterr().err
+    with h5py.File(tmp_path / "full" / "data" / f"{name}.h5", "r+") as file:
+        del file.attrs["spacing"]
+    assert run_command(test_baseline.main, tested) == 2
+    assert "states no spacing" in (told := capsys.readouterr().err)
+    assert "--source_spacing" in told
+    spacing = ",".join(map(str, SPACING))
+    assert run_command(test_baseline.main, [*tested, "--source_spacing", spacing]) == 0, capsys.readouterr().err
+    assert json.loads(table.read_text())["summary"]["overall"]["dice"] == overall["dice"]

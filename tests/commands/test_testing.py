@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from semisam_o1.commands.incoming import NetworkInput
 from semisam_o1.commands.testing import TestConfig, evaluate_volumes
 from semisam_o1.commands.trained import LoadedModel
+from semisam_o1.data.preparation.settings import Preparation
 from tiny_cohort import write_cohort
 
 
@@ -22,7 +24,8 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
     config = TestConfig(root_path=root, exp="run", num_classes=3).resolve({})
     names = [f"train{i}" for i in range(6)]
     model = LoadedModel(None, config, by_brightness)
-    alone, together = (list(evaluate_volumes(model, names, None, threads)) for threads in (0, 3))
+    network = NetworkInput(Preparation(orientation="keep"), None, "").of_prepared()
+    alone, together = (list(evaluate_volumes(model, network, names, threads)) for threads in (0, 3))
     assert [tested.name for tested in together] == names
     for one, other in zip(alone, together, strict=True):
         assert one.rows == other.rows

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from semisam_o1.core.errors import InputError, listed, raise_faults
 from semisam_o1.core.memory import available_memory
+from semisam_o1.data.dataset.geometry import Grid
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.formats import format_fault, read_image, stem, times
 from semisam_o1.data.preparation.grid import reoriented
@@ -16,8 +19,9 @@ from semisam_o1.data.preparation.scans import header_warnings, prepare
 from semisam_o1.data.preparation.settings import Preparation, read_preparation
 from semisam_o1.data.preparation.sources import ScanFiles, find_folder
 from semisam_o1.runs.find import TrainedModel
-from semisam_o1.runs.seen import SeenScans
+from semisam_o1.runs.seen import ROUNDING, SeenScans
 
+SIMILAR = 1.5  # times the size of the run's scans, up to which a volume without a spacing counts as having theirs
 COARSE = 2.0  # times the spacing of the network, from which on there is a warning
 
 
@@ -63,11 +67,34 @@ class NetworkInput:
             raise InputError(f"{volume.source or volume.name} {error}; export it again or take it out") from None
         return prepared, [*oddities, *(self.seen.oddities(prepared) if self.seen else [])]
 
+    def of_prepared(self) -> NetworkInput:
+        """Return how volumes of a dataset are treated: their axes and spacing are changed, their values are prepared.
+
+        One that states no spacing stays as it is.
+        """
+        return replace(self, preparation=replace(self.preparation, crop=None, intensity="keep", window=None))
+
+    def fits(self, grid: Grid) -> bool:
+        """Return whether a grid without a spacing can be that of the run's scans, by its size."""
+        if self.seen is None or (self.preparation.spacing is None and self.seen.spacing is None):
+            return True  # nothing is resampled then
+        sizes = zip(grid.size, self.seen.size, strict=True)
+        return all(low / SIMILAR <= size <= SIMILAR * high for size, (low, high) in sizes)
+
+    def resamples(self, grid: Grid) -> bool:
+        """Return whether the network sees a grid at another spacing than its own."""
+        own, target = self._spacings(grid)
+        return target is not None and not np.allclose(own, target, rtol=ROUNDING)
+
+    def _spacings(self, grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+        """Return the spacing of a grid (mm, in the network's order of axes) and the network's, None where unknown."""
+        keep = self.preparation.orientation == "keep"
+        own = (grid if keep else reoriented(grid, self.preparation.orientation)).geometry.spacing
+        return own, self.preparation.spacing or (self.seen and self.seen.spacing_for(own))
+
     def _on_grid(self, scan: Volume) -> tuple[Preparation, list[str]]:
         """Return the preparation of a scan with the spacing of the network, and what is odd about its own."""
-        keep, grid = self.preparation.orientation == "keep", scan.grid
-        own = (grid if keep else reoriented(grid, self.preparation.orientation)).geometry.spacing
-        target = self.preparation.spacing or (self.seen and self.seen.spacing_for(own))
+        own, target = self._spacings(scan.grid)
         if target is None:
             return self.preparation, []
         voxels = scan.image.size * math.prod(own) / math.prod(target)

@@ -52,7 +52,7 @@ class PrepareConfig(ListOptions, Conversion, CommandConfig):
     source: Path
     crop_table: Path | None = None  # CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'
     source_spacing: tuple[float, ...] = option(
-        (0.625, 0.625, 0.625), "spacing of the copy, used with --spacing", type=spacing_mm, metavar="MM"
+        (0.625, 0.625, 0.625), "spacing of the copy, which does not state it", type=spacing_mm, metavar="MM"
     )
     modality: str = option("flair", "image of each scan to use", choices=tuple(sources.BRATS_MODALITIES))
     label_map: Sequence[str] = option(

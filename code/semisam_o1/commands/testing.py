@@ -15,16 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semisam_o1.commands.export import to_original_grid, write_image
+from semisam_o1.commands.incoming import NetworkInput, network_input
 from semisam_o1.commands.outputs import check_folder, check_outputs, source_files
 from semisam_o1.commands.trained import LoadedModel, TrainedConfig, load_model
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import read_json, replacing, write_json
 from semisam_o1.core.device import resolve_device
-from semisam_o1.core.errors import InputError, listed
+from semisam_o1.core.errors import DatasetError, InputError, listed, raise_faults
 from semisam_o1.core.flags import assign, option
 from semisam_o1.core.terminal import progress
+from semisam_o1.data.dataset.geometry import Grid
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.check import check_testing
+from semisam_o1.data.preparation.settings import spacing_mm
 from semisam_o1.evaluation.metrics import IMPLEMENTATIONS
 from semisam_o1.evaluation.tables import Row, case_metrics, summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
@@ -40,9 +43,10 @@ class TestConfig(TrainedConfig):
     root_path: Path = option(None, "the dataset folder", required=True)
     exp: str = option(None, "a folder below model/, or the experiment name that training was given", required=True)
     test_list: str = option("test.txt", "list of the volumes to test, in the dataset folder")
-    truth: Path | None = option(
-        None, "the same scans on their original grid: predictions are resampled and compared there", metavar="DIR"
+    source_spacing: tuple[float, float, float] | None = option(
+        None, "spacing of volumes that do not state theirs", metavar="MM", type=spacing_mm
     )
+    truth: Path | None = option(None, "tests this dataset instead of --root_path, which says the same", metavar="DIR")
     metrics: str = option(
         "builtin",
         "implementation of the metrics: medpy itself, or builtin, which is faster and agrees to 1e-9",
@@ -52,7 +56,7 @@ class TestConfig(TrainedConfig):
     overwrite: bool = option(False, "replace files in the folder of --save_pred")
 
     def __post_init__(self) -> None:
-        assign(self, root_path=Path(self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
+        assign(self, root_path=Path(self.truth or self.root_path).expanduser().resolve(), exp=str(Path(self.exp)))
         super().__post_init__()
 
     @property
@@ -65,11 +69,10 @@ class TestConfig(TrainedConfig):
 
 
 class VolumeResult(NamedTuple):
-    """One volume: label maps on the grid of the network's input and on that of the ground truth, and its metrics."""
+    """One volume: the predicted label map (W, H, D) on its own grid, and its metrics."""
 
     name: str
     prediction: np.ndarray
-    evaluated: np.ndarray
     rows: list[Row]
 
 
@@ -84,29 +87,57 @@ def test(config: TestConfig) -> dict[str, Any]:
     check_folder(model.trained.folder, "the run folder")
     if config.save_pred is not None:
         outputs = {name: config.saved(name) for name in dataset.names(config.test_list)}
-        inputs = [*source_files(dataset), *(source_files(Dataset(config.truth)) if config.truth else [])]
-        check_outputs(outputs, "--save_pred", inputs, config.overwrite)
+        check_outputs(outputs, "--save_pred", source_files(dataset), config.overwrite)
     names = check_testing(dataset, config.test_list, config.num_classes)
-    truth = None if config.truth is None else _truth_dataset(config, names)
+    network = network_input(model.trained, None).of_prepared()
+    resampled = _resampled(network, config, names)
     if distributed.is_main():
         for warning in _used_in_training(dataset, names):
             print(warning)
         where = f"{len(names)} volumes of {dataset.root / config.test_list}"
         print(f"testing {model.trained.checkpoint} on {where}: {model}")
+        if resampled:
+            print(f"{listed(resampled)}: predicted on the grid of the network, compared on their own")
     threads = distributed.from_main(distributed.cpu_threads() if model.predictor.device.type == "cuda" else 0)
-    results = progress(evaluate_volumes(model, names, truth, threads), "testing", len(names))
+    results = progress(evaluate_volumes(model, network, names, threads), "testing", len(names))
     if distributed.is_main():
-        return _write_results(model, truth, results)
+        return _write_results(model, results)
     return summarize([row for result in results for row in result.rows])
 
 
+def _resampled(network: NetworkInput, config: TestConfig, names: Sequence[str]) -> list[str]:
+    """Return the volumes whose grid is not the network's.
+
+    Raises:
+        DatasetError: naming the volumes that state no spacing and are unlike those of the training in size.
+    """
+    found, faults = [], []
+    for name in names:
+        grid = _spaced(config, config.dataset.header(name).grid)
+        if grid.geometry.known:
+            found += [name] if network.resamples(grid) else []
+        elif not network.fits(grid):
+            size = " × ".join(map(str, grid.size))
+            what = f"{config.dataset.path(name)} states no spacing, and its {size} voxels are unlike the training's"
+            faults.append(f"{what}; give it with --source_spacing")
+    raise_faults(faults, "volumes cannot be brought to the grid of the network", DatasetError)
+    return found
+
+
+def _spaced(config: TestConfig, grid: Grid) -> Grid:
+    """Return a grid with the spacing of ``--source_spacing`` where it has none."""
+    if grid.geometry.known or config.source_spacing is None:
+        return grid
+    return Grid(grid.size, dataclasses.replace(grid.geometry, spacing=config.source_spacing, known=True))
+
+
 def evaluate_volumes(
-    model: LoadedModel[TestConfig], names: Sequence[str], truth: Dataset | None, threads: int
+    model: LoadedModel[TestConfig], network: NetworkInput, names: Sequence[str], threads: int
 ) -> Iterator[VolumeResult]:
     """Predict and evaluate volumes, distributed over the ranks; yield the results in order, on every rank.
 
     Args:
-        truth: dataset of the ground truth on the original grids; None for the labels of the tested dataset.
+        network: brings the volumes to the grid of the network.
         threads: number of threads per rank. With a GPU, several let the metrics of some volumes be computed while the
             next ones are predicted; on a CPU (0), prediction keeps all cores busy.
     """
@@ -114,19 +145,14 @@ def evaluate_volumes(
 
     def evaluate(name: str) -> VolumeResult:
         volume = model.config.dataset.load(name)
+        volume = dataclasses.replace(volume, geometry=_spaced(model.config, volume.grid).geometry, original=None)
+        image = dataclasses.replace(volume, label=None)
+        prepared = network.prepare(image)[0] if volume.geometry.known else image
         with predicting:
-            probabilities = model.probabilities(volume.image)
-        prediction = evaluated = model.label_map(probabilities)
-        if truth is not None:
-            evaluated = model.label_map(to_original_grid(probabilities, volume))
-            volume = truth.load(name)
-            if volume.label.shape != evaluated.shape:
-                raise InputError(
-                    f"{truth.path(name)} has {volume.label.shape} voxels, the scan that {name} was prepared from "
-                    f"{evaluated.shape}; prepare --truth without --spacing, --crop and --orientation"
-                )
-        rows = case_metrics(volume, evaluated, model.config.num_classes, model.config.metrics)
-        return VolumeResult(name, prediction, evaluated, rows)
+            probabilities = model.probabilities(prepared.image)
+        prediction = model.label_map(to_original_grid(probabilities, prepared))
+        rows = case_metrics(volume, prediction, model.config.num_classes, model.config.metrics)
+        return VolumeResult(name, prediction, rows)
 
     chunk = distributed.world_size() * max(1, 4 * threads)
     for first in range(0, len(names), chunk):
@@ -142,20 +168,7 @@ def _used_in_training(dataset: Dataset, names: Sequence[str]) -> Iterator[str]:
                 yield f"warning: {what} ({listed(used)}), so the figures are not those of unseen scans"
 
 
-def _truth_dataset(config: TestConfig, names: Sequence[str]) -> Dataset:
-    """Return the dataset of ``--truth``; raises InputError if it does not list the scans to be tested."""
-    truth = dataclasses.replace(config.dataset, root=config.truth.expanduser().resolve())
-    if sorted(check_testing(truth, config.test_list, config.num_classes)) != sorted(names):
-        raise InputError(
-            f"{truth.root / config.test_list} and {config.dataset.root / config.test_list} name different scans; "
-            "--truth takes the same scans, prepared on their original grid"
-        )
-    return truth
-
-
-def _write_results(
-    model: LoadedModel[TestConfig], truth: Dataset | None, results: Iterable[VolumeResult]
-) -> dict[str, Any]:
+def _write_results(model: LoadedModel[TestConfig], results: Iterable[VolumeResult]) -> dict[str, Any]:
     """Write predictions and metrics as they come in, print the table, and return the summary."""
     config, folder = model.config, RunFolder(model.trained.folder, model.config.model)
     rows: list[Row] = []
@@ -164,8 +177,8 @@ def _write_results(
             add(result.name, result.prediction)
             rows += result.rows
             if config.save_pred is not None:
-                volume = (truth or config.dataset).load(result.name)
-                arrays = (result.evaluated, volume.image, volume.label)
+                volume = config.dataset.load(result.name)
+                arrays = (result.prediction, volume.image, volume.label)
                 for path, array in zip(config.saved(result.name), arrays, strict=True):
                     write_image(path, array, volume.geometry)
         summary = summarize(rows)
@@ -175,7 +188,7 @@ def _write_results(
             "test_list": config.test_list,
             "patch_size": list(config.patch_size),
             "stride": [config.stride_xy, config.stride_xy, config.stride_z],
-            "truth": None if truth is None else str(truth.root),
+            "source_spacing": config.source_spacing and list(config.source_spacing),
             "largest_component": config.largest_component,
             "metrics": config.metrics,
             "precision": model.predictor.precision,

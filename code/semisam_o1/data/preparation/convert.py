@@ -34,7 +34,7 @@ class Conversion:
 
     destination: Path
     preparation: Preparation
-    source_spacing: tuple[float, ...] | None = None  # mm, of scans that do not state theirs; needed to resample them
+    source_spacing: tuple[float, ...] | None = None  # mm, of scans that do not state theirs
     workers: int | None = option(None, "processes (default: by the size of the scans)", AT_LEAST_0, metavar="N")
     overwrite: bool = option(False, "replace files and lists that differ")
     class_names: str | None = option(
@@ -102,8 +102,7 @@ def _convert_scan(
     """Read, prepare and stage one scan; return a summary of it, or what is wrong with it."""
     settings, dataset = conversion.preparation, Dataset(conversion.destination)
     try:
-        source_spacing = None if settings.spacing is None else conversion.source_spacing
-        original, volume = read_and_prepare(scan, settings, source_spacing)
+        original, volume = read_and_prepare(scan, settings, conversion.source_spacing)
     except InputError as error:
         return str(error)
     before, after = ScanSummary.of(original), ScanSummary.of(volume)
