@@ -209,7 +209,7 @@ def test_la_values_are_unchanged_and_lists_are_restricted(tmp_path: Path, standa
         volume = dataset.load(name)
         np.testing.assert_array_equal(volume.image, turned_scan(index))
         np.testing.assert_array_equal(volume.label, turned_scan(index) > 200)
-        assert volume.geometry == Geometry(known=False)
+        assert volume.geometry == Geometry((0.625,) * 3, known=True)
     assert (dataset.names("train.txt"), dataset.names("val.txt")) == (["A", "B"], ["D"])
     assert not (tmp_path / "out" / "test.txt").exists()
     for part in (
