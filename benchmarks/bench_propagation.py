@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Round 0 by atlas against affine and B-spline registration with SimpleITK: pseudo-label Dice and CPU seconds.
 
-The dataset's first training scan is the template; the scans it is carried to need labels, to score with. All are
-compared on the atlas's working grid, half the resolution of a left atrium.
+The dataset's first training scan is the template; the scans it is carried to need labels, to score with. SimpleITK
+registers whole scans at the resolution that the atlas works at, half that of a left atrium.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 import code_path  # noqa: F401
 from semisam_o1.data.dataset.cache import ArrayCache
-from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash
+from semisam_o1.data.dataset.volumes import Dataset, content_hash
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.data.sampling.fields import resize
@@ -27,7 +27,7 @@ from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures, cell_means
 from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.cohort import CohortAtlas
-from semisam_o1.propagation.matching import working_grid
+from semisam_o1.propagation.region import structures
 
 
 def with_simpleitk(fixed: np.ndarray, moving: np.ndarray, label: np.ndarray, deformable: bool) -> np.ndarray:
@@ -82,7 +82,7 @@ def main() -> None:
     for name, volume in volumes.items():
         spatial, shape = compute(volume.image), volume.image.shape
         features[name] = VolumeFeatures(spatial, compute.global_feature(spatial), shape)
-        info[name] = VolumeInfo(name, shape, content_hash(volume.image), None, Geometry())
+        info[name] = VolumeInfo(name, shape, content_hash(volume.image), None, volume.geometry)
     cohort = Cohort((names[0],), tuple(names[1:]), (), info)
     store = VolumeStore(dataset, names, "ram", torch.device("cpu"))
     access = CohortAccess(cohort, store, features, compute.key, arguments.num_classes)
@@ -92,28 +92,34 @@ def main() -> None:
     for name in {other for each in chosen for other in atlas.neighbors(each)} - set(chosen):
         atlas.registered(name)
 
-    def reduced(name: str) -> np.ndarray:
-        image = volumes[name].image
-        return cell_means(image, working_grid(image.shape, template.image.shape))
+    spacing = atlas.spacing(names[0])
+    unit = structures(template.label, spacing).unit
+    factors = [max(1, round(unit / length)) for length in spacing]
 
-    grid = working_grid(template.image.shape, template.image.shape)
+    def coarse_grid(image: np.ndarray) -> list[int]:
+        return [-(-size // factor) for size, factor in zip(image.shape, factors, strict=True)]
+
+    def reduced(name: str) -> np.ndarray:
+        return cell_means(volumes[name].image, coarse_grid(volumes[name].image))
+
+    grid = coarse_grid(template.label)
     shares = np.stack([cell_means(template.label == c, grid) for c in range(arguments.num_classes)])
     coarse = shares.argmax(axis=0).astype(np.uint8)
 
     def on_volume(label: np.ndarray, name: str) -> np.ndarray:
         one_hot = np.stack([label == c for c in range(arguments.num_classes)]).astype(np.float32)
-        return soft_on_volume(one_hot, name)
+        return resize(torch.from_numpy(one_hot), volumes[name].image.shape).argmax(0).numpy()
 
-    def soft_on_volume(probabilities: np.ndarray, name: str) -> np.ndarray:
-        return resize(torch.from_numpy(probabilities), volumes[name].image.shape).argmax(0).numpy()
+    def labeled(name: str, probabilities: np.ndarray) -> np.ndarray:
+        return atlas.on_volume(name, probabilities).argmax(0).numpy()
 
     ways: dict[str, Callable[[str], np.ndarray]] = {
         "SimpleITK, affine": lambda n: on_volume(with_simpleitk(reduced(n), reduced(names[0]), coarse, False), n),
         "SimpleITK, affine and B-spline": lambda n: on_volume(
             with_simpleitk(reduced(n), reduced(names[0]), coarse, True), n
         ),
-        "atlas, every volume by itself": lambda n: soft_on_volume(atlas.registered(n).probabilities, n),
-        "atlas, consensus with 5 neighbors (on top)": lambda n: soft_on_volume(atlas.consensus(n), n),
+        "atlas, every volume by itself": lambda n: labeled(n, atlas.registered(n).probabilities),
+        "atlas, consensus with 5 neighbors (on top)": lambda n: labeled(n, atlas.consensus(n)),
     }
     print(f"{len(chosen)} volumes of {arguments.root}, template {names[0]}, one core")
     print(f"{'way':44s}  {'Dice':>6s}  s per volume")

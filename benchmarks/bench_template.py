@@ -94,9 +94,12 @@ def labeller(volumes, features, templates: list[str], arguments: argparse.Namesp
     """Return the function from a scan's name to its label, spread from the templates as round 0 does."""
     num_classes = arguments.num_classes
     if arguments.propagation == "atlas":
-        labeled = [Template(volumes[name].image, volumes[name].label) for name in templates]
+        labeled = [
+            Template(volumes[name].image, volumes[name].label, spacing=volumes[name].geometry.spacing)
+            for name in templates
+        ]
         atlas = AtlasPropagation(labeled, num_classes, registration=arguments.registration)
-        return lambda name: atlas.label(volumes[name].image).label
+        return lambda name: atlas.label(volumes[name].image, volumes[name].geometry.spacing).label
     prototypes = class_prototypes([(features(name), volumes[name].label) for name in templates], num_classes)
     return lambda name: propagate(features(name), prototypes, volumes[name].image.shape)
 

@@ -15,7 +15,6 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Geometry
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
-from semisam_o1.data.sampling.fields import resize
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation import cohort as cohort_module
@@ -57,9 +56,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortAtlas:
     return make_cohort(tmp_path_factory.mktemp("cache"))
 
 
-def score(probabilities: np.ndarray, name: str) -> float:
+def score(cohort: CohortAtlas, probabilities: np.ndarray, name: str) -> float:
     label = SCANS[name][1]
-    predicted = resize(torch.from_numpy(probabilities), label.shape).argmax(0).numpy()
+    predicted = cohort.on_volume(name, probabilities).argmax(0).numpy()
     return min(dice(predicted, label, 1), dice(predicted, label, 2))
 
 
@@ -90,12 +89,13 @@ def test_neighbors_are_the_nearest_by_cosine(cohort: CohortAtlas) -> None:
 
 def test_true_labels_of_neighbors_are_carried_over_exactly_enough(cohort: CohortAtlas) -> None:
     def truth(name: str) -> np.ndarray:
-        return np.stack([SCANS[name][1] == c for c in range(3)]).astype(np.float32)
+        whole = torch.from_numpy(np.stack([SCANS[name][1] == c for c in range(3)]).astype(np.float32))
+        return cohort.on_grid(name, whole).astype(np.float32)
 
     carried = cohort.fuse_neighbors("a", truth)
     np.testing.assert_allclose(carried.sum(axis=0), 1, atol=1e-5)
-    assert score(carried, "a") > 0.85
-    assert score(cohort.consensus("b"), "b") > 0.85
+    assert score(cohort, carried, "a") > 0.85
+    assert score(cohort, cohort.consensus("b"), "b") > 0.85
 
 
 def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +110,9 @@ def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pyte
 
 def test_the_templates_are_known_without_registration(cohort: CohortAtlas) -> None:
     registered = cohort.registered("template")
-    np.testing.assert_array_equal(registered.probabilities.argmax(axis=0), SCANS["template"][1])
-    voxels = cohort.propagation.template_coords(registered.frame_coords)
+    pasted = cohort.on_volume("template", registered.probabilities)
+    np.testing.assert_array_equal(pasted.argmax(0), SCANS["template"][1])
+    voxels = cohort.propagation.template_coords(registered)
     np.testing.assert_allclose(voxels, np.indices(SCANS["template"][0].shape), atol=1e-4)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from golden_inputs import golden
-from semisam_o1.refinement.neighbors import fuse, on_grid, refine, uncertain_volumes, vote
+from semisam_o1.refinement.neighbors import fuse, refine, uncertain_volumes, vote
 
 
 @pytest.mark.parametrize("case", ["a", "b", "few_certain"])
@@ -127,10 +126,3 @@ def test_neighbors_and_templates_are_both_heard() -> None:
     np.testing.assert_allclose(split, 0.5, atol=1e-6)
     for voices in (Others(sure_of(1), unsure), Others(unsure, sure_of(1))):
         assert (fuse("volume", voices, lambda name: unsure)[1] > 0.6).all()
-
-
-def test_predictions_are_brought_to_the_working_grid() -> None:
-    probabilities = torch.from_numpy(sure_of(1, 0.75))
-    coarse = on_grid(probabilities, (6, 5, 4))
-    assert coarse.dtype == np.float16
-    np.testing.assert_allclose(coarse[1], np.full((6, 5, 4), 0.75))

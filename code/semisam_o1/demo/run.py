@@ -83,10 +83,12 @@ def compare_with_round0(results: RunResults) -> str:
     A figure of the case with the median Dice is written to the run's figures/.
     """
     template = results.dataset.load(results.dataset.names("train.txt")[0])
-    atlas = AtlasPropagation([Template(template.image, template.label)], results.num_classes, registration=False)
+    labeled = Template(template.image, template.label, spacing=template.geometry.spacing)
+    atlas = AtlasPropagation([labeled], results.num_classes, registration=False)
     tested = list(results.tested())
-    labels = [(scan.volume.label, atlas.label(scan.volume.image).label, scan.labels["prediction"]) for scan in tested]
-    scores = np.array([dice_per_class(round0, truth, results.num_classes) for truth, round0, _ in labels])
+    round0 = [atlas.label(scan.volume.image, scan.volume.geometry.spacing).label for scan in tested]
+    labels = [(s.volume.label, label, s.labels["prediction"]) for s, label in zip(tested, round0, strict=True)]
+    scores = np.array([dice_per_class(label, truth, results.num_classes) for truth, label, _ in labels])
 
     def coronal(array: np.ndarray) -> np.ndarray:
         return array.transpose(0, 2, 1)[:, ::-1]  # z points up

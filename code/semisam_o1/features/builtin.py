@@ -26,11 +26,14 @@ CURVATURE_WEIGHT = 0.5
 NUM_CHANNELS = len(INTENSITY_SCALES) + len(EDGE_SCALES) + len(TEXTURE_SCALES) + 4 * len(SHAPE_SCALES)
 
 
-def voxel_features(image: np.ndarray) -> np.ndarray:
+def voxel_features(image: np.ndarray, step: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
     """Describe the neighborhood of every voxel of an image (W, H, D), of any size and range, at several scales.
 
     Intensities are replaced by their ranks in the volume first. A scanner's intensity scale, outliers and any
     increasing change of contrast therefore make no difference.
+
+    Args:
+        step: distance of the voxels along each axis; a scale of 1 is one unit of it.
 
     Returns:
         (C, W, H, D) float32. Channels: smoothed intensity, gradient magnitude, local standard deviation, and per
@@ -38,27 +41,36 @@ def voxel_features(image: np.ndarray) -> np.ndarray:
         weight of its kind; a channel without contrast is 0.
     """
     ranks = (rankdata(image).reshape(image.shape) / image.size - 0.5).astype(np.float32)
-    smoothed = {scale: _smooth(ranks, scale) for scale in INTENSITY_SCALES}
-    slopes = {scale: [_slope(smoothed[scale], axis) for axis in range(3)] for scale in INTENSITY_SCALES}
+    smoothed = {scale: _smooth(ranks, scale, step) for scale in INTENSITY_SCALES}
+    slopes = {scale: [_slope(smoothed[scale], axis, step) for axis in range(3)] for scale in INTENSITY_SCALES}
     channels = [_standardized(smoothed[scale], 1.0) for scale in INTENSITY_SCALES]
     for scale in EDGE_SCALES:
         x, y, z = slopes[scale]
         channels.append(_standardized(np.sqrt(x * x + y * y + z * z), 1.0))
     for scale in TEXTURE_SCALES:
-        variance = _smooth(ranks * ranks, scale) - smoothed[scale] ** 2
+        variance = _smooth(ranks * ranks, scale, step) - smoothed[scale] ** 2
         channels.append(_standardized(np.sqrt(np.maximum(variance, 0)), TEXTURE_WEIGHT))
     for scale in SHAPE_SCALES:
         channels += [_standardized(slope, SLOPE_WEIGHT) for slope in slopes[scale]]
-        channels.append(_standardized(ndimage.laplace(smoothed[scale], mode="nearest"), CURVATURE_WEIGHT))
+        channels.append(_standardized(_curvature(smoothed[scale], step), CURVATURE_WEIGHT))
     return np.stack(channels)
 
 
-def _smooth(volume: np.ndarray, scale: float) -> np.ndarray:
-    return ndimage.gaussian_filter(volume, scale, mode="nearest", truncate=3.0)
+def _smooth(volume: np.ndarray, scale: float, step: Sequence[float]) -> np.ndarray:
+    return ndimage.gaussian_filter(volume, [scale / length for length in step], mode="nearest", truncate=3.0)
 
 
-def _slope(volume: np.ndarray, axis: int) -> np.ndarray:
-    return ndimage.correlate1d(volume, [-0.5, 0.0, 0.5], axis=axis, mode="nearest")
+def _slope(volume: np.ndarray, axis: int, step: Sequence[float]) -> np.ndarray:
+    half = 0.5 / step[axis]
+    return ndimage.correlate1d(volume, [-half, 0.0, half], axis=axis, mode="nearest")
+
+
+def _curvature(volume: np.ndarray, step: Sequence[float]) -> np.ndarray:
+    weights = [length**-2 for length in step]
+    return sum(
+        ndimage.correlate1d(volume, [weight, -2 * weight, weight], axis=axis, mode="nearest")
+        for axis, weight in enumerate(weights)
+    )
 
 
 def _standardized(channel: np.ndarray, weight: float) -> np.ndarray:

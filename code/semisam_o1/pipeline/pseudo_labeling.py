@@ -20,7 +20,7 @@ from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.propagation.cohort import CohortAtlas
-from semisam_o1.refinement.neighbors import fuse, on_grid, refine
+from semisam_o1.refinement.neighbors import fuse, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, largest_components, mean_entropy
 from semisam_o1.runs.records import RoundRecord
 from semisam_o1.training.trainer import BestModel
@@ -58,7 +58,7 @@ class CohortLabels:
 
         def label(name: str) -> tuple[Prediction, float, np.ndarray | None]:
             probabilities = predict(self.access.store.image(name))
-            coarse = on_grid(probabilities, self.atlas.grid(name)) if fusing else None
+            coarse = self.atlas.on_grid(name, probabilities) if fusing else None
             return self._label(probabilities), mean_entropy(probabilities), coarse
 
         results = share_out(label, self.access.unlabeled, self.progress, "relabeling")
@@ -123,7 +123,7 @@ class CohortLabels:
 
         def label(name: str) -> Prediction:
             fused = fuse(name, self.atlas, probabilities)
-            return self._label(resize(torch.from_numpy(fused), self.access.shape(name)))
+            return self._label(self.atlas.on_volume(name, fused))
 
         names = self.access.unlabeled
         fused = self._collect(share_out(label, names, self.progress, "fusion", cpu_threads()))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.geometry import from_patch, resize_nearest, to_patch
 from semisam_o1.data.dataset.prediction import Prediction
-from semisam_o1.data.sampling.fields import resize
 from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.cohort import CohortAtlas
+from semisam_o1.propagation.region import Pose
 
 Propagation = Callable[[CohortAccess, CohortAtlas, ProgressFn, Callable[[str], None]], list[Prediction]]
 """(volumes, their atlas, progress, function that tells the user) → predictions of the unlabeled volumes in order."""
@@ -68,15 +67,27 @@ def by_atlas(
     access: CohortAccess, atlas: CohortAtlas, progress: ProgressFn, say: Callable[[str], None]
 ) -> list[Prediction]:
     """Register the volumes to the templates and to each other, and fuse the warped labels."""
+    if atlas.unknown_spacing:
+        say(f"the spacing of {len(atlas.unknown_spacing)} scans is not known: voxels of the cohort count as cubes")
     improvements = atlas.register_all(progress)
     unchanged = [name for name, value in zip(access.unlabeled, improvements, strict=True) if value == 0]
     if unchanged and atlas.registration:
         say(f"registration did not improve the alignment of {', '.join(unchanged)}; the initial alignment is used")
 
+    turned = [f"{name} ({_orientation(atlas.registered(name).region.pose)})" for name in atlas.turned()]
+    if turned:
+        say(f"in another orientation than the template, by the look of them: {', '.join(turned)}")
+
     def label(name: str) -> Prediction:
-        return Prediction.from_probabilities(resize(torch.from_numpy(atlas.consensus(name)), access.shape(name)))
+        return Prediction.from_probabilities(atlas.on_volume(name, atlas.consensus(name)))
 
     return share_out(label, access.unlabeled, progress, "round 0", cpu_threads())
+
+
+def _orientation(pose: Pose) -> str:
+    """Describe which axes of a volume run along the template's, such as '+y −x +z'."""
+    signs = ["−" if flip else "+" for flip in pose.flips]
+    return " ".join(sign + "xyz"[axis] for sign, axis in zip(signs, pose.axes, strict=True))
 
 
 PROPAGATIONS: dict[str, Propagation] = {"prototype": by_prototype, "atlas": by_atlas}

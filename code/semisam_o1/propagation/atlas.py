@@ -13,22 +13,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
-from torch.nn import functional as F
 
-from semisam_o1.core.device import to_device
 from semisam_o1.data.dataset.prediction import Prediction
-from semisam_o1.data.sampling.fields import resize, sample, sample_array
-from semisam_o1.features.builtin import cell_means
+from semisam_o1.data.sampling.fields import rescale, resize, sample, sample_array
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation.description import FeatureComponents, VolumeDescription, describe, principal_directions
-from semisam_o1.propagation.matching import TemplateMatcher, mean_radius, working_grid
-from semisam_o1.propagation.registration import box_mean, register
+from semisam_o1.propagation.locating import Locator
+from semisam_o1.propagation.matching import TemplateMatcher
+from semisam_o1.propagation.region import Pose, Region, structures
+from semisam_o1.propagation.registration import Step, box_mean, displaced, register
 
-COARSE_RADIUS = 9.0  # voxels; larger structures are registered at half the resolution
+COARSE_RADIUS = 9.0  # units; larger structures are registered at half the resolution
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
-VOTE_WINDOW = 9  # voxels per axis
+VOTE_WINDOW = 9  # units
 VOTE_SHARE = 1e-3  # of warped foreground in that window, above which a voxel's matches vote
+TEMPLATE_SLACK = 0.75  # additional margin of the templates, in mean radii, for matches on all sides of a structure
+VOXEL = (1.0, 1.0, 1.0)  # spacing that counts voxels, where it is not known
 
 
 class Template(NamedTuple):
@@ -37,6 +37,7 @@ class Template(NamedTuple):
     image: np.ndarray
     label: np.ndarray
     features: VolumeFeatures | None = None
+    spacing: Step = VOXEL
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ class RegisteredVolume:
     """A volume registered to the first template.
 
     Attributes:
-        frame_coords: coordinates of its voxels in the template's frame (see ``matching``), (3, w, h, d) float32 on the
+        region: the part of the volume that was registered.
+        frame_coords: coordinates of its cells in the template's frame (see ``matching``), (3, w, h, d) float32 on the
             working grid.
         probabilities: class probabilities (num_classes, w, h, d) float32 on the working grid.
         relative_improvement: relative decrease of the mismatch by deformable registration; 0 if the alignment by
             matches was used.
     """
 
+    region: Region
     frame_coords: np.ndarray
     probabilities: np.ndarray
     relative_improvement: float = 0.0
@@ -83,116 +86,154 @@ class AtlasPropagation:
             raise ValueError(f"a template's label holds {highest}, with {num_classes} classes")
         self.num_classes, self.device, self.registration = num_classes, torch.device(device), registration
         first = templates[0]
-        self._frame_shape = first.image.shape
-        grid, radius = self.grid(self._frame_shape), mean_radius(first.label)
-        self._sampling = 2 if radius * max(grid) / max(self._frame_shape) > COARSE_RADIUS else 1
+        self._structures, self._spacing = structures(first.label, first.spacing), first.spacing
+        self._locator = Locator(first.image, first.spacing, self._structures)
+        self._coarseness = 2 if self._structures.radius > COARSE_RADIUS * self._structures.unit else 1
         features = [template.features for template in templates if template.features is not None]
         self._components = FeatureComponents(features) if features else None
-        described = [self._describe_fully(template.image, template.features) for template in templates]
-        self._directions = principal_directions(described[0].registration)
+        regions = self._template_regions(templates)
+        described = [
+            self._describe_fully(template.image, region, template.features)
+            for template, region in zip(templates, regions, strict=True)
+        ]
+        self._directions = principal_directions(described[0].registration.values)
         self._described = [self._kept(description) for description in described]
         votes = [
-            np.stack([cell_means(template.label == c, description.grid) for c in range(num_classes)])
-            for template, description in zip(templates, described, strict=True)
+            np.stack([region.reduce(template.label == c) for c in range(num_classes)])
+            for template, region in zip(templates, regions, strict=True)
         ]
-        pairs = [(description.matching, vote) for description, vote in zip(described, votes, strict=True)]
-        self._matcher = TemplateMatcher(pairs, self._frame_shape, radius)
-        self.templates = list(map(RegisteredVolume, self._matcher.template_coords, votes))
+        starts = [region.frame_coords(self._structures.radius) for region in regions]
+        matching = [description.matching for description in described]
+        self._matcher = TemplateMatcher(list(zip(matching, votes, starts, strict=True)))
+        self.templates = list(map(RegisteredVolume, regions, self._matcher.template_coords, votes))
 
-    def grid(self, shape: Sequence[int]) -> list[int]:
-        """Return the working grid of a volume of ``shape``."""
-        return working_grid(shape, self._frame_shape)
+    def _template_regions(self, templates: Sequence[Template]) -> list[Region]:
+        """Return the templates' regions, which hold the structures of all of them."""
+        poses = [Pose(self._structures.center)]
+        for template in templates[1:]:
+            pose = self._locator.find(template.image, template.spacing)
+            spacing = [template.spacing[axis] for axis in pose.axes]
+            self._structures = self._structures.extended(structures(pose.reorient(template.label), spacing), pose)
+            poses.append(pose)
+        return [
+            self._structures.region(template.image.shape, template.spacing, pose, slack=TEMPLATE_SLACK)
+            for template, pose in zip(templates, poses, strict=True)
+        ]
 
-    def describe(self, image: np.ndarray, features: VolumeFeatures | None = None) -> VolumeDescription:
-        """Describe an image (W, H, D) on its working grid, by arrays in host memory."""
-        return self._kept(self._describe_fully(image, features))
+    def find(self, image: np.ndarray, spacing: Step = VOXEL) -> Region:
+        """Return the region of an image (W, H, D) that shows the template's structures."""
+        pose = self._locator.find(image, spacing)
+        return self._structures.region(image.shape, spacing, pose)
 
-    def _describe_fully(self, image: np.ndarray, features: VolumeFeatures | None) -> VolumeDescription:
-        return describe(image, features, self.grid(image.shape), self._components, self.device)
+    def step(self, region: Region) -> Step:
+        """Return the distance of a region's cells along each axis, in units of the working resolution."""
+        return tuple(length / self._structures.unit for length in region.step)
+
+    def describe(self, image: np.ndarray, region: Region, features: VolumeFeatures | None = None) -> VolumeDescription:
+        """Describe the region of an image (W, H, D) on its working grid, by arrays in host memory."""
+        return self._kept(self._describe_fully(image, region, features))
+
+    def _describe_fully(self, image: np.ndarray, region: Region, features: VolumeFeatures | None) -> VolumeDescription:
+        components = None
+        if self._components is not None:
+            components = self._components.at(features, image.shape, region.voxel_coords())
+        reduced, step = region.reduce(image), self.step(region)
+        return VolumeDescription(region, *describe(reduced, step, self._coarseness, components, self.device))
 
     def _kept(self, description: VolumeDescription) -> VolumeDescription:
         """Return the part of a description that registration compares, in host memory."""
         projected = description.project(self._directions)
-        return replace(projected, registration=projected.registration.cpu())
+        return replace(projected, registration=projected.registration.on(torch.device("cpu")))
 
     def register(self, volume: VolumeDescription) -> RegisteredVolume:
         """Register a volume to the templates and label it on its working grid."""
-        aligned = self._matcher.align(volume.matching).astype(np.float32)
+        start = volume.region.frame_coords(self._structures.radius)
+        aligned = self._matcher.align(volume.matching, start).astype(np.float32)
         warped = np.zeros((self.num_classes, *volume.grid), np.float32)
         if not self.registration:
             warped[0] = 1  # far from any structure
             inside = self._matcher.near_foreground(aligned, margin=1.0)
             warped[:, inside] = self._matcher.votes(volume.matching[:, inside], aligned[:, inside])
-            return RegisteredVolume(aligned, warped)
+            return RegisteredVolume(volume.region, aligned, warped)
         frame_coords, relative_improvement = aligned, 0.0
         for index, template in enumerate(self.templates):
-            start = self._to_voxel_coords(aligned, template.frame_coords)
-            displacement, improvement = self.register_pair(volume, aligned, self._described[index], start)
-            warped += sample_array(template.probabilities, start + displacement) / len(self.templates)
+            begin = self._to_cell_coords(aligned, template.frame_coords)
+            displacement, improvement = self.register_pair(volume, self._described[index], begin)
+            places = self.displace(begin, displacement, template.region)
+            warped += sample_array(template.probabilities, places) / len(self.templates)
             if index == 0 and improvement > 0:
                 relative_improvement = improvement
-                frame_coords = sample_array(template.frame_coords, start + displacement)
+                frame_coords = sample_array(template.frame_coords, places)
         # Farther from the warped foreground, matches would only vote for background, slowly.
-        near = box_mean(torch.from_numpy(1 - warped[:1]), VOTE_WINDOW)[0].numpy() > VOTE_SHARE
+        near = box_mean(torch.from_numpy(1 - warped[:1]), VOTE_WINDOW, self.step(volume.region))[0].numpy() > VOTE_SHARE
         warped[:, near] = (warped[:, near] + self._matcher.votes(volume.matching[:, near], frame_coords[:, near])) / 2
-        return RegisteredVolume(frame_coords, warped, relative_improvement)
+        return RegisteredVolume(volume.region, frame_coords, warped, relative_improvement)
 
-    def label(self, image: np.ndarray, features: VolumeFeatures | None = None) -> Prediction:
+    def label(self, image: np.ndarray, spacing: Step = VOXEL, features: VolumeFeatures | None = None) -> Prediction:
         """Segment one image (W, H, D) without the rest of the cohort."""
-        probabilities = torch.from_numpy(self.register(self.describe(image, features)).probabilities)
-        return Prediction.from_probabilities(resize(probabilities, image.shape))
+        region = self.find(image, spacing)
+        registered = self.register(self.describe(image, region, features))
+        return Prediction.from_probabilities(region.paste(registered.probabilities))
 
     def register_pair(
-        self, fixed: VolumeDescription, frame_coords: np.ndarray, moving: VolumeDescription, start: np.ndarray
+        self, fixed: VolumeDescription, moving: VolumeDescription, start: np.ndarray
     ) -> tuple[np.ndarray, float]:
-        """Register one volume, with its ``frame_coords``, to another near the structures.
+        """Register one volume to another.
+
+        Args:
+            start: initial cell coordinates in the moving volume, (3, w, h, d) on the fixed one's working grid.
 
         Returns:
-            The displacement (3, w, h, d) float32 from the voxel coordinates ``start``, extrapolated from the border of
-            the registered region, and the relative decrease of the mismatch. Both are 0 if it did not decrease.
+            The displacement from ``start`` in working units, (3, w', h', d') float32 on the grid of registration, and
+            the relative decrease of the mismatch. Both are 0 if it did not decrease.
         """
-        start_coords = torch.from_numpy(start).to(self.device)
-        inside = self._matcher.near_foreground(frame_coords, margin=1.0)
-        if not inside.any():
-            return np.zeros_like(start), 0.0
-        (box,) = ndimage.find_objects(inside.astype(np.uint8))
-        part, start_coords = (array[(slice(None), *box)] for array in (fixed.registration, start_coords))
-        part, moving_field = (to_device(field, self.device) for field in (part, moving.registration))
-        found = register(part, moving_field, start_coords, self._sampling)
-        every = (slice(None), *[slice(None, None, 2)] * 3)
+        part, other = (each.registration.on(self.device) for each in (fixed, moving))
+        reduced = resize(torch.from_numpy(start).to(self.device), part.values.shape[1:])
+        start_coords = rescale(reduced, moving.grid, other.values.shape[1:])
+        displacement = register(part, other, start_coords)
         mismatches = [
-            (part[every] - sample(moving_field, coords[every])).square().mean() for coords in (start_coords, found)
+            (part.values - sample(other.values, coords)).square().mean()
+            for coords in (start_coords, displaced(start_coords, displacement, other.step))
         ]
         before, after = torch.stack(mismatches).tolist()
         if not after < before:
-            return np.zeros_like(start), 0.0
-        margins = [m for s, n in zip(box[::-1], fixed.grid[::-1], strict=True) for m in (s.start, n - s.stop)]
-        displacement = F.pad((found - start_coords)[None], margins, mode="replicate")[0]
-        return displacement.cpu().numpy(), 1 - after / before
+            return np.zeros(displacement.shape, np.float32), 0.0
+        return displacement.cpu().numpy() * self._coarseness, 1 - after / before
 
-    def template_coords(self, frame_coords: np.ndarray) -> np.ndarray:
-        """Convert frame coordinates (3, w, h, d) to voxel coordinates in the first template, at full resolution."""
-        center = (np.array(self._frame_shape, np.float32).reshape(3, 1, 1, 1) - 1) / 2
-        return (frame_coords * self._matcher.radius + center).astype(np.float32)
+    def displace(self, cell_coords: np.ndarray, displacement: np.ndarray, region: Region) -> np.ndarray:
+        """Return cell coordinates (3, w, h, d) in a region, moved by a displacement in working units on any grid."""
+        resized = resize(torch.from_numpy(displacement), cell_coords.shape[1:])
+        return displaced(torch.from_numpy(cell_coords), resized, self.step(region)).numpy()
+
+    def template_coords(self, volume: RegisteredVolume) -> np.ndarray:
+        """Return the voxel coordinates in the first template of a grid over a whole volume, (3, w, h, d) float32."""
+        cells = volume.region.cell_coords()
+        matrix, shift = self._affine(volume.frame_coords)
+        inner = np.indices(volume.frame_coords.shape[1:]).reshape(3, -1)
+        residual = volume.frame_coords - (matrix @ inner + shift).reshape(volume.frame_coords.shape)
+        affine = (matrix @ cells.reshape(3, -1) + shift).reshape(cells.shape)
+        frame_coords = affine + sample_array(residual.astype(np.float32), cells)
+        center, spacing = (np.array(values).reshape(3, 1, 1, 1) for values in (self._structures.center, self._spacing))
+        return ((frame_coords * self._structures.radius + center) / spacing).astype(np.float32)
 
     def affine_coords(self, fixed: RegisteredVolume, moving: RegisteredVolume) -> np.ndarray:
-        """Return voxel coordinates (3, w, h, d) in one volume of the other's voxels, by the affine part of both."""
+        """Return cell coordinates (3, w, h, d) in one volume of the other's cells, by the affine part of both."""
         matrix, shift = self._affine(fixed.frame_coords)
         in_frame = matrix @ np.indices(fixed.frame_coords.shape[1:]).reshape(3, -1) + shift
-        return self._to_voxel_coords(in_frame.reshape(fixed.frame_coords.shape), moving.frame_coords)
+        return self._to_cell_coords(in_frame.reshape(fixed.frame_coords.shape), moving.frame_coords)
 
-    def _to_voxel_coords(self, points: np.ndarray, frame_coords: np.ndarray) -> np.ndarray:
-        """Convert points (3, w, h, d) in the frame to voxel coordinates in a volume, by the affine part of its own."""
+    def _to_cell_coords(self, points: np.ndarray, frame_coords: np.ndarray) -> np.ndarray:
+        """Convert points (3, w, h, d) in the frame to cell coordinates in a volume, by the affine part of its own."""
         matrix, shift = self._affine(frame_coords)
         return (np.linalg.pinv(matrix) @ (points.reshape(3, -1) - shift)).reshape(points.shape).astype(np.float32)
 
     def _affine(self, frame_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fit a matrix (3, 3) and a shift (3, 1) from voxel coordinates to frame coordinates, near the structures."""
+        """Fit a matrix (3, 3) and a shift (3, 1) from cell coordinates to frame coordinates, near the structures."""
         near = np.flatnonzero(self._matcher.near_foreground(frame_coords, margin=0.0))
         if len(near) < MIN_AFFINE:
             near = np.arange(frame_coords[0].size)
         near = near[:: -(-len(near) // MAX_AFFINE)]
-        known = np.indices(frame_coords.shape[1:]).reshape(3, -1)[:, near]
+        known = np.stack(np.unravel_index(near, frame_coords.shape[1:]))
         values = frame_coords.reshape(3, -1)[:, near]
         center, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
         matrix = np.linalg.lstsq((known - center).T, (values - mean).T, rcond=None)[0].T

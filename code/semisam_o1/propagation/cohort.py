@@ -8,13 +8,13 @@ Image Segmentation", IEEE TMI 2009).
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from threading import Lock
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from semisam_o1.core.device import to_device
 from semisam_o1.core.distributed import cpu_threads, share_out
@@ -22,23 +22,25 @@ from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import content_hash
 from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
-from semisam_o1.data.sampling.fields import resize, sample
+from semisam_o1.data.sampling.fields import rescale, resize, sample
 from semisam_o1.features.extract import CohortAccess
-from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
+from semisam_o1.propagation.appearance import adapt
+from semisam_o1.propagation.atlas import VOXEL, AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
-from semisam_o1.propagation.matching import working_grid
-from semisam_o1.propagation.registration import box_mean
+from semisam_o1.propagation.region import MAX_CELLS, Pose, Region
+from semisam_o1.propagation.registration import Channels, Step, box_mean
 
-VERSION = 1  # part of the cache key, to be raised whenever results change
+VERSION = 2  # part of the cache key, to be raised whenever results change
 DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
-BYTES_PER_VOXEL = 200  # of a description, at most: 50 channels
+BYTES_PER_CELL = 200  # of a description, at most: 50 channels
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
 
 
 class CohortAtlas:
     """Registers the volumes of a cohort and transfers labels between them; results are cached on disk.
 
-    All arrays are on the working grids of the volumes. Safe to use from several threads.
+    All arrays are on the working grids of the volumes' regions. Lengths are millimeters; if the spacing of a volume is
+    not known, voxels of all volumes count as cubes of one size. Safe to use from several threads.
 
     Args:
         neighbors: number of other volumes, templates included, that a volume is registered to; those with the largest
@@ -62,8 +64,7 @@ class CohortAtlas:
         self._features = access.features if compare_features else {}
         self._propagation: AtlasPropagation | None = None
         self._lock = Lock()
-        largest = BYTES_PER_VOXEL * max(math.prod(self.grid(name)) for name in access.features)
-        self._description = lru_cache(max(1, DESCRIPTION_BYTES // largest))(self._describe)
+        self._description = lru_cache(DESCRIPTION_BYTES // (BYTES_PER_CELL * MAX_CELLS))(self._describe)
 
     @property
     def propagation(self) -> AtlasPropagation:
@@ -71,7 +72,10 @@ class CohortAtlas:
         with self._lock:
             if self._propagation is None:
                 access, get = self.access, self._features.get
-                templates = [Template(access.image(name), access.label(name), get(name)) for name in access.labeled]
+                templates = [
+                    Template(access.image(name), access.label(name), get(name), self.spacing(name))
+                    for name in access.labeled
+                ]
                 self._propagation = AtlasPropagation(templates, access.num_classes, self._device, self.registration)
         return self._propagation
 
@@ -81,12 +85,30 @@ class CohortAtlas:
         settings = f"{VERSION} {access.num_classes} {access.features_key} {self.registration}"
         digest = hashlib.blake2b(settings.encode(), digest_size=8)
         for name in access.labeled:
-            digest.update(f"{access.content_hash(name)} {content_hash(access.label(name))}".encode())
+            digest.update(f"{self._key(name)} {content_hash(access.label(name))}".encode())
         return f"atlas-{digest.hexdigest()}"
 
-    def grid(self, name: str) -> list[int]:
-        """Return the working grid of a volume."""
-        return working_grid(self.access.shape(name), self.access.shape(self.access.labeled[0]))
+    def _key(self, name: str) -> str:
+        """Return what the registration of a volume depends on: its image and its spacing."""
+        return "-".join([self.access.content_hash(name), *(f"{length:g}" for length in self.spacing(name))])
+
+    @cached_property
+    def unknown_spacing(self) -> list[str]:
+        """The volumes whose spacing is not known."""
+        info = self.access.cohort.info
+        return [name for name in self.access.features if not info[name].geometry.known]
+
+    def spacing(self, name: str) -> Step:
+        """Return the spacing of a volume in mm, or that of cubes if it is not known throughout the cohort."""
+        return VOXEL if self.unknown_spacing else tuple(self.access.cohort.info[name].geometry.spacing)
+
+    def on_grid(self, name: str, probabilities: Tensor) -> np.ndarray:
+        """Resample probabilities (C, W, H, D) of a volume to its working grid, in half precision."""
+        return self.registered(name).region.resample(probabilities).cpu().numpy().astype(np.float16)
+
+    def on_volume(self, name: str, probabilities: np.ndarray) -> Tensor:
+        """Resample probabilities (C, w, h, d) on the working grid to the volume, (C, W, H, D)."""
+        return self.registered(name).region.paste(probabilities)
 
     def register_all(self, progress: ProgressFn) -> list[float]:
         """Register the unlabeled volumes, shared out over processes and threads; return the relative improvements."""
@@ -100,14 +122,21 @@ class CohortAtlas:
         """Return a volume registered to the templates."""
         if name in self.access.labeled:
             return self.propagation.templates[self.access.labeled.index(name)]
-        key = f"{self._folder}/{self.access.content_hash(name)}"
-        cached = self._cache.get(key, places=4, probabilities=4, gain=0)
+        key = f"{self._folder}/{self._key(name)}"
+        cached = self._cache.get(key, places=4, probabilities=4, gain=0, region=2, pose=2)
         if cached is not None:
-            return RegisteredVolume(cached["places"], cached["probabilities"], float(cached["gain"]))
-        volume = self.propagation.register(self._description(name))
+            region = _region_from(cached["region"], cached["pose"])
+            return RegisteredVolume(region, cached["places"], cached["probabilities"], float(cached["gain"]))
+        region = self.propagation.find(self.access.image(name), self.spacing(name))
+        volume = self.propagation.register(self._description(name, region))
         arrays = {"places": volume.frame_coords, "probabilities": volume.probabilities}
+        arrays |= dict(zip(("region", "pose"), _region_arrays(region), strict=True))
         self._cache.put(key, **arrays, gain=np.array(volume.relative_improvement))
         return volume
+
+    def turned(self) -> list[str]:
+        """Return the unlabeled volumes whose orientation differs from the template's."""
+        return [name for name in self.access.unlabeled if self.registered(name).region.pose.turned]
 
     def neighbors(self, name: str) -> list[str]:
         """Return the volumes whose global features are most like a volume's, the nearest first."""
@@ -118,53 +147,60 @@ class CohortAtlas:
 
     def fuse_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
         """Return the neighbors' class ``probabilities`` (C, w, h, d) float32, by name, warped to a volume and fused."""
-        own = self._description(name)
-        half = _half(own.grid)  # sufficient to compare on
         device = self.propagation.device
-        reduced = resize(to_device(own.registration, device), half)
+        own = self._registration(name).on(device)
+        half = own.values.shape[1:]  # sufficient to compare on
         warped, mismatch = [], []
         for other in self.neighbors(name):
-            voxel_coords = torch.from_numpy(self._voxel_coords(name, other))
-            moving = self._description(other).registration
-            moved = sample(to_device(moving, device), to_device(resize(voxel_coords, half), device))
-            mismatch.append(box_mean((reduced - moved).square().mean(0, keepdim=True)))
-            warped.append(sample(torch.from_numpy(probabilities(other)), voxel_coords))
+            cell_coords = torch.from_numpy(self._cell_coords(name, other))
+            moving = self._registration(other).on(device).values
+            grid = self.registered(other).frame_coords.shape[1:]
+            reduced = rescale(resize(cell_coords, half), grid, moving.shape[1:])
+            moved = sample(moving, to_device(reduced, device))
+            mismatch.append(box_mean((own.values - moved).square().mean(0, keepdim=True), 3, own.step))
+            warped.append(sample(torch.from_numpy(probabilities(other)), cell_coords))
         distance = torch.stack(mismatch)
         weights = torch.softmax(-SELECTIVITY * distance / distance.mean().clamp_min(1e-12), dim=0)
-        return sum(resize(w, own.grid).cpu() * part for w, part in zip(weights, warped, strict=True)).numpy()
+        grid = warped[0].shape[1:]
+        return sum(resize(w, grid).cpu() * part for w, part in zip(weights, warped, strict=True)).numpy()
 
     def consensus(self, name: str) -> np.ndarray:
-        """Return the mean class probabilities (C, w, h, d) from the templates and, if registered, the neighbors."""
-        own = self.registered(name).probabilities
+        """Return the class probabilities (C, w, h, d) by the templates and the neighbors, adapted to the intensities.
+
+        Without registration, those by the templates alone.
+        """
+        volume = self.registered(name)
         if not self.registration:
-            return own
-        return (own + self.fuse_neighbors(name, lambda other: self.registered(other).probabilities)) / 2
+            return volume.probabilities
+        carried = self.fuse_neighbors(name, lambda other: self.registered(other).probabilities)
+        step = self.propagation.step(volume.region)
+        return adapt((volume.probabilities + carried) / 2, volume.region.reduce(self.access.image(name)), step)
 
-    def _voxel_coords(self, fixed: str, moving: str) -> np.ndarray:
-        """Return the voxel coordinates (3, w, h, d) in one volume of another's voxels, by registration."""
-        key = f"{self._folder}/pairs/{self.access.content_hash(fixed)}-{self.access.content_hash(moving)}"
+    def _cell_coords(self, fixed: str, moving: str) -> np.ndarray:
+        """Return the cell coordinates (3, w, h, d) in one volume of another's cells, by registration."""
+        key = f"{self._folder}/pairs/{self._key(fixed)}-{self._key(moving)}"
         cached = self._cache.get(key, displacement=4)
-        fixed_volume = self.registered(fixed)
-        start = self.propagation.affine_coords(fixed_volume, self.registered(moving))
-        grid = start.shape[1:]
+        volumes = [self.registered(name) for name in (fixed, moving)]
+        start = self.propagation.affine_coords(*volumes)
         if cached is None:
-            displacement, _ = self.propagation.register_pair(
-                self._description(fixed), fixed_volume.frame_coords, self._description(moving), start
-            )
-            reduced = resize(torch.from_numpy(displacement), _half(grid))  # it is smooth
-            cached = {"displacement": reduced.numpy().astype(np.float16)}
+            descriptions = [self._description(n, v.region) for n, v in zip((fixed, moving), volumes, strict=True)]
+            displacement, _ = self.propagation.register_pair(*descriptions, start)
+            cached = {"displacement": displacement.astype(np.float16)}
             self._cache.put(key, **cached)
-        return start + resize(torch.from_numpy(cached["displacement"].astype(np.float32)), grid).numpy()
+        return self.propagation.displace(start, cached["displacement"].astype(np.float32), volumes[1].region)
 
-    def _describe(self, name: str) -> VolumeDescription:
-        return self.propagation.describe(self.access.image(name), self._features.get(name))
+    def _registration(self, name: str) -> Channels:
+        return self._description(name, self.registered(name).region).registration
+
+    def _describe(self, name: str, region: Region) -> VolumeDescription:
+        return self.propagation.describe(self.access.image(name), region, self._features.get(name))
 
     def warps(self) -> Warps:
         """Return the warps of the first labeled volume to the unlabeled ones, on the device of the stored volumes."""
         access, store = self.access, self.access.store
         donors = []
         for name in access.unlabeled:
-            template_coords = self.propagation.template_coords(self.registered(name).frame_coords)
+            template_coords = self.propagation.template_coords(self.registered(name))
             affine = _fit_affine(template_coords, access.shape(name))
             arrays = (torch.from_numpy(array).to(store.device) for array in (template_coords, affine))
             donors.append(Donor(access.shape(name), *arrays, quantiles(store.image(name)).to(store.device)))
@@ -172,8 +208,17 @@ class CohortAtlas:
         return Warps(template, quantiles(store.image(template)).to(store.device), donors)
 
 
-def _half(grid: Sequence[int]) -> list[int]:
-    return [-(-size // 2) for size in grid]
+def _region_arrays(region: Region) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whole numbers of a region, (6, 3), and the lengths, (3, 3), for the cache."""
+    pose = region.pose
+    numbers = [pose.axes, pose.flips, region.shape, region.start, region.size, region.grid]
+    return np.array(numbers, np.int64), np.array([pose.origin, region.step, [pose.scale] * 3])
+
+
+def _region_from(numbers: np.ndarray, lengths: np.ndarray) -> Region:
+    axes, flips, *box = map(tuple, numbers.tolist())
+    origin, step, scale = map(tuple, lengths.tolist())
+    return Region(Pose(origin, scale[0], axes, tuple(map(bool, flips))), *box, step)
 
 
 def _fit_affine(template_coords: np.ndarray, shape: Sequence[int]) -> np.ndarray:

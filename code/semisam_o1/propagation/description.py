@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from semisam_o1.data.sampling.fields import sample_array
-from semisam_o1.features.builtin import cell_means, voxel_features
+from semisam_o1.features.builtin import voxel_features
 from semisam_o1.features.extract import VolumeFeatures
-from semisam_o1.propagation.registration import self_similarity
+from semisam_o1.propagation.region import Region
+from semisam_o1.propagation.registration import Channels, Step, self_similarity
 
 SELF_SIMILARITY_WEIGHT = 6.0  # beside the built-in features, in registration
 CHANNELS = 20  # principal directions that registration compares, of more than thirty channels
@@ -22,16 +24,19 @@ COMPONENT_WEIGHT = 0.5
 
 @dataclass(frozen=True)
 class VolumeDescription:
-    """A volume on its working grid (w, h, d).
+    """A region of a volume on its working grid (w, h, d).
 
     Attributes:
+        region: the region.
         matching: features (F, w, h, d) float32 for the nearest-neighbor search.
-        registration: description (G, w, h, d) float32 for registration. Those that are kept are in host memory, and
-            copied to the device where they are used: on a GPU they would take the room that training needs.
+        registration: description (G, w', h', d') for registration, on the same grid or a coarser one. Those that are
+            kept are in host memory, and copied to the device where they are used: on a GPU they would take the room
+            that training needs.
     """
 
+    region: Region
     matching: np.ndarray
-    registration: Tensor
+    registration: Channels
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -39,7 +44,8 @@ class VolumeDescription:
 
     def project(self, directions: Tensor) -> VolumeDescription:
         """Return the description with its registration channels projected onto directions (K, G)."""
-        return VolumeDescription(self.matching, torch.tensordot(directions, self.registration, 1))
+        values = torch.tensordot(directions, self.registration.values, 1)
+        return VolumeDescription(self.region, self.matching, Channels(values, self.registration.step))
 
 
 class FeatureComponents:
@@ -52,37 +58,51 @@ class FeatureComponents:
         deviation = np.maximum(strength[:COMPONENTS] / np.sqrt(cells.shape[1]), 1e-6)
         self._directions = COMPONENT_WEIGHT * directions[:, :COMPONENTS].T / deviation[:, None]
 
-    def on_grid(self, features: VolumeFeatures, shape: Sequence[int], grid: Sequence[int]) -> np.ndarray:
-        """Return the components (K, w, h, d) float32 of a volume of ``shape`` on a grid over all of it."""
+    def at(self, features: VolumeFeatures, shape: Sequence[int], voxel_coords: np.ndarray) -> np.ndarray:
+        """Return the components (K, w, h, d) float32 of a volume of ``shape`` at its voxel coordinates (3, w, h, d)."""
         cells = features.spatial.shape[1:]
         flat = self._directions @ (features.spatial.reshape(len(features.spatial), -1) - self._mean)
-        # Positions of the grid's voxel centers among the cells, which cover the centered patch.
-        axes = [
-            ((np.arange(n) + 0.5) * size / n - size // 2 + patch // 2) * count / patch - 0.5
-            for n, size, patch, count in zip(grid, shape, features.patch_size, cells, strict=True)
-        ]
-        cell_coords = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-        return sample_array(flat.reshape(-1, *cells).astype(np.float32), cell_coords)
+        # The cells cover the centered patch.
+        cell_coords = np.stack(
+            [
+                (position + 0.5 - size // 2 + patch // 2) * count / patch - 0.5
+                for position, size, patch, count in zip(voxel_coords, shape, features.patch_size, cells, strict=True)
+            ]
+        )
+        return sample_array(flat.reshape(-1, *cells).astype(np.float32), cell_coords.astype(np.float32))
 
 
 def describe(
-    image: np.ndarray,
-    features: VolumeFeatures | None,
-    grid: Sequence[int],
-    components: FeatureComponents | None,
+    reduced: np.ndarray,
+    step: Step,
+    coarseness: int,
+    components: np.ndarray | None,
     device: torch.device,
-) -> VolumeDescription:
-    """Describe an image (W, H, D) on a grid over all of it, with all channels, those of registration on ``device``.
+) -> tuple[np.ndarray, Channels]:
+    """Describe an image (w, h, d) on its working grid: features for matching, and all channels for registration.
 
-    The foundation model's ``features`` are read only if there are ``components``.
+    Args:
+        step: distance of the cells along each axis, in units of the working resolution.
+        coarseness: factor by which registration reduces the resolution.
+        components: (K, w, h, d) float32 to compare beside the descriptions, None for none.
+        device: of the channels.
     """
-    reduced = cell_means(image, grid)
-    matching = voxel_features(reduced)
+    matching = voxel_features(reduced, step)
     if components is not None:
-        matching = np.concatenate([matching, components.on_grid(features, image.shape, grid)])
-    similarity = self_similarity(torch.from_numpy(reduced).to(device))
-    registration = torch.cat([SELF_SIMILARITY_WEIGHT * similarity, torch.from_numpy(matching).to(device)])
-    return VolumeDescription(matching, registration)
+        matching = np.concatenate([matching, components])
+    similarity = self_similarity(torch.from_numpy(reduced).to(device), step)
+    values = torch.cat([SELF_SIMILARITY_WEIGHT * similarity, torch.from_numpy(matching).to(device)])
+    return matching, reduced_channels(Channels(values, step), coarseness)
+
+
+def reduced_channels(channels: Channels, coarseness: int) -> Channels:
+    """Return channels at a resolution that is lower by a factor, their step in units that are longer by it."""
+    shape = channels.values.shape[1:]
+    factors = [max(1, round(coarseness / length)) for length in channels.step]
+    grid = [-(-n // factor) for n, factor in zip(shape, factors, strict=True)]
+    values = channels.values if grid == list(shape) else F.adaptive_avg_pool3d(channels.values[None], grid)[0]
+    step = tuple(length * n / g / coarseness for length, n, g in zip(channels.step, shape, grid, strict=True))
+    return Channels(values, step)
 
 
 def principal_directions(description: Tensor) -> Tensor:

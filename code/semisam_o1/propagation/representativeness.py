@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core.terminal import ProgressFn, silent
-from semisam_o1.data.sampling.fields import indices, sample
+from semisam_o1.data.sampling.fields import indices, rescale, sample
+from semisam_o1.features.builtin import cell_means
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation.description import FeatureComponents, describe, principal_directions
-from semisam_o1.propagation.matching import MIN_REDUCED_AXIS
-from semisam_o1.propagation.registration import register
+from semisam_o1.propagation.registration import CUBE, Channels, displaced, register
 
 MAX_VOXELS = 10_000  # of the median scan on the comparison grid: 0.2 to 0.3 s per pair on one core
 MAX_SIZE = 2  # axis length relative to the median scan; larger scans are cropped to their center
@@ -26,6 +26,7 @@ CENTER_SIGMA = 0.2  # standard deviation of the weight around the center, relati
 MIN_TARGETS, MAX_TARGETS = 5, 20  # scans that every candidate is registered to
 PAIRS = 800  # approximate number of registrations: the more candidates, the fewer targets
 SAMPLED_VOXELS = 2_000  # per scan, for the principal directions
+MIN_REDUCED_AXIS = 32  # voxels; shorter axes are not reduced
 FLOAT16_LIMIT = 6e4
 
 
@@ -110,7 +111,11 @@ def _describe_all(
     described = {}
     for name in progress(list(shapes), "describing"):
         grid = np.maximum((np.array(shapes[name]) / cell).round().astype(int), 1).tolist()
-        description = describe(image(name), (features or {}).get(name), grid, components, device).registration
+        volume = image(name)
+        parts = (
+            None if components is None else components.at(features[name], volume.shape, _centers(volume.shape, grid))
+        )
+        description = describe(cell_means(volume, grid), CUBE, 1, parts, device)[1].values
         for axis, limit in enumerate(np.ceil(MAX_SIZE * median / cell).astype(int).tolist(), start=1):
             excess = max(description.shape[axis] - limit, 0)
             description = description.narrow(axis, excess // 2, description.shape[axis] - excess)
@@ -128,7 +133,13 @@ def _registered_difference(fixed: Tensor, moving: Tensor) -> Tensor:
     """Return the squared difference (w, h, d) of two descriptions (K, w, h, d) once the second is registered."""
     shift = [(m - f) / 2 for m, f in zip(moving.shape[1:], fixed.shape[1:], strict=True)]
     centered = indices(fixed.shape[1:], fixed.device, shift)
-    return (fixed - sample(moving, register(fixed, moving, centered))).square().mean(0)
+    displacement = register(Channels(fixed), Channels(moving), centered)
+    return (fixed - sample(moving, displaced(centered, displacement, CUBE))).square().mean(0)
+
+
+def _centers(shape: Sequence[int], grid: Sequence[int]) -> np.ndarray:
+    """Return the centers of a grid's cells in voxel coordinates of a volume of ``shape``, (3, w, h, d)."""
+    return rescale(indices(grid), grid, shape).numpy()
 
 
 def _center_weight(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from semisam_o1.data.dataset.geometry import resize_nearest
-from semisam_o1.data.sampling.fields import resize
 from semisam_o1.propagation.cohort import CohortAtlas
 
 NEIGHBOR_WEIGHT = 0.25
@@ -85,8 +83,3 @@ def fuse(name: str, atlas: CohortAtlas, predicted: Callable[[str], np.ndarray]) 
     """
     own = (1 - NEIGHBOR_WEIGHT - TEMPLATE_WEIGHT) * predicted(name)
     return own + NEIGHBOR_WEIGHT * atlas.fuse_neighbors(name, predicted) + TEMPLATE_WEIGHT * atlas.consensus(name)
-
-
-def on_grid(probabilities: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
-    """Resample predicted probabilities (C, W, H, D) to the working grid, in half precision."""
-    return resize(probabilities, grid).cpu().numpy().astype(np.float16)
