@@ -17,7 +17,7 @@ from semisam_o1.data.dataset.volumes import Dataset, Volume, content_hash
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import FEATURE_SETS, extract_features
 from semisam_o1.propagation import class_prototypes, propagate
-from semisam_o1.propagation.atlas import AtlasPropagation, Template
+from semisam_o1.propagation.atlas import VOXEL, AtlasPropagation, Template
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.records import best_round, open_round
 from semisam_o1.runs.results import RunResults
@@ -123,6 +123,8 @@ def _propagation(
         pairs = [(features[volume.name], volume.label) for volume in templates]
         prototypes = class_prototypes(pairs, arguments["num_classes"])
         return lambda scan: propagate(features[scan.name], prototypes, scan.image.shape)
-    sources = [Template(volume.image, volume.label, features.get(volume.name)) for volume in templates]
+    known = all(volume.geometry.known for volume in (*templates, *scans))
+    spacing = {volume.name: volume.geometry.spacing if known else VOXEL for volume in (*templates, *scans)}
+    sources = [Template(v.image, v.label, features.get(v.name), spacing[v.name]) for v in templates]
     atlas = AtlasPropagation(sources, arguments["num_classes"], device, arguments.get("registration", True))
-    return lambda scan: atlas.label(scan.image, features.get(scan.name)).label
+    return lambda scan: atlas.label(scan.image, spacing[scan.name], features.get(scan.name)).label

@@ -14,7 +14,6 @@ from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.data.sampling.fields import resize
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig

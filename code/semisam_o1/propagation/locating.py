@@ -2,7 +2,7 @@
 
 The neighborhood of the template's structures is compared with every place of the volume at a coarse resolution, by
 normalized cross-correlation. The most similar place and the one in the middle are registered, and the one with the
-smaller mismatch is taken. Where no place is much like the template, orientations that differ by a permutation and flips
+smaller mismatch is taken. Where no place is like the template, orientations that differ by a permutation and flips
 of the axes are tried as well; the volume's own is kept unless another one is clearly better.
 """
 
@@ -30,6 +30,7 @@ SLOPES = 0  # the first of the slopes along the three axes among them
 MIN_INSIDE = 0.6  # share of the window that lies in the volume
 CENTER_WEIGHT = 0.25  # on the squared distance from the middle, relative to the volume's size
 POOR = 0.75  # correlation below which other orientations are tried
+MISFIT = 1.0  # mismatch above which they are; it is about 2 between unrelated places
 ADVANTAGE = 0.8  # mismatch of another orientation relative to that of the volume's own, below which it is taken
 THICK = 1.5  # ratio of spacings from which on axes are not exchanged
 OWN = Pose((0.0, 0.0, 0.0))  # the volume's own orientation
@@ -72,13 +73,14 @@ class Locator:
     def find(self, image: np.ndarray, spacing: Step) -> Pose:
         """Return the pose of the structures in an image (W, H, D)."""
         best, mismatch, correlation = self._in_orientation(image, spacing, OWN)
-        if correlation >= POOR:
+        if correlation >= POOR or mismatch < MISFIT:
             return best
         turned = self._most_similar_orientation(self._coarse(image, spacing), spacing)
         if turned is None:
             return best
-        other, other_mismatch, _ = self._in_orientation(image, spacing, turned)
-        return other if other_mismatch < ADVANTAGE * mismatch else best
+        other, other_mismatch, other_correlation = self._in_orientation(image, spacing, turned)
+        better = other_correlation > correlation and other_mismatch < ADVANTAGE * mismatch
+        return other if better else best
 
     def _most_similar_orientation(self, volume: _Coarse, spacing: Step) -> Pose | None:
         """Return the orientation in which the window is most like a place of the volume, None if it is its own."""
