@@ -103,7 +103,7 @@ def grids(monkeypatch: pytest.MonkeyPatch, *shapes: tuple[int, int, int]) -> lis
     monkeypatch.setattr(representativeness, "MAX_VOXELS", 2_000)
     monkeypatch.setattr(
         representativeness, "register",
-        lambda fixed, moving, start: seen.update({len(seen): tuple(moving.shape[1:])}) or start,
+        lambda fixed, moving, start: seen.update({len(seen): tuple(moving.values.shape[1:])}) or start,
     )  # fmt: skip
     between(**{f"s{i}": np.random.default_rng(i).random(shape, np.float32) for i, shape in enumerate(shapes)})
     return list(seen.values())[-len(shapes) + 1 :]  # the others, seen from the last
