@@ -3,7 +3,8 @@
 A search over all displacements of a coarse grid, balanced with smoothness by coupled convex optimization (Siebert et
 al., "ConvexAdam: Self-Configuring Dual-Optimisation-Based 3D Multitask Medical Image Registration", IEEE TMI 2024),
 then smoothed Gauss-Newton steps on the grid itself (Lucas and Kanade, "An Iterative Image Registration Technique with
-an Application to Stereo Vision", IJCAI 1981). Nothing is random.
+an Application to Stereo Vision", IJCAI 1981), with the mean slope of both volumes (Benhimane and Malis, "Real-Time
+Image-Based Tracking of Planes Using Efficient Second-Order Minimization", IROS 2004). Nothing is random.
 
 Lengths are in units that are the same for all volumes. The step of a grid is the distance of its voxels along each
 axis: a displacement across thick slices counts by its length, and is smoothed only over voxels that are near enough.
@@ -147,14 +148,16 @@ def refine(fixed: Channels, moving: Channels, start: Tensor) -> Tensor:
     def smooth(field: Tensor) -> Tensor:
         return box_mean(field, 3, step)
 
-    slopes = [_slope(fixed.values, axis) / length for axis, length in enumerate(step, start=1)]
     pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-    products = smooth(torch.stack([(slopes[i] * slopes[j]).sum(0) for i, j in pairs]))
-    damping = DAMPING * (products[0] + products[3] + products[5]).mean() / 3
-    inverse = _inverse(products, damping.clamp_min(1e-12))
     displacement = torch.zeros_like(start)
     for _ in range(REFINEMENT_STEPS):
-        difference = fixed.values - sample(moving.values, displaced(start, displacement, moving.step))
+        moved = sample(moving.values, displaced(start, displacement, moving.step))
+        mean = (fixed.values + moved) / 2
+        slopes = [_slope(mean, axis) / length for axis, length in enumerate(step, start=1)]
+        products = smooth(torch.stack([(slopes[i] * slopes[j]).sum(0) for i, j in pairs]))
+        damping = DAMPING * (products[0] + products[3] + products[5]).mean() / 3
+        inverse = _inverse(products, damping.clamp_min(1e-12))
+        difference = fixed.values - moved
         descent = smooth(torch.stack([(slope * difference).sum(0) for slope in slopes]))
         update = torch.stack([sum(a * b for a, b in zip(row, descent, strict=True)) for row in inverse])
         displacement = smooth(displacement + update.clamp(-MAX_STEP, MAX_STEP))
