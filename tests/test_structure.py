@@ -15,7 +15,7 @@ ROOMS = (
     "core",
     *("data.dataset", "data.preparation", "data.preflight", "data.sampling"),
     *("networks", "features", "propagation", "methods", "refinement", "evaluation"),
-    *("drawing", "runs", "training"),
+    *("drawing", "runs", "training", "plan"),
     *("pipeline", "commands", "report", "demo"),
 )
 

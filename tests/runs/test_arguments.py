@@ -57,7 +57,7 @@ WORDS = {
     "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
     "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
     "root_path": Path("/elsewhere"), "sam_ckpt": Path("/elsewhere.pth"), "deterministic": 0, "max_time": 3.0,
-    "tune": "off",
+    "tune": "off", "hours": 1.0,
 }  # fmt: skip
 
 
@@ -75,11 +75,16 @@ def test_every_flag_is_harmless_or_refused_by_name(field: dataclasses.Field, fol
         changes |= {"batch_size": 4}
     if field.name == "model":
         changes |= {"backbone": "dtc"}
-    if field.metadata["resume"] == "any":
+    if field.metadata["resume"] in ("any", "more"):
         go_on(folder, **changes)
     else:
         with pytest.raises(InputError, match=rf"--{field.name} was .* and is "):
             go_on(folder, **changes)
+
+
+def test_a_run_goes_on_with_more_iterations_only(folder: RunFolder) -> None:
+    with pytest.raises(InputError, match="--max_iterations was 15000 and is 400"):
+        go_on(folder, max_iterations=400)
 
 
 def test_names_of_classes_go_with_the_run(tmp_path: Path) -> None:

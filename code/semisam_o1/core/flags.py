@@ -69,7 +69,8 @@ def option(
 
     Args:
         within: the numbers it takes; checked by ``check_ranges``.
-        resume: 'same' if a run only continues with the value that it was started with, 'any' if it may change.
+        resume: 'same' if a run only continues with the value that it was started with, 'more' if that may be raised,
+            'any' if it may change.
         positional: whether it is an argument without a flag.
         others: for argparse, beside what the field's annotation says; with an ``action``, instead of that.
     """
@@ -133,13 +134,17 @@ class DeviceConfig(CommandConfig):
 
 
 def with_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:
-    """Let the field ``recipe`` of a dataclass choose other defaults (name → field → default) for fields not given."""
+    """Let the field ``recipe`` of a dataclass choose other defaults (name → field → default) for fields not given.
+
+    The attribute ``given`` of an instance holds the names of those that were.
+    """
 
     def decorate(config: type[Config]) -> type[Config]:
         plain = config.__init__
 
         @functools.wraps(plain)
         def init(self: Config, **given: Any) -> None:
+            assign(self, given=frozenset(given))
             plain(self, **recipes.get(given.get("recipe", config.recipe), {}) | given)
 
         config.__init__ = init

@@ -28,7 +28,7 @@ class LossTerm(NamedTuple):
 class MethodOptions:
     """The flags that methods read; a training run's configuration has them, too."""
 
-    max_iterations: int = option(15000, "iterations per round", within=AT_LEAST_1)
+    max_iterations: int = option(15000, "iterations per round", within=AT_LEAST_1, resume="more")
     num_classes: int = option(2, "classes, background included", within=Range(2, 255))
     base_lr: float = option(0.01, "learning rate at the start of a round", within=POSITIVE)
     DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", within=POSITIVE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.device import PRECISIONS
@@ -52,7 +52,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 @with_recipes(RECIPES)
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(TrainingOptions, DeviceConfig):
-    """Configuration of ``train_SemiSAM_O1.py``."""
+    """Configuration of ``train_SemiSAM_O1.py``; ``given`` names the fields that were given, before recipe and plan."""
+
+    given: ClassVar[frozenset[str]]
 
     recipe: str = option("published", "defaults of the other flags; best: those that scored highest", choices=RECIPES)
     root_path: Path = option(PROJECT_ROOT / "data" / "LA", "dataset folder", resume="any")
@@ -110,6 +112,12 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     )
     prompt: str | None = option(
         None, "of the original command lines; has no effect here", resume="any", nargs="?", const=""
+    )
+    hours: float | None = option(
+        None,
+        "plan a run of so many hours (with recipe best: 1 on a CPU, the published length on a GPU)",
+        POSITIVE,
+        resume="any",
     )
     max_time: float | None = option(None, "hours after which the run saves its state and stops", POSITIVE, resume="any")
     check_only: bool = option(False, "check arguments, data and checkpoint, then exit", resume="any")

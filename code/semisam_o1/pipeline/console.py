@@ -13,7 +13,10 @@ from semisam_o1.core.terminal import duration, text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.start import PreflightResult
-from semisam_o1.runs.records import RoundRecord, best_round
+from semisam_o1.plan.decisions import read_plan
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import RoundRecord, best_round, read_steps
+from semisam_o1.training.convergence import not_converged
 
 
 def opening(config: TrainConfig, checked: PreflightResult, location: str, location_reason: str) -> str:
@@ -46,12 +49,13 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
         "volumes": f"kept {held} ({'auto: ' if config.cache == 'auto' else ''}{location_reason})",
         "run folder": str(checked.folder.path),
     }
-    return "\n".join(f"{key + ':':<12}{value}" for key, value in rows.items())
+    lines = [f"{key + ':':<12}{value}" for key, value in rows.items()]
+    return "\n".join([*lines, *([checked.plan.table()] if checked.plan else [])])
 
 
 def check_summary(config: TrainConfig, checked: PreflightResult) -> str:
     """Return what --check_only prints."""
-    cohort = checked.cohort
+    cohort, timed = checked.cohort, checked.plan is not None and checked.plan.seconds is not None
     shapes = [info.shape for info in cohort.info.values()]
     sizes = " × ".join(
         f"{min(axis)}" if min(axis) == max(axis) else f"{min(axis)}–{max(axis)}" for axis in zip(*shapes, strict=True)
@@ -64,7 +68,8 @@ def check_summary(config: TrainConfig, checked: PreflightResult) -> str:
             f"{config.backbone} with {config.model} in {checked.precision} on {checked.device}, features "
             f"{checked.arguments['features']}",
             f"run folder ({'new' if checked.previous is None else 'to be continued'}): {checked.folder.path}",
-            "checked; nothing was computed or written",
+            *([checked.plan.table()] if checked.plan else []),
+            f"checked; {'a few steps were timed, nothing was' if timed else 'nothing was computed or'} written",
         ]
     )
 
@@ -86,6 +91,21 @@ def closing(records: Sequence[RoundRecord]) -> str:
             )
         )
     return "\n".join(text_table(rows))
+
+
+def too_short(config: TrainConfig, folder: RunFolder, round_: int) -> str | None:
+    """Return the sentence on a round that has plainly not converged, None where it has."""
+    reason = not_converged(read_steps(folder.metrics), round_)
+    remedy = f"--resume --max_iterations {2 * config.max_iterations} trains longer"
+    return f"round {round_} has not converged: {reason}; {remedy}" if reason else None
+
+
+def took(folder: RunFolder, records: Sequence[RoundRecord]) -> list[str]:
+    """Return a line that compares the time of a run with that of its plan; none where no time was predicted."""
+    plan = read_plan(folder.plan)
+    if plan is None or plan.seconds is None:
+        return []
+    return [f"took {duration(sum(record.seconds for record in records))}, predicted: {duration(plan.seconds)}"]
 
 
 def selection(best: RoundRecord, validated: int) -> str:

@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> None:
         device = distributed.start(resolve_device(config.device))
         configure_allocator(device.type)
         feature_set = FEATURE_SETS[config.features](config.sam_ckpt, device)
-        checked = check_run(config, folder, device, feature_set.key, stop)
+        config, checked = check_run(config, folder, device, feature_set.key, stop)
         if config.check_only:
             if distributed.is_main():
                 print(console.check_summary(config, checked))
@@ -145,6 +145,8 @@ class Run:
             pseudo = self.labels.relabel(self.best_predictor(best))
             self.keep_models(round_, best)
             self.finish_round(round_, pseudo, started, best)
+            if distributed.is_main() and (remark := console.too_short(self.config, self.folder, round_)):
+                self.tracker.say(remark)
         if distributed.is_main():
             self.summarize()
 
@@ -221,7 +223,8 @@ class Run:
         rows = [(name, volumes.image(name), truth.get(name), [labels[name] for labels in rounds]) for name in names]
         titles = [f"round {record.round}" for record in records]
         draw_labels(rows, titles, folder.figures / "pseudo_labels.png", results.class_names)
-        for text in (console.closing(records), kept, console.next_commands(self.config)):
+        took = console.took(folder, records)
+        for text in (console.closing(records), *took, kept, console.next_commands(self.config)):
             self.tracker.say(text)
 
     def make_batches(self, round_: int, seed: int, augmentation: Augmentation) -> BatchStream:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from semisam_o1.core import distributed
+from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort, check_training
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.runs.arguments import check_same_run, describe_run, read_previous, write_arguments
+from semisam_o1.pipeline.planning import as_planned, check_memory, describe_machine, describe_scans, plan_run
+from semisam_o1.plan.decisions import Plan, remarks
+from semisam_o1.runs.arguments import check_same_run, describe_run, iterations_of, read_previous, write_arguments
 from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import open_round
 from semisam_o1.training import checkpoint
@@ -29,6 +32,7 @@ class PreflightResult:
     cohort: Cohort
     arguments: dict[str, Any]  # content of args.json of this run
     previous: dict[str, Any] | None  # the same of the run that is resumed, None for a new one
+    plan: Plan | None = None  # None where nothing is planned, or it was when the run was started
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,11 @@ class ResumePoint:
 
 def check_run(
     config: TrainConfig, folder: RunFolder, device: torch.device, features_key: str, stop: StopRequest
-) -> PreflightResult:
-    """Check that the processes can share a batch, the dataset, and the run that is to be resumed.
+) -> tuple[TrainConfig, PreflightResult]:
+    """Check that the processes can share a batch, the dataset, and the run that is to be resumed; plan a new run.
+
+    Returns:
+        The configuration to run with, planned or as before, and what was found.
 
     Raises:
         InputError: listing what is wrong.
@@ -67,10 +74,18 @@ def check_run(
     if previous is not None and precision == "auto":  # may mean another one on this device
         precision = previous.get("precision", precision)
     precision = resolve_precision(precision, device.type)
+    scans, machine, plan = describe_scans(config, cohort), describe_machine(device, precision), None
+    cohort = replace(cohort, warnings=(*cohort.warnings, *remarks(scans)))
+    if previous is not None:
+        config = as_planned(config, previous)
+        check_memory(config, scans, machine)
+    else:
+        config, plan = plan_run(config, cohort, scans, machine, device)
     arguments = describe_run(config, cohort, device, precision, features_key)
+    arguments["planned"] = plan.flags if plan else (previous or {}).get("planned", [])
     if previous is not None:
         check_same_run(previous, arguments, config, folder)
-    return PreflightResult(folder, device, precision, cohort, arguments, previous)
+    return config, PreflightResult(folder, device, precision, cohort, arguments, previous, plan)
 
 
 def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) -> ResumePoint:
@@ -89,7 +104,12 @@ def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) ->
             remarks.append(f"the previous run{lock.left_by} was killed; its lock is taken over")
         folder.create(config.overwrite)
         remarks += write_arguments(folder, checked.arguments, checked.previous)
-        return _last_finished_round(folder, cohort, remarks), remarks
+        if checked.plan is not None:
+            write_json(folder.plan, checked.plan.to_json())
+        finished = _last_finished_round(folder, cohort, remarks)
+        if checked.previous is not None and config.max_iterations > iterations_of(checked.previous):
+            finished = _reopened(folder, finished, remarks)
+        return finished, remarks
 
     finished, remarks = distributed.on_main(take)
     next_round = max(finished, 0) + 1
@@ -97,6 +117,16 @@ def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) ->
     remarks += [f"warning: {fault}; an earlier state is used instead" for fault in faults]
     step = (next_round - 1) * config.max_iterations + (state["iteration"] if state else 0)
     return ResumePoint(finished, next_round, step, state, remarks)
+
+
+def _reopened(folder: RunFolder, finished: int, remarks: list[str]) -> int:
+    """Let the last finished round go on for more iterations, if its state is there; return the one before it."""
+    state = checkpoint.load_state(folder.state, finished)[0] if finished > 0 else None
+    if state is None:
+        return finished
+    folder.pseudo_labels(finished).unlink()  # with them a round counts as finished
+    remarks.append(f"round {finished} was finished after iteration {state['iteration']} and goes on from there")
+    return finished - 1
 
 
 def _last_finished_round(folder: RunFolder, cohort: Cohort, remarks: list[str]) -> int:

@@ -23,6 +23,7 @@ from semisam_o1.core.terminal import duration
 from semisam_o1.drawing import figures
 from semisam_o1.drawing.outlines import CLASS_COLORS, class_color
 from semisam_o1.methods import METHODS
+from semisam_o1.plan.decisions import read_plan
 from semisam_o1.report.pictures import Plane, planes
 from semisam_o1.runs.records import RoundRecord, best_round
 from semisam_o1.runs.results import Case, LabeledScan, RunResults, read_run
@@ -75,6 +76,7 @@ def report(config: ReportConfig) -> None:
         title=results.folder.path.parent.name,
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         results=results,
+        plan=read_plan(results.folder.plan),
         best=best_round(results.records),
         groups=groups,
         advice=advise(results, groups),

@@ -19,6 +19,7 @@ from semisam_o1.core.atomic_io import read_json, write_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preparation.settings import read_classes, read_preparation
+from semisam_o1.methods import MethodOptions
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.seen import SeenScans
 
@@ -81,6 +82,8 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any], config: Any, fol
     pairs = {name: (then[name], now["arguments"][name]) for name in compared}
     pairs["precision"] = (before.get("precision", now["precision"]), now["precision"])
     pairs["sam_ckpt"] = (before.get("features", now["features"]), now["features"])
+    raised = [item.name for item in dataclasses.fields(config) if item.metadata["resume"] == "more"]
+    pairs |= {name: (then[name], now["arguments"][name]) for name in raised if now["arguments"][name] < then[name]}
     changed = [f"--{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
     if changed:
         arguments = f"{run} with other arguments ({'; '.join(changed)})"
@@ -91,6 +94,11 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any], config: Any, fol
         if differing or list(earlier) != list(values):
             what = f"{part} of {config.root_path} changed since {run} ({', '.join(differing) or 'the order'})"
             raise InputError(f"{what}; restore it to continue, {ANEW}")
+
+
+def iterations_of(content: dict[str, Any]) -> int:
+    """Return the iterations per round of a run by its args.json."""
+    return int(content["arguments"].get("max_iterations", MethodOptions.max_iterations))
 
 
 def write_arguments(folder: RunFolder, now: dict[str, Any], before: dict[str, Any] | None = None) -> list[str]:

@@ -27,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path, model: str):
         self.path, self.model = path, model
         self.args = path / "args.json"
+        self.plan = path / "plan.json"
         self.log = path / "log.txt"
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "log"

@@ -171,17 +171,21 @@ class TrainingTrial:
     def seconds(self, kernels: Kernels) -> float:
         self._use(kernels)
         self._step()
-        torch.cuda.synchronize(self.device)
+        self._wait()
         started = time.perf_counter()
         for _ in range(STEPS):
             self._step()
-        torch.cuda.synchronize(self.device)
+        self._wait()
         return (time.perf_counter() - started) / STEPS
 
     def _use(self, kernels: Kernels) -> None:
         torch.backends.cudnn.benchmark = kernels.benchmark
         kernels.apply(self.student)
         self.method.use_kernels(kernels)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _step(self) -> None:
         self._backward(self.scaler.scale)

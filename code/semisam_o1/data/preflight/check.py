@@ -131,15 +131,22 @@ def _volume_warnings(info: Mapping[str, VolumeInfo]) -> Iterator[str]:
         if spacings and spacings[-1][0] >= SPACING_RATIO * spacings[0][0]:
             ends = " to ".join(f"{spacing:g} ({name})" for spacing, name in (spacings[0], spacings[-1]))
             yield f"the spacing along {letter} varies from {ends} mm; resampling to one spacing may help"
-    axes = {name: np.reshape(geometry.direction, (3, 3)) for name, geometry in known.items()}
-    template = next(iter(info))
-    if template in axes:
-        cosines = {name: np.sum(axes[template] * own, axis=0) for name, own in axes.items()}
-        if turned := [name for name, cosine in cosines.items() if (cosine < MIN_AXIS_COSINE).any()]:
-            yield f"{_count(turned)} in another orientation than the template {template}: {listed(turned)}"
+    if turned := turned_volumes(info):
+        what = f"{_count(turned)} in another orientation than the template {next(iter(info))}: {listed(turned)}"
+        yield f"{what}; prepare the scans anew, in one orientation"
     for image in {volume.hash: None for volume in info.values()}:
         if len(names := [name for name, volume in info.items() if volume.hash == image]) > 1:
             yield f"{' and '.join(names)} hold the same image"
+
+
+def turned_volumes(info: Mapping[str, VolumeInfo]) -> list[str]:
+    """Return the volumes whose header states another orientation than that of the first one, the template."""
+    axes = {n: np.reshape(v.geometry.direction, (3, 3)) for n, v in info.items() if v.geometry.known}
+    template = axes.get(next(iter(info)))
+    if template is None:
+        return []
+    cosines = {name: np.sum(template * own, axis=0) for name, own in axes.items()}
+    return [name for name, cosine in cosines.items() if (cosine < MIN_AXIS_COSINE).any()]
 
 
 def _overlap_warnings(dataset: Dataset, lists: Mapping[str, Sequence[str]]) -> Iterator[str]:

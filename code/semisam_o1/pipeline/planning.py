@@ -1,0 +1,175 @@
+"""The plan of a run made from its scans and its machine, and the configuration that follows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from semisam_o1.core import distributed
+from semisam_o1.core.device import HALF_PRECISION
+from semisam_o1.core.errors import InputError
+from semisam_o1.core.memory import available_memory
+from semisam_o1.data.dataset.volumes import Grid
+from semisam_o1.data.preflight.check import Cohort, turned_volumes
+from semisam_o1.methods import METHODS
+from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.trial import step_seconds
+from semisam_o1.plan.decisions import AS_GIVEN, Decision, Plan, memory_fault
+from semisam_o1.plan.facts import Machine, Scans, Template
+from semisam_o1.plan.grid import fitting_patch, window_stride, window_voxels
+from semisam_o1.plan.length import (
+    FIRST_HOURS,
+    FIRST_ITERATIONS,
+    GPU_CORES,
+    Clock,
+    Length,
+    Speed,
+    Wanted,
+    Workload,
+    fit_length,
+    published_length,
+)
+from semisam_o1.propagation.matching import MAX_VOXELS
+
+LENGTH = ("max_iterations", "num_rounds", "val_interval")
+
+
+def describe_scans(config: TrainConfig, cohort: Cohort) -> Scans:
+    """Return the facts about a checked cohort that a plan is made from."""
+    train = {name: cohort.info[name] for name in cohort.train}
+    grids = [Grid(info.shape, info.geometry) for info in train.values()]
+    counts = {key: len(getattr(cohort, key)) for key in ("labeled", "unlabeled", "validation")}
+    template = Template.of(config.dataset.label(cohort.labeled[0]), config.num_classes)
+    return Scans.of(grids, template, **counts, turned=bool(turned_volumes(train)))
+
+
+def describe_machine(device: torch.device, precision: str) -> Machine:
+    """Return the facts about this process's share of the machine."""
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else available_memory()
+    memory = memory if on_gpu else memory // distributed.world_size()
+    return Machine(on_gpu, memory, torch.get_num_threads(), precision)
+
+
+def step_memory(config: TrainConfig, precision: str) -> Callable[[int], int]:
+    """Return the function from the voxels of a patch to the bytes of a training step."""
+    half = precision in HALF_PRECISION
+    ranks, method = distributed.world_size(), METHODS[config.backbone]
+    items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
+    return lambda voxels: method.step_bytes(voxels, *items, config.num_classes, half)
+
+
+def check_memory(config: TrainConfig, scans: Scans, machine: Machine) -> None:
+    """Raise InputError if memory does not hold a training step, naming a patch that it holds."""
+    step_bytes = step_memory(config, machine.precision)
+    fitting = fitting_patch(scans.size, machine.patch_voxels(step_bytes))
+    needed = step_bytes(math.prod(config.patch_size))
+    if fault := memory_fault(config.patch_size, needed, machine.memory, fitting):
+        raise InputError(fault)
+
+
+def as_planned(config: TrainConfig, previous: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration of a run that goes on: what was planned then stays, unless it is given now.
+
+    Args:
+        previous: content of args.json.
+    """
+    names = [name for name in previous.get("planned", ()) if name not in config.given]
+    then = {name: previous["arguments"][name] for name in names if name in previous["arguments"]}
+    return dataclasses.replace(config, **then)
+
+
+def plan_run(
+    config: TrainConfig, cohort: Cohort, scans: Scans, machine: Machine, device: torch.device
+) -> tuple[TrainConfig, Plan | None]:
+    """Decide what was not given: everything with ``--recipe best``, with ``--hours`` alone the length of the run.
+
+    Returns:
+        The configuration to run with, and the plan; None where nothing is planned.
+
+    Raises:
+        InputError: if memory does not hold a training step.
+    """
+    best, given = config.recipe == "best", config.given
+    settings = _decide(config, given, _settings(config, scans, machine, "patch_size" in given)) if best else []
+    config = _with(config, settings)
+    check_memory(config, scans, machine)
+    if not best and config.hours is None:
+        return config, None
+    wanted = Wanted(config.hours, *(getattr(config, name) if name in given else None for name in LENGTH))
+    if config.hours is None and (machine.on_gpu or wanted.iterations):
+        length, reason = published_length(wanted), "the published length"
+    else:
+        clock = Clock(workload(config, cohort), speed(config, cohort, machine, device))
+        length = fit_length(clock, wanted)
+        reason = _reason(length, wanted, clock.speed.step)
+    values = (length.iterations, length.rounds, length.val_interval)
+    reasons = (reason, "each learns from the labels of the one before", "about ten validations a round")
+    lengths = _decide(config, given, [Decision(*row) for row in zip(LENGTH, values, reasons, strict=True)])
+    return _with(config, lengths), Plan((*settings, *lengths), length.seconds)
+
+
+def _settings(config: TrainConfig, scans: Scans, machine: Machine, patch_given: bool) -> list[Decision]:
+    """Return what a plan would set, beside the length of the run."""
+    voxels = machine.patch_voxels(step_memory(config, machine.precision))
+    patch = config.patch_size if patch_given else fitting_patch(scans.size, voxels)
+    covered = math.prod(min(1, side / length) for side, length in zip(patch, scans.size, strict=True))
+    sides = " × ".join(map(str, scans.size))
+    turned = ("all", "the headers state several") if scans.turned else ("none", "the headers state one, or none")
+    part = f"{100 * covered:.0f} % of a typical scan of {sides} voxels, on a {machine.name}"
+    return [
+        Decision("patch_size", patch, part),
+        Decision("batch_size", config.batch_size, "labeled items and as many others"),
+        Decision("base_lr", config.base_lr, "measured to be best for short rounds (docs/accuracy.md)"),
+        Decision("orientations", *turned),
+        Decision("augmentation", config.augmentation, "one label shows too little of how anatomy varies"),
+        Decision("val_stride", window_stride(scans.size, patch), "windows overlap by half, where there are several"),
+    ]
+
+
+def _decide(config: TrainConfig, given: Collection[str], decisions: Sequence[Decision]) -> list[Decision]:
+    """Return the decisions, with what was given in place of them."""
+    return [Decision(d.flag, getattr(config, d.flag), AS_GIVEN) if d.flag in given else d for d in decisions]
+
+
+def _with(config: TrainConfig, decisions: Sequence[Decision]) -> TrainConfig:
+    return dataclasses.replace(config, **{decision.flag: decision.value for decision in decisions})
+
+
+def workload(config: TrainConfig, cohort: Cohort) -> Workload:
+    """Return the voxels that the stages of a run compute, in the share of one process."""
+    ranks, shapes = distributed.world_size(), {name: info.shape for name, info in cohort.info.items()}
+
+    def windows(names: Sequence[str]) -> int:
+        return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
+
+    working = sum(min(math.prod(shapes[name]), MAX_VOXELS) for name in cohort.unlabeled) // ranks
+    registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
+    return Workload(
+        batch=config.batch_size // ranks * math.prod(config.patch_size),
+        validation=windows(cohort.validation),
+        relabeling=windows(cohort.unlabeled),
+        registered=working if registers else 0,
+        fused=working if config.refinement == "fusion" else 0,
+    )
+
+
+def speed(config: TrainConfig, cohort: Cohort, machine: Machine, device: torch.device) -> Speed:
+    """Time a few training steps on this machine."""
+    step = distributed.on_main(lambda: step_seconds(config, cohort, device, machine.precision))
+    return Speed(step, GPU_CORES if machine.on_gpu else machine.cores)
+
+
+def _reason(length: Length, wanted: Wanted, step: float) -> str:
+    """Return why a run is as long as planned."""
+    pace = f"{step:.2g} s each here"
+    if wanted.hours is None and length.iterations == FIRST_ITERATIONS:
+        return f"{pace}; a first result, --hours trains longer"
+    hours = wanted.hours or FIRST_HOURS
+    if length.seconds > 3600 * hours:
+        return f"{pace}; more than {hours:g} h, which are too short for these scans"
+    return f"{pace}; they fill {hours:g} h"

@@ -1,0 +1,1 @@
+"""The plan of a run: from facts about scans and machine to every setting that was not given."""

@@ -1,0 +1,141 @@
+"""How long a run takes, and how many iterations and rounds fit into a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# Measured on two cores: in units of the time that a training step takes per voxel of its batch.
+FORWARD = 0.3  # of a window in validation and relabeling
+# Seconds per voxel of a working grid and core; a GPU counts as GPU_CORES of them.
+REGISTRATION, FUSION, GPU_CORES = 100e-6, 10e-6, 16
+START = 10.0  # seconds: reading, checks, figures
+RESERVE = 0.05  # of the time, for what is not foreseen
+VALIDATIONS, VALIDATION_SHARE = 10, 0.15  # per round, and the share of training time that they may take
+# Of a round: with fewer than MIN_ITERATIONS a second one is no use; MAX_ITERATIONS are the published ones.
+FEWEST_ITERATIONS, MIN_ITERATIONS, MAX_ITERATIONS = 20, 200, 15000
+ROUNDS, VAL_INTERVAL = 3, 200  # as published
+FIRST_HOURS, FIRST_ITERATIONS = 1.0, 500  # on a CPU without --hours: at most so long, at most so many per round
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Voxels that the stages of a run compute."""
+
+    batch: int  # of a training step
+    validation: int  # of all windows of a validation
+    relabeling: int  # of all windows of a relabeling
+    registered: int  # of the working grids that are registered in round 0, 0 without registration
+    fused: int  # of those whose labels are fused after each round
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured, or is taken for granted, on a machine."""
+
+    step: float  # seconds of a training step, data included
+    cores: int  # that compute registrations side by side
+
+
+@dataclass(frozen=True)
+class Length:
+    """Iterations per round, rounds, iterations between validations, and the seconds that they take."""
+
+    iterations: int
+    rounds: int
+    val_interval: int
+    seconds: float | None = None  # of the whole run, None where nothing was measured
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Predicts the seconds of a run's stages."""
+
+    work: Workload
+    speed: Speed
+
+    @property
+    def validation(self) -> float:
+        return self._forward(self.work.validation)
+
+    @property
+    def before(self) -> float:
+        """Seconds before the first iteration: reading, registration."""
+        return START + REGISTRATION * self.work.registered / self.speed.cores
+
+    @property
+    def after_round(self) -> float:
+        """Seconds of relabeling and refinement after each round."""
+        return self._forward(self.work.relabeling) + FUSION * self.work.fused / self.speed.cores
+
+    def per_iteration(self, val_interval: int) -> float:
+        return self.speed.step + self.validation / val_interval
+
+    def total(self, iterations: int, rounds: int, val_interval: int) -> float:
+        """Return the seconds of a whole run."""
+        return self.before + rounds * (iterations * self.per_iteration(val_interval) + self.after_round)
+
+    def val_interval(self, iterations: int) -> int:
+        """Return the iterations between validations: ten per round, fewer where they would take too long."""
+        dear = self.validation / (VALIDATION_SHARE * self.speed.step)
+        return min(round_up(max(iterations / VALIDATIONS, dear, 1)), iterations)
+
+    def _forward(self, voxels: int) -> float:
+        return FORWARD * voxels * self.speed.step / self.work.batch
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for; None leaves it to the plan."""
+
+    hours: float | None = None
+    iterations: int | None = None
+    rounds: int | None = None
+    val_interval: int | None = None
+
+
+def fit_length(clock: Clock, wanted: Wanted) -> Length:
+    """Return the length of a run that fits the hours wanted, else ``FIRST_HOURS``.
+
+    As many rounds as are worth it, up to three, of as many iterations as fit. Where not even one short round fits, it
+    is planned nevertheless, and its seconds say so.
+    """
+    tried = [
+        _candidate(clock, wanted, rounds) for rounds in ((wanted.rounds,) if wanted.rounds else range(ROUNDS, 0, -1))
+    ]
+    seconds = 3600 * (wanted.hours or FIRST_HOURS)
+    fitting = (length for length in tried if length.iterations >= MIN_ITERATIONS and length.seconds <= seconds)
+    return next(fitting, tried[-1])
+
+
+def published_length(wanted: Wanted) -> Length:
+    """Return the published length of a run, which nothing was measured for."""
+    iterations = wanted.iterations or MAX_ITERATIONS
+    interval = wanted.val_interval or min(round_up(max(iterations / VALIDATIONS, 1)), VAL_INTERVAL, iterations)
+    return Length(iterations, wanted.rounds or ROUNDS, interval)
+
+
+def _candidate(clock: Clock, wanted: Wanted, rounds: int) -> Length:
+    """Return the longest run of so many rounds that fits, or one of the fewest iterations."""
+    seconds, most = 3600 * (wanted.hours or FIRST_HOURS), MAX_ITERATIONS if wanted.hours else FIRST_ITERATIONS
+    left = ((1 - RESERVE) * seconds - clock.before) / rounds - clock.after_round  # for the training of a round
+    iterations = wanted.iterations
+    if iterations is None:
+        interval = wanted.val_interval or clock.val_interval(max(1, int(left / clock.speed.step)))
+        iterations = min(max(round_down(left / clock.per_iteration(interval)), FEWEST_ITERATIONS), most)
+    interval = wanted.val_interval or clock.val_interval(iterations)
+    return Length(iterations, rounds, interval, clock.total(iterations, rounds, interval))
+
+
+def round_down(number: float) -> int:
+    """Return the number with two significant digits, not larger; 0 for what is below 1."""
+    if number < 1:
+        return 0
+    unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return int(number // unit) * unit
+
+
+def round_up(number: float) -> int:
+    """Return a number from 1 with two significant digits, not smaller."""
+    unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return math.ceil(number / unit) * unit
