@@ -47,7 +47,7 @@ def test_nifti_folder_becomes_a_dataset(cohort: Path) -> None:
     assert lines[7].startswith("values 0.00")
     del lines[7]
     script = ROOT / "code" / "train_SemiSAM_O1.py"
-    command = f"python {script} --root_path {cohort / 'out'} --exp out --recipe best --patch_size 16 16 32"
+    command = f"python {script} --root_path {cohort / 'out'} --exp out --recipe best"
     assert lines.pop() == command
     assert lines == [
         "out: 6 scans (6 written, 0 kept), 4 with a label",

@@ -16,7 +16,6 @@ from semisam_o1.data.dataset.hdf5 import open_hdf5, write_hdf5
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preparation.grid import resample_label
 from semisam_o1.data.preparation.settings import Preparation, read_classes, read_preparation
-from semisam_o1.data.preparation.summary import fitting_patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +59,9 @@ def add_label(config: LabelConfig) -> None:
     print(f"{dataset.path(config.name)}: labeled, {np.count_nonzero(label)} voxels of foreground")
     print(f"{path}: the first {labeled} scans are labeled: {listed(dataset.names(path.name)[:labeled])}")
     root, exp = shlex.quote(str(dataset.root)), shlex.quote(f"{dataset.root.name}_{labeled}")
-    patch = fitting_patch([dataset.header(name).grid.size for name in dataset.names(path.name)])
     print(
         "next (features that are known are kept):\n"
-        f"  {shell_command('train')} --root_path {root} --exp {exp} --recipe best --labeled_num {labeled} "
-        f"--patch_size {' '.join(map(str, patch))}"
+        f"  {shell_command('train')} --root_path {root} --exp {exp} --recipe best --labeled_num {labeled}"
     )
 
 

@@ -27,7 +27,7 @@ from semisam_o1.data.preparation.summary import describe
 EXAMPLES = """examples:
   prepare_data.py la ~/2018LA_Seg_Training_Set
   prepare_data.py la ~/2018LA_Seg_Training_Set data/LA_half --spacing 1.25
-  prepare_data.py nifti --images scans --labels masks --template patient_07 data/mine
+  prepare_data.py nifti --images scans --labels masks --template patient_07 --spacing auto data/mine
   prepare_data.py nifti --images ct --labels masks --template p1 --window abdomen --spacing 1.5 --crop body data/ct
   prepare_data.py nnunet Task04_Hippocampus --template hippocampus_001 data/hippocampus
   prepare_data.py brats MICCAI_BraTS_2019_Data_Training --modality flair --label_map 4=3 data/BraTS2019
@@ -50,6 +50,7 @@ class PrepareConfig(ListOptions, Conversion, CommandConfig):
 
     layout: str  # one of LAYOUTS
     source: Path
+    auto_spacing: bool = False  # whether a spacing is chosen for the scans
     crop_table: Path | None = None  # CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'
     source_spacing: tuple[float, ...] = option(
         (0.625, 0.625, 0.625), "spacing of the copy, which does not state it", type=spacing_mm, metavar="MM"
@@ -126,6 +127,8 @@ def _preparation(given: dict[str, Any]) -> Preparation:
     chosen = {name: given.pop(name) for name in names & given.keys()}
     if isinstance(chosen.get("crop"), Path):
         given["crop_table"], chosen["crop"] = chosen["crop"], "bounds"
+    if chosen.get("spacing") == "auto":
+        given["auto_spacing"] = bool(chosen.pop("spacing"))
     if "window" in chosen:
         if "intensity" in chosen:
             raise InputError("--window and --intensity are two ways to treat intensities; use one of the two")
@@ -180,15 +183,27 @@ def prepare(config: PrepareConfig) -> str:
         lists = standard_lists(found, destination, standard, config.overwrite)
     else:
         lists = chosen_lists(found, _with_template(config, found), destination, config.overwrite)
-    train = lists.names.get("train.txt", [])
+    train, remarks = lists.names.get("train.txt", []), []
+    if config.auto_spacing:
+        config, remark = _with_spacing(config, found, train)
+        remarks.append(remark)
     prepared = convert(found, config, train[:1], lists.faults)
     lists.write(destination)
-    lines = describe(destination, found, lists, prepared, config.preparation)
+    lines = [*describe(destination, found, lists, prepared, config.preparation), *remarks]
     figure = draw_filled_masks(config, found, [name for name in (*train, *prepared) if prepared[name].filled])
     lines += [f"the filled slices beside the drawn ones: {figure}"] if figure else []
     if train and not (lists.keep and lists.missing):
         lines += next_steps(config, prepared)
     return "\n".join(lines)
+
+
+def _with_spacing(config: PrepareConfig, found: FoundScans, train: Sequence[str]) -> tuple[PrepareConfig, str]:
+    """Return the configuration with the spacing that was chosen, and a sentence on why."""
+    from semisam_o1.commands.preparation_spacing import choose_spacing  # imports PyTorch, which takes a second
+
+    template = train[0] if train and found.scans[train[0]].label is not None else None
+    spacing, remark = choose_spacing(found, config.preparation, config.source_spacing, template)
+    return dataclasses.replace(config, preparation=dataclasses.replace(config.preparation, spacing=spacing)), remark
 
 
 def _with_template(config: PrepareConfig, found: FoundScans) -> PrepareConfig:

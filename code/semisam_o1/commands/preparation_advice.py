@@ -12,9 +12,8 @@ from semisam_o1.data.preparation.scans import filled, read_and_prepare, remap
 from semisam_o1.data.preparation.settings import Preparation
 from semisam_o1.data.preparation.sources import FoundScans
 from semisam_o1.data.preparation.sparse import drawn_slices
-from semisam_o1.data.preparation.summary import PreparedScan, fitting_patch, label_values
+from semisam_o1.data.preparation.summary import PreparedScan, label_values
 
-STANDARD_PATCH = (128, 128, 128)  # the default of training
 FIGURE = "label_slices.png"
 
 
@@ -34,11 +33,7 @@ def next_steps(conversion: Conversion, prepared: Mapping[str, PreparedScan]) -> 
         renamed = _consecutive(conversion.preparation, found, classes)
         gaps = f"The label values {', '.join(map(str, classes))} are not numbered from 1, as classes are."
         return [gaps, f"next: the same command again, with --label_map {renamed} --overwrite"]
-    command = f"  {shell_command('train')} --root_path {root}"
-    command += f" --exp {shlex.quote(folder.name)} --recipe best"
-    patch = fitting_patch([scan.after.grid.size for scan in prepared.values()])
-    if patch != STANDARD_PATCH:
-        command += f" --patch_size {' '.join(map(str, patch))}"
+    command = f"  {shell_command('train')} --root_path {root} --exp {shlex.quote(folder.name)} --recipe best"
     return ["next:", command]
 
 

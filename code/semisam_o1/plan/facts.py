@@ -47,7 +47,8 @@ class Scans:
         """Take the medians of grids with the same order of axes."""
         size = np.median([grid.size for grid in grids], axis=0)
         spacing = np.median([grid.geometry.spacing for grid in grids], axis=0)
-        return cls(tuple(int(side) for side in np.ceil(size)), tuple(spacing.tolist()), template, **others)
+        rounded = tuple(round(float(side), 4) for side in spacing)  # headers hold float32
+        return cls(tuple(int(side) for side in np.ceil(size)), rounded, template, **others)
 
 
 @dataclass(frozen=True)

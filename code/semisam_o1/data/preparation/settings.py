@@ -35,6 +35,11 @@ def rising(bounds: Collection[int]) -> bool:
     return len(bounds) == 6 and all(first <= last for first, last in zip(bounds[::2], bounds[1::2], strict=True))
 
 
+def spacing_or_auto(text: str) -> tuple[float, ...] | str:
+    """Read a spacing, or 'auto'."""
+    return text if text == "auto" else spacing_mm(text)
+
+
 def spacing_mm(text: str) -> tuple[float, ...]:
     """Read '1.5' or '1,1,2.5'."""
     values = _numbers(text, (1, 3), "one number or three (x y z), in mm")
@@ -77,7 +82,10 @@ class Preparation:
         "RAS", "what x, y, z point towards, or keep", metavar="RAS", type=lambda text: text.replace("KEEP", "keep")
     )
     spacing: tuple[float, float, float] | None = option(
-        None, "resample to this spacing: one number, or three (default: as it is)", metavar="MM", type=spacing_mm
+        None,
+        "resample to this spacing: one number, three, or auto, which suits scans and machine (default: as it is)",
+        metavar="MM",
+        type=spacing_or_auto,
     )
     crop: str | tuple[int, ...] | None = option(
         None,

@@ -149,12 +149,3 @@ def _treatment(settings: Preparation) -> str:
     regions = {"body": "the body", "bounds": "the bounds of each scan"}
     region = regions.get(settings.crop) or " ".join(map(str, settings.crop))
     return f"intensities: {text}; cropped: to {region} and {settings.margin:g} mm around"
-
-
-def fitting_patch(sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Return a patch about as large as the typical scan, at most 128 voxels: sides divisible by 16, one at least 32."""
-    typical = np.median(sizes, axis=0)
-    sides = [min(max(round(float(side) / 16), 1), 8) * 16 for side in typical]
-    if max(sides) == 16:
-        sides[int(np.argmax(typical))] = 32
-    return tuple(sides)
