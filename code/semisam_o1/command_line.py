@@ -62,6 +62,12 @@ def _report(argv: Sequence[str] | None, description: str) -> None:
     report(parse(ReportConfig, argv, description))
 
 
+def _export(argv: Sequence[str] | None, description: str) -> None:
+    from semisam_o1.commands.packing import ExportConfig, export
+
+    export(parse(ExportConfig, argv, description))
+
+
 def _demo(argv: Sequence[str] | None, description: str) -> None:
     from semisam_o1.demo.run import DemoConfig, run_demo
 
@@ -149,6 +155,7 @@ COMMANDS = {
         "Write one self-contained page about a training run: curves, tables, and every case with its outlines.",
         _report,
     ),
+    "export": Command("Pack a trained network into one file to hand on, and write it as ONNX beside it.", _export),
     "demo": Command(
         "The whole pipeline on synthetic scans: write a cohort, train two short rounds, test, compare with round 0.",
         _demo,

@@ -80,6 +80,10 @@ def find_run(config: PredictConfig) -> RunResults:
         found = config.find(config.ckpt or "args.json")
     except InputError:
         found = config.find(config.ckpt)
+    if found.record is not None:
+        raise InputError(
+            f"{found.checkpoint} holds a network and no scans; give scans with --scans, or a run with --exp"
+        )
     if not found.arguments:
         raise InputError(f"{found.folder} holds no args.json, so the run's scans are not known; use --scans")
     return read_run(found.folder)

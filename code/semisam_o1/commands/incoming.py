@@ -122,7 +122,7 @@ def network_input(trained: TrainedModel, preparation: Path | None) -> NetworkInp
     Raises:
         InputError: if the settings cannot be used.
     """
-    where = str(trained.folder / "args.json")
+    where = trained.described_in
     seen = None if trained.scans is None else SeenScans.from_json(trained.scans, where)
     if preparation is not None:
         settings = read_preparation(preparation)

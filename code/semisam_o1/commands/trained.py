@@ -35,7 +35,9 @@ UNKNOWN = {name: getattr(TrainConfig, name) for name in AS_TRAINED} | {"num_clas
 class TrainedConfig(DeviceConfig):
     """Flags of every command that uses a trained model; None stands for the value in training."""
 
-    exp: str | None = option(None, "a folder below model/, or the experiment name that training was given")
+    exp: str | None = option(
+        None, "a folder below model/, the experiment name that training was given, or a file that export.py wrote"
+    )
     backbone: str | None = option(None, "which run, where several backbones were trained", choices=tuple(METHODS))
     model: str | None = option(None, "network (default: as trained, else unet_3D)", choices=tuple(NETWORKS))
     num_classes: int | None = option(None, "classes with background (default: as trained, else 2)", Range(2, 255))
@@ -123,7 +125,7 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
         print(f"--ckpt {trained.checkpoint} is used as it is; --exp {config.exp} chooses nothing beside it")
     config = config.resolve({**trained.arguments, "model": trained.model})
     network = build_network(config.model, config.num_classes)
-    load_weights(network, trained.checkpoint)
+    load_weights(network, trained.checkpoint, trained.record)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)
     precision = resolve_precision(config.precision, device.type)
     return LoadedModel(trained, config, Predictor(network.to(device), config.patch_size, stride, precision))

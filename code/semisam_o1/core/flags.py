@@ -28,6 +28,7 @@ SCRIPTS = {
     "test": "test_baseline.py",
     "predict": "predict.py",
     "report": "report.py",
+    "export": "export.py",
     "demo": "make_demo.py",
 }
 

@@ -15,6 +15,7 @@ from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.runs import layout
 from semisam_o1.runs.arguments import read_arguments
+from semisam_o1.runs.bundle import DESCRIPTION, WEIGHTS, is_bundle, read_bundle
 
 TEXTS, SWITCHES = ("root_path", "exp", "image_key"), ("binary_label", "largest_component")
 
@@ -51,6 +52,16 @@ class TrainedModel:
     preparation: dict[str, Any] | None = None
     scans: dict[str, Any] | None = None
 
+    @property
+    def record(self) -> str | None:
+        """Name of the weights in the checkpoint, where that is a bundle."""
+        return WEIGHTS if is_bundle(self.checkpoint) else None
+
+    @property
+    def described_in(self) -> str:
+        """Where arguments, preparation and scans stand, for messages."""
+        return str(self.folder / "args.json") if self.record is None else f"{self.checkpoint}, {DESCRIPTION}"
+
 
 def find_trained(
     exp: str,
@@ -63,8 +74,12 @@ def find_trained(
 
     ``exp`` is a folder below model/ (with ``labeled_num``, the folder ``{exp}_{labeled_num}``), the experiment name
     that training was given, or the path of a run folder. For an experiment name ``backbone`` and ``labeled_num``
-    choose; a given ``backbone`` says that it is one. An absolute ``ckpt`` is the checkpoint itself.
+    choose; a given ``backbone`` says that it is one. An absolute ``ckpt`` is the checkpoint itself. Either may be a
+    file that export.py wrote.
     """
+    for name in (ckpt, exp):
+        if is_bundle(name):
+            return _trained_in(Path(name).expanduser().absolute())
     if ckpt is not None and Path(ckpt).is_absolute():
         return _trained_at(Path(ckpt), model)
     literal = [layout.MODEL_ROOT / (f"{exp}_{labeled_num}" if labeled_num is not None else exp)]
@@ -112,6 +127,15 @@ def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:
     return TrainedModel(folder, checkpoint, model, arguments, content.get("preparation"), content.get("scans"))
 
 
+def _trained_in(bundle: Path) -> TrainedModel:
+    content = read_bundle(bundle)
+    arguments = content["arguments"]
+    _check_sound(arguments, f"{bundle}, {DESCRIPTION}")
+    parts = (content.get(part) for part in ("preparation", "scans"))
+    parts = (part if isinstance(part, dict) else None for part in parts)
+    return TrainedModel(bundle.parent, bundle, arguments.get("model", "unet_3D"), arguments, *parts)
+
+
 def _runs_of(exp: str, backbone: str | None, labeled_num: int | None) -> list[Path]:
     parent, stem = (layout.MODEL_ROOT / exp).parent, (layout.MODEL_ROOT / exp).name
     backbones = [backbone] if backbone else list(METHODS)
@@ -141,11 +165,14 @@ def read_sound_arguments(path: Path) -> dict[str, Any]:
         InputError: if it cannot be read, or states what training would not have written.
     """
     content = read_arguments(path)
-    arguments = content.get("arguments", {})
+    _check_sound(content.get("arguments", {}), str(path))
+    return content
+
+
+def _check_sound(arguments: dict[str, Any], where: str) -> None:
     wrong = [
-        f"{path}: {name} must be {expected}, it is {arguments[name]!r}; restore the file"
+        f"{where}: {name} must be {expected}, it is {arguments[name]!r}; restore the file"
         for name, (sound, expected) in SOUND.items()
         if name in arguments and not sound(arguments[name])
     ]
     raise_faults(wrong, "entries were changed")
-    return content

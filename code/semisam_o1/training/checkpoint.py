@@ -47,12 +47,15 @@ def load_state(path: Path, round_: int) -> tuple[dict[str, Any] | None, list[str
     return None, faults
 
 
-def load_weights(network: torch.nn.Module, path: Path) -> None:
+def load_weights(network: torch.nn.Module, path: Path, record: str | None = None) -> None:
     """Load a state dict strictly, a plain one or one inside a checkpoint of another tool.
 
     Raises InputError that names the first keys that are missing, not expected, of another shape, or not finite.
+
+    Args:
+        record: as of ``load_tensors``.
     """
-    weights = _unwrapped(load_tensors(path))
+    weights = _unwrapped(load_tensors(path, record))
     if not isinstance(weights, dict):
         raise InputError(f"{path} holds no state dict")
     expected = network.state_dict()
