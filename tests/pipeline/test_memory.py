@@ -12,8 +12,7 @@ from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.methods import METHODS
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.pipeline.run import memory_needed
-from semisam_o1.pipeline.start import PreflightResult
+from semisam_o1.pipeline.start import PreflightResult, memory_needed
 from semisam_o1.runs.layout import RunFolder
 
 SHAPES = {"a": (10, 20, 30), "b": (20, 20, 30), "c": (100, 100, 100), "d": (10, 10, 10)}

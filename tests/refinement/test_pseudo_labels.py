@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from semisam_o1.refinement.pseudo_labels import largest_components, mean_entropy
+from semisam_o1.refinement.pseudo_labels import class_balanced, largest_components, mean_entropy
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -38,3 +38,11 @@ def test_only_the_largest_part_of_each_class_stays() -> None:
 
 def test_an_empty_map_stays_empty() -> None:
     assert not largest_components(np.zeros((3, 2, 4), np.uint8), 3).any()
+
+
+def test_weights_have_the_same_mean_for_every_class() -> None:
+    label = np.array([0, 0, 0, 0, 1, 1, 3, 3], np.uint8).reshape(2, 2, 2)
+    confidence = np.array([250, 250, 200, 100, 100, 60, 250, 150], np.uint8).reshape(2, 2, 2)
+    weights = class_balanced(confidence, label, 5)
+    assert weights.dtype == np.uint8
+    assert weights.ravel().tolist() == [100, 100, 80, 40, 100, 60, 100, 60]

@@ -190,6 +190,7 @@ def _write_results(model: LoadedModel[TestConfig], results: Iterable[VolumeResul
             "stride": [config.stride_xy, config.stride_xy, config.stride_z],
             "source_spacing": config.source_spacing and list(config.source_spacing),
             "largest_component": config.largest_component,
+            "decision_bias": model.predictor.bias,
             "metrics": config.metrics,
             "precision": model.predictor.precision,
             "device": model.predictor.device.type,

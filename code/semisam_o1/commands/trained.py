@@ -22,7 +22,8 @@ from semisam_o1.networks import NETWORKS, build_network
 from semisam_o1.pipeline.config import TrainConfig, image_key_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.find import TrainedModel, find_trained
-from semisam_o1.runs.records import RoundRecord, best_round
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import RoundRecord, best_round, describe_bias, read_records
 from semisam_o1.runs.results import stated_names
 from semisam_o1.training.checkpoint import load_weights
 
@@ -92,9 +93,10 @@ class LoadedModel(Generic[Config]):
     def __str__(self) -> str:
         """Return the settings of inference as the commands print them."""
         config, predictor = self.config, self.predictor
+        shift = "" if predictor.bias is None else f", decision shifted by {describe_bias(predictor.bias)}"
         return (
             f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
-            f"{predictor.precision} on {predictor.device.type}"
+            f"{predictor.precision} on {predictor.device.type}{shift}"
         )
 
     @property
@@ -128,7 +130,18 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     load_weights(network, trained.checkpoint, trained.record)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)
     precision = resolve_precision(config.precision, device.type)
-    return LoadedModel(trained, config, Predictor(network.to(device), config.patch_size, stride, precision))
+    bias = decision_bias(trained)
+    return LoadedModel(trained, config, Predictor(network.to(device), config.patch_size, stride, precision, bias))
+
+
+def decision_bias(trained: TrainedModel) -> tuple[float, ...] | None:
+    """Return the bias of the decision that goes with a checkpoint of a run; None for none."""
+    folder = RunFolder(trained.folder, trained.model)
+    records = [record for record in read_records(folder) if record.trained]
+    if not records:
+        return None
+    biases = {folder.round_best(record.round): record.decision_bias for record in records}
+    return (biases | {folder.best_model: best_round(records).decision_bias}).get(trained.checkpoint)
 
 
 def describe_best(records: Sequence[RoundRecord]) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from semisam_o1.core.device import OutOfMemorySafeBatcher, autocast
 from semisam_o1.data.dataset.geometry import centered_padding
+from semisam_o1.evaluation.decision import shifted
 from semisam_o1.networks.unet3d import UNet3D
 
 
@@ -93,19 +94,27 @@ class Predictor:
         network: the network on its device; it is put into eval mode.
         patch_size, stride: of the sliding window, per axis; a stride beyond the patch is cut to it.
         precision: 'fp32', 'bf16' or 'fp16' (the network's convolutions; the softmax stays in float32).
+        bias: of each class, on its log-probability; None for none.
     """
 
-    def __init__(self, network: UNet3D, patch_size: Sequence[int], stride: Sequence[int], precision: str):
+    def __init__(
+        self,
+        network: UNet3D,
+        patch_size: Sequence[int],
+        stride: Sequence[int],
+        precision: str,
+        bias: Sequence[float] | None = None,
+    ):
         self.network = network.eval()
         self.patch_size = tuple(patch_size)
         self.stride = tuple(min(s, p) for s, p in zip(stride, patch_size, strict=True))
         self.device = next(network.parameters()).device
-        self.precision = precision
+        self.precision, self.bias = precision, bias
 
     def __call__(self, volume: Tensor) -> Tensor:
         with contextlib.suppress(torch.cuda.OutOfMemoryError):  # then its windows are moved one by one
             volume = volume.to(self.device)
-        return sliding_window(volume, self._probabilities, self.patch_size, self.stride)
+        return shifted(sliding_window(volume, self._probabilities, self.patch_size, self.stride), self.bias)
 
     def _probabilities(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.device)

@@ -42,6 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "foreground": 0.5,
         "use_teacher": True,
         "warm_start": True,
+        "calibrate": True,
         "augmentation": ("spatial", "intensity", "template"),
         "orientations": "none",
         "largest_component": True,
@@ -79,6 +80,9 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         choices=("knn", "fusion"),
     )
     confidence_weights: bool = option(False, "weight each voxel of a pseudo-label by its probability")
+    calibrate: bool = option(
+        False, "shift the decision between classes where at least three validation labels ask for it"
+    )
     augmentation: tuple[str, ...] = option(
         (), "random changes to patches; template: warps to the shapes of other scans", nargs="*", choices=AUGMENTATIONS
     )

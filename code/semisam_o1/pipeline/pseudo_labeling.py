@@ -14,6 +14,7 @@ from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
+from semisam_o1.evaluation.decision import MIN_SCANS, DoubtfulVoxels, calibrate
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
@@ -46,6 +47,22 @@ class CohortLabels:
         """Round 0: propagate the labels of the labeled volumes."""
         propagate = PROPAGATIONS[self.config.propagation]
         return self._collect(propagate(self.access, self.atlas, self.progress, self.say))
+
+    def calibrate(self, best: BestModel, predict: Callable[[Tensor], Tensor]) -> BestModel:
+        """Return the best model of a round with the decision that the validation labels suggest, if they do.
+
+        Args:
+            predict: volume (W, H, D) → class probabilities (C, W, H, D) of that model.
+        """
+        names, store = self.access.cohort.validation, self.access.store
+        if not self.config.calibrate or len(names) < MIN_SCANS:
+            return best
+
+        def doubtful(name: str) -> DoubtfulVoxels:
+            return DoubtfulVoxels.of(predict(store.image(name)), store.label(name))
+
+        scans = share_out(doubtful, names, self.progress, "calibrating")
+        return replace(best, decision=calibrate(scans, self.config.num_classes))
 
     def relabel(self, predict: Callable[[Tensor], Tensor]) -> PseudoLabels:
         """Label the unlabeled volumes with a trained model, and refine the labels where it is uncertain.
@@ -85,6 +102,8 @@ class CohortLabels:
             seconds=seconds,
             validation_dice=best.dice if best else None,
             best_iteration=best.iteration if best else None,
+            decision_bias=best.decision.bias if best and best.decision else None,
+            decision_gain=best.decision.gain if best and best.decision else None,
         )
 
     def diagnosed(self, names: Sequence[str]) -> list[str]:

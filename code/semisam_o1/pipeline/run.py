@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_text
-from semisam_o1.core.device import HALF_PRECISION, resolve_device
+from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed, torch_generator
@@ -23,6 +22,7 @@ from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
+from semisam_o1.evaluation.decision import Decision
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.features.extract import FEATURE_SETS, CohortAccess, FeatureSet, extract_features
@@ -33,11 +33,10 @@ from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.kernels import choose_kernels
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
-from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, take_folder
-from semisam_o1.propagation.matching import MAX_VOXELS
+from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, memory_needed, take_folder
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder, RunLock
-from semisam_o1.runs.records import best_round, load_labels, read_records, write_round, write_tracking
+from semisam_o1.runs.records import best_round, load_labels, load_weights, read_records, write_round, write_tracking
 from semisam_o1.runs.results import read_run
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
@@ -102,19 +101,6 @@ def build_run(
     return Run(config, checked.folder, device, checked.precision, kernels, volumes, labels, tracker, stop)
 
 
-def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, int]:
-    """Return the bytes of the volumes and of all that is kept beside them, and those of a training step on a GPU."""
-    cohort, ranks = checked.cohort, distributed.world_size()
-    kept = 1 + config.confidence_weights  # pseudo-labels and their weights
-    sizes = [math.prod(cohort.info[name].shape) for name in cohort.unlabeled]
-    nbytes = cohort.nbytes + kept * sum(sizes)
-    if "template" in config.augmentation:  # coordinates on the working grids
-        nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
-    items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
-    half, voxels = checked.precision in HALF_PRECISION, math.prod(config.patch_size)
-    return nbytes, METHODS[config.backbone].step_bytes(voxels, *items, config.num_classes, half)
-
-
 @dataclass(frozen=True)
 class Run:
     """A training run, complete when built: ``run`` does the stages of the method in their order."""
@@ -142,6 +128,7 @@ class Run:
                 raise self.stop.interruption(f"round {round_ - 1} is finished")
             started = time.monotonic()
             best = self.train_round(round_, augmentation, start.state if round_ == start.next_round else None)
+            best = self.labels.calibrate(best, self.best_predictor(best))
             pseudo = self.labels.relabel(self.best_predictor(best))
             self.keep_models(round_, best)
             self.finish_round(round_, pseudo, started, best)
@@ -179,14 +166,15 @@ class Run:
 
         return np.mean(distributed.share_out(score, self.volumes.cohort.validation), axis=0).tolist()
 
-    def predictor(self, network: nn.Module) -> Predictor:
-        return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision)
+    def predictor(self, network: nn.Module, decision: Decision | None = None) -> Predictor:
+        stride, bias = (self.config.val_stride,) * 3, decision and decision.bias
+        return Predictor(network, self.config.patch_size, stride, self.precision, bias)
 
     def best_predictor(self, best: BestModel) -> Predictor:
         network = build_network(self.config.model, self.config.num_classes)
         network.load_state_dict(best.weights)
         self.kernels.apply(network)
-        return self.predictor(network.to(self.device))
+        return self.predictor(network.to(self.device), best.decision)
 
     def keep_models(self, round_: int, best: BestModel) -> None:
         """Keep the round's best network; that of the best round is the run's."""
@@ -229,10 +217,10 @@ class Run:
 
     def make_batches(self, round_: int, seed: int, augmentation: Augmentation) -> BatchStream:
         """Return the batches of a round, on the pseudo-labels of the previous round."""
-        config, confidence = self.config, self.folder.confidence(round_ - 1)
-        read_labels = functools.partial(load_labels, self.folder.pseudo_labels(round_ - 1))
-        weighted = config.confidence_weights and confidence.is_file()
-        read_weights = functools.partial(load_labels, confidence) if weighted else None
+        config, folder, last = self.config, self.folder, round_ - 1
+        read_labels = functools.partial(load_labels, folder.pseudo_labels(last))
+        weighted = config.confidence_weights and folder.confidence(last).is_file()
+        read_weights = functools.partial(load_weights, folder, last, config.num_classes) if weighted else None
         source = PseudoLabeledVolumes(self.volumes.store, self.volumes.unlabeled, read_labels, read_weights)
         settings = BatchSettings(
             patch_size=config.patch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_json
-from semisam_o1.core.device import resolve_precision
+from semisam_o1.core.device import HALF_PRECISION, resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort, check_training
+from semisam_o1.methods import METHODS
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.planning import as_planned, check_memory, describe_machine, describe_scans, plan_run
 from semisam_o1.plan.decisions import Plan, remarks
+from semisam_o1.propagation.matching import MAX_VOXELS
 from semisam_o1.runs.arguments import check_same_run, describe_run, iterations_of, read_previous, write_arguments
 from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import open_round
@@ -86,6 +89,19 @@ def check_run(
     if previous is not None:
         check_same_run(previous, arguments, config, folder)
     return config, PreflightResult(folder, device, precision, cohort, arguments, previous, plan)
+
+
+def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, int]:
+    """Return the bytes of the volumes and of all that is kept beside them, and those of a training step on a GPU."""
+    cohort, ranks = checked.cohort, distributed.world_size()
+    kept = 1 + config.confidence_weights  # pseudo-labels and their weights
+    sizes = [math.prod(cohort.info[name].shape) for name in cohort.unlabeled]
+    nbytes = cohort.nbytes + kept * sum(sizes)
+    if "template" in config.augmentation:  # coordinates on the working grids
+        nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
+    items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
+    half, voxels = checked.precision in HALF_PRECISION, math.prod(config.patch_size)
+    return nbytes, METHODS[config.backbone].step_bytes(voxels, *items, config.num_classes, half)
 
 
 def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) -> ResumePoint:

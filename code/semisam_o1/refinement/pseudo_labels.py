@@ -1,4 +1,4 @@
-"""Pseudo-labels of a cohort, the uncertainty of a prediction, and the largest components of a label map."""
+"""Pseudo-labels of a cohort, their weights, the uncertainty of a prediction, and the largest components of a map."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ class PseudoLabels:
 def mean_entropy(probabilities: Tensor) -> float:
     """Return the mean over voxels of −Σ p ln p in nats, from probabilities (C, W, H, D)."""
     return float(-torch.xlogy(probabilities, probabilities).sum(0).mean(dtype=torch.float64))
+
+
+def class_balanced(confidence: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return voxel weights uint8 (W, H, D) from the confidence in a label, with the same mean for every class.
+
+    Unsure voxels are mostly foreground. Weighted by their confidence alone, foreground would lose more of its weight
+    than background, and networks would learn to draw less of it. The class with the lowest mean sets that of all.
+
+    Args:
+        confidence, label: uint8 (W, H, D).
+    """
+    counts = np.bincount(label.ravel(), minlength=num_classes)
+    means = np.bincount(label.ravel(), confidence.ravel(), num_classes) / np.maximum(counts, 1)
+    factors = means[counts > 0].min() / np.maximum(means, 1e-12)
+    return np.rint(confidence * factors.astype(np.float32)[label]).astype(np.uint8)
 
 
 def largest_components(label: np.ndarray, num_classes: int) -> np.ndarray:

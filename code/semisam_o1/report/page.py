@@ -181,6 +181,11 @@ def _about_rounds(results: RunResults) -> list[str]:
         lines.append("No validation label: the last network of each round was kept, and its quality was not measured.")
     elif trained == {results.arguments["max_iterations"]}:
         lines.append("Validation Dice was still rising at the end of every round: more --max_iterations should help.")
+    best = best_round(results.records)
+    if best.decision_bias is not None:
+        shifts = ", ".join(f"{results.class_name(c)} {best.decision_bias[c]:+.2f}" for c in results.class_names)
+        told = f"which raised the Dice of validation scans left out of the estimate by {best.decision_gain:.3f}"
+        lines.append(f"The decision of the best network is shifted by {shifts} (nats), {told}.")
     return lines
 
 

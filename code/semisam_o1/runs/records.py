@@ -16,9 +16,10 @@ import numpy as np
 from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.dataset.hdf5 import open_hdf5, read_array, write_hdf5
-from semisam_o1.refinement.pseudo_labels import PseudoLabels
+from semisam_o1.refinement.pseudo_labels import PseudoLabels, class_balanced
 from semisam_o1.runs.layout import RunFolder
 
+OF_TRAINING = ("validation_dice", "best_iteration", "decision_bias", "decision_gain")
 STORED = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
 
 
@@ -36,6 +37,8 @@ class RoundRecord:
     seconds: float  # duration of the round
     validation_dice: float | None = None  # mean foreground Dice of the kept network; None where nothing validates it
     best_iteration: int | None = None  # of that network; None in round 0
+    decision_bias: tuple[float, ...] | None = None  # on its log-probabilities, per class; None for none
+    decision_gain: float | None = None  # of the validation Dice by that bias, on scans left out of its estimation
 
     @property
     def trained(self) -> bool:
@@ -44,7 +47,7 @@ class RoundRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the record as it stands in files: round 0 has no entries on training."""
         values = dataclasses.asdict(self)
-        return values if self.trained else {key: values[key] for key in list(values)[:-2]}
+        return values if self.trained else {key: value for key, value in values.items() if key not in OF_TRAINING}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RoundRecord:
@@ -75,7 +78,16 @@ class RoundRecord:
         if self.trained:
             scored = "no validation" if self.validation_dice is None else f"validation Dice {self.validation_dice:.4f}"
             parts.append(f"{scored} at iteration {self.best_iteration}")
+        if self.decision_bias is not None:
+            parts.append(
+                f"decision shifted by {describe_bias(self.decision_bias)} (+{self.decision_gain:.4f} left out)"
+            )
         return f"round {self.round}: {', '.join(parts)}, {self.seconds:.0f} s"
+
+
+def describe_bias(bias: Sequence[float]) -> str:
+    """Return the biases of the foreground classes as text."""
+    return f"{' '.join(f'{value:+.2f}' for value in bias[1:])} nats"
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,12 @@ def load_labels(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Read the labels (W, H, D) uint8 of the named volumes after a round; raises InputError as ``open_round`` does."""
     with open_round(path) as labels:
         return {name: labels.label(name) for name in names}
+
+
+def load_weights(folder: RunFolder, round_: int, num_classes: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the voxel weights (W, H, D) uint8 of the named volumes' labels; raises InputError as ``open_round``."""
+    with open_round(folder.confidence(round_)) as confidence, open_round(folder.pseudo_labels(round_)) as labels:
+        return {name: class_balanced(confidence.label(name), labels.label(name), num_classes) for name in names}
 
 
 def read_records(folder: RunFolder, *, skip_damaged: bool = True) -> list[RoundRecord]:

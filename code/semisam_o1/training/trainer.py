@@ -19,6 +19,7 @@ from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, option
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.sampling.batches import Batch, BatchStream
+from semisam_o1.evaluation.decision import Decision
 from semisam_o1.methods import Method, MethodOptions
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training import checkpoint
@@ -74,6 +75,7 @@ class BestModel:
     dice: float | None
     iteration: int
     weights: dict[str, Tensor]
+    decision: Decision | None = None  # known after the round, None for the most probable class
 
 
 class RoundTrainer:

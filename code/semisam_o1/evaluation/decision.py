@@ -1,0 +1,106 @@
+"""A calibrated decision: a bias per class on the log-probabilities, estimated on scans whose true label is known.
+
+A network draws a structure as generously as the template is drawn. A few validation labels show by how much the
+decision has to be shifted. Few labels allow a rough estimate alone, so it is shrunk towards none, and it is used only
+where it pays on scans that it was not estimated on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MIN_SCANS = 3  # with a label, from which on a bias is estimated
+LARGEST, STEP = 1.5, 0.25  # of the biases that are tried, in nats
+SHRINKAGE = 3  # n scans count as n / (n + SHRINKAGE) of what they say
+MIN_GAIN = 0.001  # of the mean Dice on scans left out, below which the bias is not used
+SWEEPS = 2  # over the classes, each of which is fitted with the others held
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A bias per class, background included and 0 there, and what it gains on scans left out of its estimation."""
+
+    bias: tuple[float, ...]
+    gain: float  # of the mean foreground Dice
+
+
+@dataclass(frozen=True)
+class DoubtfulVoxels:
+    """What a bias can change in one scan, and the counts of all the rest.
+
+    Attributes:
+        log_probabilities: float32 (C, n) of the n voxels whose class a bias can change.
+        truth: true classes (n,) of these.
+        certain: confusion matrix (C, C) of the other voxels, true class by predicted class.
+    """
+
+    log_probabilities: np.ndarray
+    truth: np.ndarray
+    certain: np.ndarray
+
+    @classmethod
+    def of(cls, probabilities: Tensor, label: Tensor) -> DoubtfulVoxels:
+        """Take them from class probabilities (C, W, H, D) and the true label (W, H, D)."""
+        logs = probabilities.clamp_min(1e-12).log().flatten(1)
+        truth, classes = label.to(logs.device).flatten().long(), len(logs)
+        best, second = logs.topk(2, dim=0).values
+        doubtful = best - second < 2 * LARGEST
+        pairs = truth[~doubtful] * classes + logs[:, ~doubtful].argmax(0)
+        certain = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        return cls(*(part.cpu().numpy() for part in (logs[:, doubtful], truth[doubtful], certain)))
+
+    def dice(self, bias: np.ndarray) -> float:
+        """Return the mean foreground Dice with a bias (C,)."""
+        classes = len(bias)
+        pairs = self.truth * classes + (self.log_probabilities + bias[:, None]).argmax(axis=0)
+        counts = self.certain + np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        sizes = (counts.sum(axis=0) + counts.sum(axis=1))[1:]
+        hits = 2 * np.diagonal(counts)[1:]
+        return float(np.mean(np.where(sizes > 0, hits / np.maximum(sizes, 1), 1.0)))
+
+
+def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | None:
+    """Return the bias estimated on labeled scans; None where they are too few or it does not pay.
+
+    Every scan is left out once: the bias estimated on the others has to raise its Dice, on average by more than the
+    standard error of that average.
+    """
+    if len(scans) < MIN_SCANS:
+        return None
+    none = np.zeros(num_classes)
+    gains = []
+    for left_out, scan in enumerate(scans):
+        others = [other for i, other in enumerate(scans) if i != left_out]
+        gains.append(scan.dice(_shrunk_bias(others, num_classes)) - scan.dice(none))
+    gain, error = float(np.mean(gains)), float(np.std(gains, ddof=1)) / np.sqrt(len(gains))
+    bias = _shrunk_bias(scans, num_classes)
+    if gain < max(MIN_GAIN, error) or not bias.any():
+        return None
+    return Decision(tuple(bias.tolist()), gain)
+
+
+def shifted(probabilities: Tensor, bias: Sequence[float] | None) -> Tensor:
+    """Return class probabilities (C, W, H, D) with a bias per class on their logarithms; themselves without one."""
+    if bias is None:
+        return probabilities
+    factors = torch.tensor(bias, dtype=probabilities.dtype, device=probabilities.device).exp()
+    weighted = probabilities * factors.view(-1, 1, 1, 1)
+    return weighted / weighted.sum(0).clamp_min(1e-12)
+
+
+def _shrunk_bias(scans: Sequence[DoubtfulVoxels], num_classes: int) -> np.ndarray:
+    """Return the bias (C,) with the highest mean Dice over scans, class by class, shrunk by the number of scans."""
+    bias = np.zeros(num_classes)
+    values = np.arange(-LARGEST, LARGEST + STEP / 2, STEP)
+    values = values[np.argsort(np.abs(values), kind="stable")]  # of equals, the smallest bias
+    for _ in range(SWEEPS):
+        for c in range(1, num_classes):
+            tried = np.repeat(bias[None], len(values), axis=0)
+            tried[:, c] = values
+            bias = tried[int(np.argmax([np.mean([scan.dice(b) for scan in scans]) for b in tried]))]
+    return bias * len(scans) / (len(scans) + SHRINKAGE)
