@@ -12,6 +12,7 @@ import train_SemiSAM_O1
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import run_command
 from semisam_o1.methods import METHODS, MethodOptions
+from semisam_o1.networks import build_network
 from semisam_o1.networks.kernels import Kernels
 from semisam_o1.networks.layers import NORMS
 from semisam_o1.pipeline import kernels as choice
@@ -28,7 +29,8 @@ FOUND = Kernels("channels_last", "moments")
 @pytest.mark.parametrize("name", METHODS)
 def test_every_candidate_computes_what_the_reference_computes(name: str) -> None:
     options = MethodOptions(max_iterations=10, num_classes=3)
-    trial = TrainingTrial(METHODS[name].network, name, options, (2, 1, 32, 48, 32), 1, resolve_device("cuda"), "fp32")
+    student = build_network(METHODS[name].network, options.num_classes)
+    trial = TrainingTrial(student, name, options, (2, 1, 32, 48, 32), 1, resolve_device("cuda"), "fp32")
     reference = trial.gradient(Kernels())
     assert reference.norm() > 0
     for kernels in (FOUND, *(Kernels(norm=norm) for norm in NORMS), Kernels(joined=False)):

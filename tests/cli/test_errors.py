@@ -99,6 +99,9 @@ def test_all_faults_are_listed_at_once(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ({"patch_size": "32 20 16"}, "divisible by 16 on every axis and 32 or more on one, it is 32 20 16"),
         ({"patch_size": "16 16 16"}, "32 or more on one, it is 16 16 16"),
+        ({"patch_size": "32 36 6", "network_levels": "auto"}, "divisible by 8 8 2 and 16 or more on one, it is 32 36"),
+        ({"network_levels": "331/221"}, "--network_levels: '331/221' is neither isotropic nor"),
+        ({"backbone": "dan", "patch_size": "32 32 6", "network_levels": "auto"}, "--backbone dan needs 16 voxels"),
         ({"propagation": "prototype", "features": "sam", "sam_ckpt": "nowhere.pth"}, "nowhere.pth is missing;"),
         ({"batch_size": 1}, "leaves no unlabeled item"),
         ({"num_classes": 1}, "--num_classes must lie between 2 and 255"),

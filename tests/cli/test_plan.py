@@ -37,7 +37,7 @@ def test_a_run_is_planned_shown_and_goes_on_as_planned(
     arguments = json.loads((folder / "args.json").read_text())["arguments"]
     planned = {row["flag"]: row["value"] for row in json.loads((folder / "plan.json").read_text())["decisions"]}
     assert {flag: arguments[flag] for flag in planned} == planned
-    assert (arguments["patch_size"], arguments["num_rounds"]) == ([32, 16, 16], 1)
+    assert (arguments["patch_size"], arguments["num_rounds"]) == ([28, 20, 16], 1)
 
     assert train(*run, "--device", "cpu", "--resume", "--max_iterations", "23") == 0, capsys.readouterr().err
     said = capsys.readouterr().out

@@ -21,7 +21,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 import test_baseline
 import train_SemiSAM_O1
+from semisam_o1.commands.api import load_run
 from semisam_o1.core.errors import run_command
+from semisam_o1.networks.levels import ISOTROPIC, choose_levels
 from semisam_o1.training.trainer import RoundTrainer
 from tiny_cohort import train_flags, write_cohort
 
@@ -100,6 +102,20 @@ def test_every_backbone_trains_and_is_found_by_its_name(
         assert "2 cases, metrics of medpy" in capsys.readouterr().out
         other = json.loads((folder / "test_metrics.json").read_text())["summary"]
         assert other["overall"]["asd"]["mean"] == pytest.approx(summary["overall"]["asd"]["mean"], abs=1e-9)
+
+
+def test_a_network_for_thick_slices_is_built_anew_wherever_it_is_used(dataset: Path, tmp_path: Path) -> None:
+    exp = tmp_path / "run"
+    flags = {"patch_size": "32 32 7", "network_levels": "auto", "backbone": "dtc", "registration": "off"}
+    assert train(*train_flags(dataset, exp, **flags)) == 0
+    (folder,) = tmp_path.glob("run_*/unet_3D_sdf")
+    levels = json.loads((folder / "args.json").read_text())["arguments"]["network_levels"]
+    assert levels == choose_levels((32, 32, 7), (1.0, 1.5, 2.0)) != ISOTROPIC
+    assert run_command(test_baseline.main, ["--root_path", str(dataset), "--exp", str(exp), "--device", "cpu"]) == 0
+    assert (folder / "test_metrics.json").is_file()
+    image = np.random.default_rng(1).standard_normal((30, 20, 12), np.float32)
+    assert load_run(str(exp), device="cpu").predict(image).label.shape == image.shape
+    assert train(*train_flags(dataset, exp, **flags, resume="on")) == 0
 
 
 def test_pseudo_label_files_hold_every_volume(dataset: Path, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import torch
 
 from semisam_o1.core import distributed
 from semisam_o1.core.device import PRECISIONS, resolve_precision
-from semisam_o1.core.errors import InputError
-from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option, patch_faults
+from semisam_o1.core.errors import InputError, raise_faults
+from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS, build_network
-from semisam_o1.pipeline.config import TrainConfig, image_key_faults
+from semisam_o1.pipeline.config import TrainConfig, image_key_faults, level_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.layout import RunFolder
@@ -28,7 +28,7 @@ from semisam_o1.runs.results import stated_names
 from semisam_o1.training.checkpoint import load_weights
 
 # Flags that keep the value of the training run, or the default of training where that is not known.
-AS_TRAINED = ("model", "num_classes", "patch_size", "image_key", "binary_label", "largest_component")
+AS_TRAINED = ("model", "num_classes", "patch_size", "network_levels", "image_key", "binary_label", "largest_component")
 UNKNOWN = {name: getattr(TrainConfig, name) for name in AS_TRAINED} | {"num_classes": MethodOptions.num_classes}
 
 
@@ -43,6 +43,7 @@ class TrainedConfig(DeviceConfig):
     model: str | None = option(None, "network (default: as trained, else unet_3D)", choices=tuple(NETWORKS))
     num_classes: int | None = option(None, "classes with background (default: as trained, else 2)", Range(2, 255))
     patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)")
+    network_levels: str | None = option(None, "the network's kernels and strides (default: as trained, else isotropic)")
     stride_xy: int = option(64, "voxels between windows along x and y, at most the patch size", within=AT_LEAST_1)
     stride_z: int = option(64, "voxels between windows along z, at most the patch size", within=AT_LEAST_1)
     ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
@@ -55,8 +56,7 @@ class TrainedConfig(DeviceConfig):
     )
 
     def faults(self) -> list[str]:
-        faults = [] if self.patch_size is None else patch_faults(self.patch_size)
-        return [*faults, *image_key_faults(self.image_key)]
+        return image_key_faults(self.image_key)
 
     def find(self, file: str | None) -> TrainedModel:
         """Return the run that the flags name, by a file in its folder; raises InputError if there is none."""
@@ -79,6 +79,7 @@ class TrainedConfig(DeviceConfig):
             raise InputError(
                 "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
             ) from None
+        raise_faults(level_faults(values["network_levels"], values["patch_size"]), "arguments cannot be used")
         return dataclasses.replace(self, **values, **strides)
 
 
@@ -126,7 +127,7 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     if config.exp and config.ckpt and Path(config.ckpt).is_absolute() and distributed.is_main():
         print(f"--ckpt {trained.checkpoint} is used as it is; --exp {config.exp} chooses nothing beside it")
     config = config.resolve({**trained.arguments, "model": trained.model})
-    network = build_network(config.model, config.num_classes)
+    network = build_network(config.model, config.num_classes, levels=config.network_levels)
     load_weights(network, trained.checkpoint, trained.record)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)
     precision = resolve_precision(config.precision, device.type)

@@ -193,12 +193,18 @@ def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:
     raise_faults([*found, *faults], "arguments cannot be used")
 
 
-def patch_faults(patch: Sequence[int]) -> list[str]:
-    """Return what is wrong with a patch size (W, H, D); 16³ would leave one voxel at the bottom of the network."""
-    if len(patch) == 3 and all(side > 0 and side % 16 == 0 for side in patch) and max(patch) > 16:
+def patch_faults(patch: Sequence[int], divisors: Sequence[int]) -> list[str]:
+    """Return what is wrong with a patch size (W, H, D).
+
+    Args:
+        divisors: by what the network divides each axis; a patch of that size would leave one voxel at its bottom.
+    """
+    voxels = [side // divisor for side, divisor in zip(patch, divisors, strict=True)]
+    if all(side > 0 and side % divisor == 0 for side, divisor in zip(patch, divisors, strict=True)) and max(voxels) > 1:
         return []
-    sides = " ".join(map(str, patch))
-    return [f"--patch_size must be positive, divisible by 16 on every axis and 32 or more on one, it is {sides}"]
+    by = f"{divisors[0]} on every axis" if len(set(divisors)) == 1 else " ".join(map(str, divisors))
+    sides, double = " ".join(map(str, patch)), 2 * divisors[0]
+    return [f"--patch_size must be positive, divisible by {by} and {double} or more on one, it is {sides}"]
 
 
 def assign(config: Any, **values: Any) -> None:

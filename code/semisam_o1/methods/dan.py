@@ -20,12 +20,13 @@ from semisam_o1.methods.base import Method, MethodOptions
 from semisam_o1.networks.layers import guard_small
 
 UNLABELED, LABELED = 0, 1
+SHORTEST_SIDE = 16  # of a patch, which four convolutions with stride 2 leave one voxel of
 
 
 class Discriminator(nn.Module):
     """(softmax (B, C, W, H, D), image (B, 1, W, H, D)) → logits (B, 2): unlabeled, labeled.
 
-    Global average pooling before the linear layer allows any patch divisible by 16.
+    Global average pooling before the linear layer allows any patch of ``SHORTEST_SIDE`` voxels or more per axis.
     """
 
     def __init__(self, num_classes: int, in_channels: int = 1, dropout: float = 0.5, width: int = 64):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from semisam_o1 import PROJECT_ROOT
 from semisam_o1.core.device import PRECISIONS
+from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -20,13 +25,17 @@ from semisam_o1.core.flags import (
     patch_faults,
     with_recipes,
 )
+from semisam_o1.data.dataset.geometry import Geometry
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation.settings import read_classes
 from semisam_o1.data.sampling.augmentation import KINDS as AUGMENTATIONS
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS, MethodOptions
-from semisam_o1.networks import NETWORKS
+from semisam_o1.methods.dan import SHORTEST_SIDE
+from semisam_o1.networks import NETWORKS, build_network, takes_levels
+from semisam_o1.networks.levels import ISOTROPIC, activations, choose_levels, divisors
+from semisam_o1.networks.unet3d import UNet3D
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.training.trainer import TrainingOptions
 
@@ -45,6 +54,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "calibrate": True,
         "augmentation": ("spatial", "intensity", "template"),
         "orientations": "none",
+        "network_levels": "auto",
         "largest_component": True,
     },
 }
@@ -69,6 +79,11 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         None, "classes, background included (default: as the dataset says, else 2)", within=Range(2, 255)
     )
     patch_size: tuple[int, int, int] = option((128, 128, 128), "patch size in voxels, each divisible by 16")
+    network_levels: str = option(
+        ISOTROPIC,
+        "kernels and strides of the network; isotropic: 3³ and 2³; auto: as patch and voxel size suggest, so that "
+        "short axes are halved less often; or those of four levels, such as '331/221 333/222 333/221 333/221'",
+    )
     warm_start: bool = option(False, "start each round from the best network of the previous round")
     knn_k: int = option(5, "number of nearest neighbors, in the atlas and in refinement", within=AT_LEAST_1)
     uncertainty_quantile: float = option(0.9, "quantile of uncertainty from which volumes are uncertain", within=SHARE)
@@ -145,10 +160,20 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         if self.features is None:
             builtin = self.propagation == "atlas" and not self.sam_ckpt.is_file()
             assign(self, features="builtin" if builtin else "sam")
+        if self.network_levels == "auto":
+            levels = choose_levels(self.patch_size, self._spacing()) if self.adapts else ISOTROPIC
+            # A plan that chooses another patch chooses these, too.
+            assign(self, network_levels=levels, given=self.given - {"network_levels"})
         super().__post_init__()
 
+    def _spacing(self) -> tuple[float, float, float]:
+        """Return the voxel size of the first scan in mm, 1 mm where no such file can be read."""
+        with contextlib.suppress(InputError):
+            return self.dataset.header(self.dataset.names("train.txt")[0]).grid.geometry.spacing
+        return Geometry.spacing
+
     def faults(self) -> list[str]:
-        faults = patch_faults(self.patch_size)
+        faults = level_faults(self.network_levels, self.patch_size)
         if not Path(self.exp).name or ".." in Path(self.exp).parts:
             faults.append(f"--exp must name a folder below model/, or an absolute path, it is {self.exp!r}")
         faults += image_key_faults(self.image_key)
@@ -157,6 +182,8 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         if self.batch_size <= self.labeled_bs:
             given = f"--batch_size {self.batch_size} leaves no unlabeled item beside --labeled_bs {self.labeled_bs}"
             faults.append(f"{given}; it must be larger")
+        if self.backbone == "dan" and min(self.patch_size) < SHORTEST_SIDE:
+            faults.append(f"--backbone dan needs {SHORTEST_SIDE} voxels or more on every axis of --patch_size")
         if self.model == "unet_3D_sdf" and self.backbone != "dtc":
             faults.append(f"--model unet_3D_sdf is trained by --backbone dtc, not by {self.backbone}")
         if self.refinement == "fusion" and not self.registration:
@@ -168,8 +195,30 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         return faults
 
     @property
+    def adapts(self) -> bool:
+        """Whether kernels and strides of the network may depend on the patch; dan's discriminator halves every axis."""
+        return takes_levels(self.model) and self.backbone != "dan"
+
+    @property
+    def activations(self) -> float:
+        """What the network holds per voxel, relative to the isotropic one: short axes are halved less often."""
+        return activations(self.network_levels)
+
+    def new_network(self, generator: torch.Generator | None = None) -> UNet3D:
+        """Return the network that is trained, with fresh weights."""
+        return build_network(self.model, self.num_classes, generator=generator, levels=self.network_levels)
+
+    @property
     def dataset(self) -> Dataset:
         return Dataset(self.root_path, self.image_key, self.binary_label)
+
+
+def level_faults(levels: str, patch: Sequence[int]) -> list[str]:
+    """Return what is wrong with the levels of a network, or with the size of its patches."""
+    try:
+        return patch_faults(patch, divisors(levels))
+    except ValueError as error:
+        return [f"--network_levels: {error}"]
 
 
 def image_key_faults(key: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from semisam_o1.core.device import cuda_fault
 from semisam_o1.core.flags import shell_command
 from semisam_o1.core.terminal import duration, text_table
 from semisam_o1.data.preflight.check import Cohort
+from semisam_o1.networks.levels import ISOTROPIC
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.start import PreflightResult
 from semisam_o1.plan.decisions import read_plan
@@ -36,11 +37,12 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
         if cohort.validation
         else ("the last of each round, since val.txt names no scan; their quality is not measured")
     )
+    levels = "" if config.network_levels == ISOTROPIC else f", levels (kernel/stride) {config.network_levels}"
     held = {"ram": "in RAM", "gpu": "on the GPU", "none": "in their files"}[location]
     rows = {
         "scans": f"{_counts(cohort)} volumes of {config.root_path}",
         "method": f"{config.backbone} with {config.model}, {config.num_rounds} rounds of {config.max_iterations} "
-        f"iterations, patch {' '.join(map(str, config.patch_size))}",
+        f"iterations, patch {' '.join(map(str, config.patch_size))}{levels}",
         "round 0": f"{config.propagation} propagation, {config.features} features"
         + (f" ({features})" if config.features == "builtin" else ""),
         "selection": rule,

@@ -15,6 +15,7 @@ import torch
 from semisam_o1 import __version__
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import WriteError, write_json
+from semisam_o1.core.seeding import torch_generator
 from semisam_o1.networks.kernels import Kernels
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.start import PreflightResult
@@ -49,7 +50,8 @@ def _tune(config: TrainConfig, checked: PreflightResult, say: Callable[[str], No
         return known
     shape = (config.batch_size, 1, *config.patch_size)
     precision = checked.precision
-    trial = TrainingTrial(config.model, config.backbone, config, shape, config.labeled_bs, checked.device, precision)
+    student = config.new_network(torch_generator(0))
+    trial = TrainingTrial(student, config.backbone, config, shape, config.labeled_bs, checked.device, precision)
     best, attempts = fastest(trial, choices(config.backbone, bool(config.deterministic)), TOLERANCE[precision])
     del trial
     torch.cuda.empty_cache()

@@ -12,10 +12,12 @@ import torch
 from semisam_o1.core import distributed
 from semisam_o1.core.device import HALF_PRECISION
 from semisam_o1.core.errors import InputError
+from semisam_o1.core.flags import patch_faults
 from semisam_o1.core.memory import available_memory
 from semisam_o1.data.dataset.volumes import Grid
 from semisam_o1.data.preflight.check import Cohort, turned_volumes
 from semisam_o1.methods import METHODS
+from semisam_o1.networks.levels import ISOTROPIC, choose_levels, divisors
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.trial import step_seconds
 from semisam_o1.plan.decisions import AS_GIVEN, Decision, Plan, memory_fault
@@ -60,13 +62,14 @@ def step_memory(config: TrainConfig, precision: str) -> Callable[[int], int]:
     half = precision in HALF_PRECISION
     ranks, method = distributed.world_size(), METHODS[config.backbone]
     items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
-    return lambda voxels: method.step_bytes(voxels, *items, config.num_classes, half)
+    share = config.activations
+    return lambda voxels: method.step_bytes(round(voxels * share), *items, config.num_classes, half)
 
 
 def check_memory(config: TrainConfig, scans: Scans, machine: Machine) -> None:
     """Raise InputError if memory does not hold a training step, naming a patch that it holds."""
     step_bytes = step_memory(config, machine.precision)
-    fitting = fitting_patch(scans.size, machine.patch_voxels(step_bytes))
+    fitting = fitting_patch(scans.size, machine.patch_voxels(step_bytes), divisors(config.network_levels))
     needed = step_bytes(math.prod(config.patch_size))
     if fault := memory_fault(config.patch_size, needed, machine.memory, fitting):
         raise InputError(fault)
@@ -95,7 +98,7 @@ def plan_run(
         InputError: if memory does not hold a training step.
     """
     best, given = config.recipe == "best", config.given
-    settings = _decide(config, given, _settings(config, scans, machine, "patch_size" in given)) if best else []
+    settings = _decide(config, given, _settings(config, scans, machine, given)) if best else []
     config = _with(config, settings)
     check_memory(config, scans, machine)
     if not best and config.hours is None:
@@ -113,22 +116,50 @@ def plan_run(
     return _with(config, lengths), Plan((*settings, *lengths), length.seconds)
 
 
-def _settings(config: TrainConfig, scans: Scans, machine: Machine, patch_given: bool) -> list[Decision]:
+def _settings(config: TrainConfig, scans: Scans, machine: Machine, given: Collection[str]) -> list[Decision]:
     """Return what a plan would set, beside the length of the run."""
     voxels = machine.patch_voxels(step_memory(config, machine.precision))
-    patch = config.patch_size if patch_given else fitting_patch(scans.size, voxels)
+    patch, levels = _patch_and_levels(config, scans, voxels, given)
     covered = math.prod(min(1, side / length) for side, length in zip(patch, scans.size, strict=True))
     sides = " × ".join(map(str, scans.size))
     turned = ("all", "the headers state several") if scans.turned else ("none", "the headers state one, or none")
     part = f"{100 * covered:.0f} % of a typical scan of {sides} voxels, on a {machine.name}"
     return [
         Decision("patch_size", patch, part),
+        Decision("network_levels", levels, _reason_for_levels(levels)),
         Decision("batch_size", config.batch_size, "labeled items and as many others"),
         Decision("base_lr", config.base_lr, "measured to be best for short rounds (docs/accuracy.md)"),
         Decision("orientations", *turned),
         Decision("augmentation", config.augmentation, "one label shows too little of how anatomy varies"),
         Decision("val_stride", window_stride(scans.size, patch), "windows overlap by half, where there are several"),
     ]
+
+
+def _patch_and_levels(
+    config: TrainConfig, scans: Scans, voxels: int, given: Collection[str]
+) -> tuple[Sequence[int], str]:
+    """Return patch and levels of the network that suit each other, either as it is given.
+
+    Args:
+        voxels: that the patch may have.
+    """
+
+    def levels(sides: Sequence[int]) -> str:
+        chosen = config.adapts and "network_levels" not in given
+        return choose_levels(sides, scans.spacing) if chosen else config.network_levels
+
+    if "patch_size" in given:
+        return config.patch_size, levels(config.patch_size)
+    of_scans = levels(scans.size)
+    patch = fitting_patch(scans.size, voxels, divisors(of_scans))
+    of_patch = levels(patch)
+    return patch, of_scans if patch_faults(patch, divisors(of_patch)) else of_patch
+
+
+def _reason_for_levels(levels: str) -> str:
+    if levels == ISOTROPIC:
+        return "all axes are about as finely sampled and as long"
+    return "kernel/stride: not across thick slices, and short axes are halved less often"
 
 
 def _decide(config: TrainConfig, given: Collection[str], decisions: Sequence[Decision]) -> list[Decision]:

@@ -27,7 +27,6 @@ from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.features.extract import FEATURE_SETS, CohortAccess, FeatureSet, extract_features
 from semisam_o1.methods import METHODS
-from semisam_o1.networks import build_network
 from semisam_o1.networks.kernels import Kernels
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
@@ -140,7 +139,7 @@ class Run:
     def train_round(self, round_: int, augmentation: Augmentation, state: dict[str, Any] | None) -> BestModel:
         """Train a network on the labels of the previous round, or continue from ``state``."""
         config, seed = self.config, derive_seed(self.config.seed, round_)
-        student = build_network(config.model, config.num_classes, generator=torch_generator(seed)).to(self.device)
+        student = config.new_network(torch_generator(seed)).to(self.device)
         if config.warm_start and round_ > 1:
             checkpoint.load_weights(student, self.folder.round_best(round_ - 1))
         self.kernels.apply(student)
@@ -171,7 +170,7 @@ class Run:
         return Predictor(network, self.config.patch_size, stride, self.precision, bias)
 
     def best_predictor(self, best: BestModel) -> Predictor:
-        network = build_network(self.config.model, self.config.num_classes)
+        network = self.config.new_network()
         network.load_state_dict(best.weights)
         self.kernels.apply(network)
         return self.predictor(network.to(self.device), best.decision)

@@ -100,7 +100,7 @@ def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, i
     if "template" in config.augmentation:  # coordinates on the working grids
         nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
     items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
-    half, voxels = checked.precision in HALF_PRECISION, math.prod(config.patch_size)
+    half, voxels = checked.precision in HALF_PRECISION, round(math.prod(config.patch_size) * config.activations)
     return nbytes, METHODS[config.backbone].step_bytes(voxels, *items, config.num_classes, half)
 
 

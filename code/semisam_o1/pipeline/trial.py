@@ -32,7 +32,7 @@ def step_seconds(config: TrainConfig, cohort: Cohort, device: torch.device, prec
     ranks = distributed.world_size()
     shape = (config.batch_size // ranks, 1, *config.patch_size)
     labeled = config.labeled_bs // ranks
-    trial = TrainingTrial(config.model, config.backbone, config, shape, labeled, device, precision)
+    trial = TrainingTrial(config.new_network(), config.backbone, config, shape, labeled, device, precision)
     computing, loading = trial.seconds(Kernels()), batch_seconds(config, cohort, device)
     # On a GPU, batches are made meanwhile.
     return max(computing, loading) if device.type == "cuda" else computing + loading

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from semisam_o1.core.errors import InputError, raise_faults
-from semisam_o1.core.flags import patch_faults
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
+from semisam_o1.networks.levels import parse_levels
 from semisam_o1.runs import layout
 from semisam_o1.runs.arguments import read_arguments
 from semisam_o1.runs.bundle import DESCRIPTION, WEIGHTS, is_bundle, read_bundle
@@ -25,7 +25,14 @@ def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
 
 
 def _is_patch(value: Any) -> bool:
-    return isinstance(value, list) and all(type(side) is int for side in value) and not patch_faults(value)
+    return isinstance(value, list) and len(value) == 3 and all(type(side) is int and side > 0 for side in value)
+
+
+def _are_levels(value: Any) -> bool:
+    try:
+        return bool(parse_levels(value))
+    except (TypeError, ValueError):
+        return False
 
 
 # Arguments in args.json that commands rely on: which values are sound, and how to say so.
@@ -33,7 +40,8 @@ SOUND: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_classes": (_whole(2, 255), "a whole number from 2 to 255"),
     "labeled_num": (_whole(1), "a whole number from 1"),
     "max_iterations": (_whole(1), "a whole number from 1"),
-    "patch_size": (_is_patch, "three numbers divisible by 16, not all of them 16"),
+    "patch_size": (_is_patch, "three positive whole numbers"),
+    "network_levels": (_are_levels, "kernels and strides of four levels, or isotropic"),
     "model": (lambda value: value in tuple(NETWORKS), f"one of {', '.join(NETWORKS)}"),
     "backbone": (lambda value: value in tuple(METHODS), f"one of {', '.join(METHODS)}"),
     **{name: (lambda value: isinstance(value, str) and value != "", "a text") for name in TEXTS},

@@ -23,7 +23,6 @@ from semisam_o1.core.seeding import torch_generator
 from semisam_o1.core.terminal import text_table
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.methods import METHODS, MethodOptions
-from semisam_o1.networks import build_network
 from semisam_o1.networks.kernels import Kernels
 from semisam_o1.networks.layers import NORMS
 
@@ -135,14 +134,15 @@ class TrainingTrial:
     """A ``StepTrial`` of a network and method of its own; those of the run stay as they are.
 
     Args:
-        network, backbone: as ``--model`` and ``--backbone`` name them.
+        student: a network of its own on the CPU.
+        backbone: as ``--backbone`` names it.
         shape: of the images of a batch, (B, 1, w, h, d).
         labeled: number of labeled items.
     """
 
     def __init__(
         self,
-        network: str,
+        student: nn.Module,
         backbone: str,
         options: MethodOptions,
         shape: Sequence[int],
@@ -150,8 +150,7 @@ class TrainingTrial:
         device: torch.device,
         precision: str,
     ):
-        generator = torch_generator(0)
-        self.student = build_network(network, options.num_classes, generator=generator).to(device).train()
+        self.student = student.to(device).train()
         self.method = METHODS[backbone](self.student, options, seed=0)
         self.optimizer = self.method.make_optimizer(self.student)
         for group in self.optimizer.param_groups:
