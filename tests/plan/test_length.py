@@ -10,7 +10,6 @@ from semisam_o1.plan.length import (
     START,
     Clock,
     Length,
-    Speed,
     Wanted,
     Workload,
     fit_length,
@@ -24,7 +23,7 @@ LEFT_ATRIA = Workload(BATCH, 5 * 4 * BATCH // 2, 29 * 4 * BATCH // 2, 29 * 283_0
 
 
 def clock(step: float = 0.5, work: Workload = LEFT_ATRIA) -> Clock:
-    return Clock(work, Speed(step, 2))
+    return Clock(work, step)
 
 
 @pytest.mark.parametrize("hours", [0.5, 1, 4, 12])
@@ -44,8 +43,8 @@ def test_a_run_fills_the_hours(hours: float, step: float, wanted: dict[str, int]
 
 def test_the_prediction_is_the_sum_of_the_stages() -> None:
     work = Workload(batch=1000, validation=5000, relabeling=20_000, registered=10_000, fused=0)
-    found = Clock(work, Speed(2.0, 4))
-    before, validation, relabeling = START + REGISTRATION * 10_000 / 4, FORWARD * 10.0, FORWARD * 40.0
+    found = Clock(work, step=2.0)
+    before, validation, relabeling = START + REGISTRATION * 20.0, FORWARD * 10.0, FORWARD * 40.0
     assert found.total(100, 3, 50) == pytest.approx(before + 3 * (100 * 2.0 + 2 * validation + relabeling))
 
 
@@ -53,7 +52,7 @@ def test_without_hours_a_first_result_on_a_cpu_and_the_published_length_on_a_gpu
     first = fit_length(clock(0.4), Wanted())
     assert (first.iterations, first.rounds, first.val_interval) == (500, 3, 50)
     assert first.seconds < 3600
-    assert fit_length(clock(5.0), Wanted()).seconds <= 3600
+    assert fit_length(clock(1.5), Wanted()).seconds <= 3600
     assert published_length(Wanted()) == Length(15000, 3, 200)
     assert published_length(Wanted(iterations=30, rounds=1)) == Length(30, 1, 3)
 

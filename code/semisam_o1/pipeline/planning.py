@@ -26,10 +26,8 @@ from semisam_o1.plan.grid import fitting_patch, window_stride, window_voxels
 from semisam_o1.plan.length import (
     FIRST_HOURS,
     FIRST_ITERATIONS,
-    GPU_CORES,
     Clock,
     Length,
-    Speed,
     Wanted,
     Workload,
     fit_length,
@@ -37,6 +35,7 @@ from semisam_o1.plan.length import (
 )
 from semisam_o1.propagation.matching import MAX_VOXELS
 
+MIN_GAIN = 0.95  # of the time of a step: more may be noise
 LENGTH = ("max_iterations", "num_rounds", "val_interval")
 
 
@@ -50,11 +49,11 @@ def describe_scans(config: TrainConfig, cohort: Cohort) -> Scans:
 
 
 def describe_machine(device: torch.device, precision: str) -> Machine:
-    """Return the facts about this process's share of the machine."""
+    """Return the facts about this process's share of the machine, on every rank those of rank 0."""
     on_gpu = device.type == "cuda"
     memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else available_memory()
     memory = memory if on_gpu else memory // distributed.world_size()
-    return Machine(on_gpu, memory, torch.get_num_threads(), precision)
+    return distributed.from_main(Machine(on_gpu, memory, torch.get_num_threads(), precision))
 
 
 def step_memory(config: TrainConfig, precision: str) -> Callable[[int], int]:
@@ -107,9 +106,11 @@ def plan_run(
     if config.hours is None and (machine.on_gpu or wanted.iterations):
         length, reason = published_length(wanted), "the published length"
     else:
-        clock = Clock(workload(config, cohort), speed(config, cohort, machine, device))
-        length = fit_length(clock, wanted)
-        reason = _reason(length, wanted, clock.speed.step)
+        seconds = time_steps(config, cohort, machine, device)
+        settings += _decide(config, given, [_precision(seconds, config.precision)]) if best else []
+        config = _with(config, settings)
+        length = fit_length(Clock(workload(config, cohort), min(seconds.values())), wanted)
+        reason = _reason(length, wanted, min(seconds.values()))
     values = (length.iterations, length.rounds, length.val_interval)
     reasons = (reason, "each learns from the labels of the one before", "about ten validations a round")
     lengths = _decide(config, given, [Decision(*row) for row in zip(LENGTH, values, reasons, strict=True)])
@@ -189,10 +190,23 @@ def workload(config: TrainConfig, cohort: Cohort) -> Workload:
     )
 
 
-def speed(config: TrainConfig, cohort: Cohort, machine: Machine, device: torch.device) -> Speed:
-    """Time a few training steps on this machine."""
-    step = distributed.on_main(lambda: step_seconds(config, cohort, device, machine.precision))
-    return Speed(step, GPU_CORES if machine.on_gpu else machine.cores)
+def time_steps(config: TrainConfig, cohort: Cohort, machine: Machine, device: torch.device) -> dict[str, float]:
+    """Return the seconds of a training step by precision: the one in use and, on a CPU, float32 if it may be chosen."""
+    tried = [machine.precision]
+    if config.recipe == "best" and config.precision == "auto" and machine.precision == "bf16" and not machine.on_gpu:
+        needed = step_memory(config, "fp32")(math.prod(config.patch_size))
+        tried += ["fp32"] if needed < machine.step_memory() else []
+    return distributed.from_main({name: step_seconds(config, cohort, device, name) for name in tried})
+
+
+def _precision(seconds: Mapping[str, float], asked: str) -> Decision:
+    """Return the fastest precision; between nearly equal ones, the first."""
+    first, best = next(iter(seconds)), min(seconds, key=seconds.__getitem__)
+    if len(seconds) == 1:
+        return Decision("precision", asked, f"{first} is what this device computes best")
+    best = best if seconds[best] < MIN_GAIN * seconds[first] else first
+    times = ", ".join(f"{name} {value:.2g} s" for name, value in seconds.items())
+    return Decision("precision", best, f"a step takes, here: {times}")
 
 
 def _reason(length: Length, wanted: Wanted, step: float) -> str:
@@ -202,5 +216,5 @@ def _reason(length: Length, wanted: Wanted, step: float) -> str:
         return f"{pace}; a first result, --hours trains longer"
     hours = wanted.hours or FIRST_HOURS
     if length.seconds > 3600 * hours:
-        return f"{pace}; more than {hours:g} h, which are too short for these scans"
+        return f"{pace}; more than {hours:g} h, too short for these scans"
     return f"{pace}; they fill {hours:g} h"

@@ -10,12 +10,18 @@ import torch
 
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_json
-from semisam_o1.core.device import HALF_PRECISION, resolve_precision
+from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.errors import InputError
 from semisam_o1.data.preflight.check import Cohort, check_training
-from semisam_o1.methods import METHODS
 from semisam_o1.pipeline.config import TrainConfig
-from semisam_o1.pipeline.planning import as_planned, check_memory, describe_machine, describe_scans, plan_run
+from semisam_o1.pipeline.planning import (
+    as_planned,
+    check_memory,
+    describe_machine,
+    describe_scans,
+    plan_run,
+    step_memory,
+)
 from semisam_o1.plan.decisions import Plan, remarks
 from semisam_o1.propagation.matching import MAX_VOXELS
 from semisam_o1.runs.arguments import check_same_run, describe_run, iterations_of, read_previous, write_arguments
@@ -68,6 +74,8 @@ def check_run(
             f"({unlabeled}) must both be divisible by {ranks}"
         )
     previous = read_previous(folder) if config.resume else None
+    if previous is not None:
+        config = as_planned(config, previous)
     cohort = distributed.on_main(
         lambda: check_training(
             config.dataset, config.labeled_num, config.num_classes, config.labels_for_diagnosis, stop.progress
@@ -80,10 +88,10 @@ def check_run(
     scans, machine, plan = describe_scans(config, cohort), describe_machine(device, precision), None
     cohort = replace(cohort, warnings=(*cohort.warnings, *remarks(scans)))
     if previous is not None:
-        config = as_planned(config, previous)
         check_memory(config, scans, machine)
     else:
-        config, plan = plan_run(config, cohort, scans, machine, device)
+        config, plan = plan_run(config, cohort, scans, machine, device)  # steps are tried by all ranks together
+        precision = precision if config.precision == "auto" else config.precision
     arguments = describe_run(config, cohort, device, precision, features_key)
     arguments["planned"] = plan.flags if plan else (previous or {}).get("planned", [])
     if previous is not None:
@@ -93,15 +101,13 @@ def check_run(
 
 def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, int]:
     """Return the bytes of the volumes and of all that is kept beside them, and those of a training step on a GPU."""
-    cohort, ranks = checked.cohort, distributed.world_size()
+    cohort = checked.cohort
     kept = 1 + config.confidence_weights  # pseudo-labels and their weights
     sizes = [math.prod(cohort.info[name].shape) for name in cohort.unlabeled]
     nbytes = cohort.nbytes + kept * sum(sizes)
     if "template" in config.augmentation:  # coordinates on the working grids
         nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
-    items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
-    half, voxels = checked.precision in HALF_PRECISION, round(math.prod(config.patch_size) * config.activations)
-    return nbytes, METHODS[config.backbone].step_bytes(voxels, *items, config.num_classes, half)
+    return nbytes, step_memory(config, checked.precision)(math.prod(config.patch_size))
 
 
 def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) -> ResumePoint:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core import distributed
-from semisam_o1.core.memory import configure_allocator
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
@@ -28,7 +27,6 @@ def step_seconds(config: TrainConfig, cohort: Cohort, device: torch.device, prec
     The batches come from the template and one other scan; the steps are computed on data that are made up. Nothing of
     the run is changed.
     """
-    configure_allocator(device.type)
     ranks = distributed.world_size()
     shape = (config.batch_size // ranks, 1, *config.patch_size)
     labeled = config.labeled_bs // ranks

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# Measured on two cores: in units of the time that a training step takes per voxel of its batch.
-FORWARD = 0.3  # of a window in validation and relabeling
-# Seconds per voxel of a working grid and core; a GPU counts as GPU_CORES of them.
-REGISTRATION, FUSION, GPU_CORES = 100e-6, 10e-6, 16
+# In units of the time that a training step takes per voxel of its batch, so that they follow the speed of the machine:
+FORWARD = 0.3  # per voxel of a window in validation and relabeling
+REGISTRATION, FUSION = 60.0, 6.0  # per voxel of a working grid, in round 0 and after each round
 START = 10.0  # seconds: reading, checks, figures
 RESERVE = 0.05  # of the time, for what is not foreseen
 VALIDATIONS, VALIDATION_SHARE = 10, 0.15  # per round, and the share of training time that they may take
@@ -30,14 +29,6 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """What was measured, or is taken for granted, on a machine."""
-
-    step: float  # seconds of a training step, data included
-    cores: int  # that compute registrations side by side
-
-
-@dataclass(frozen=True)
 class Length:
     """Iterations per round, rounds, iterations between validations, and the seconds that they take."""
 
@@ -49,27 +40,27 @@ class Length:
 
 @dataclass(frozen=True)
 class Clock:
-    """Predicts the seconds of a run's stages."""
+    """Predicts the seconds of a run's stages from those of a training step."""
 
     work: Workload
-    speed: Speed
+    step: float
 
     @property
     def validation(self) -> float:
-        return self._forward(self.work.validation)
+        return self._seconds(FORWARD * self.work.validation)
 
     @property
     def before(self) -> float:
         """Seconds before the first iteration: reading, registration."""
-        return START + REGISTRATION * self.work.registered / self.speed.cores
+        return START + self._seconds(REGISTRATION * self.work.registered)
 
     @property
     def after_round(self) -> float:
         """Seconds of relabeling and refinement after each round."""
-        return self._forward(self.work.relabeling) + FUSION * self.work.fused / self.speed.cores
+        return self._seconds(FORWARD * self.work.relabeling + FUSION * self.work.fused)
 
     def per_iteration(self, val_interval: int) -> float:
-        return self.speed.step + self.validation / val_interval
+        return self.step + self.validation / val_interval
 
     def total(self, iterations: int, rounds: int, val_interval: int) -> float:
         """Return the seconds of a whole run."""
@@ -77,11 +68,12 @@ class Clock:
 
     def val_interval(self, iterations: int) -> int:
         """Return the iterations between validations: ten per round, fewer where they would take too long."""
-        dear = self.validation / (VALIDATION_SHARE * self.speed.step)
+        dear = self.validation / (VALIDATION_SHARE * self.step)
         return min(round_up(max(iterations / VALIDATIONS, dear, 1)), iterations)
 
-    def _forward(self, voxels: int) -> float:
-        return FORWARD * voxels * self.speed.step / self.work.batch
+    def _seconds(self, voxels: float) -> float:
+        """Return the seconds of as many voxels of a training step."""
+        return voxels * self.step / self.work.batch
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def _candidate(clock: Clock, wanted: Wanted, rounds: int) -> Length:
     left = ((1 - RESERVE) * seconds - clock.before) / rounds - clock.after_round  # for the training of a round
     iterations = wanted.iterations
     if iterations is None:
-        interval = wanted.val_interval or clock.val_interval(max(1, int(left / clock.speed.step)))
+        interval = wanted.val_interval or clock.val_interval(max(1, int(left / clock.step)))
         iterations = min(max(round_down(left / clock.per_iteration(interval)), FEWEST_ITERATIONS), most)
     interval = wanted.val_interval or clock.val_interval(iterations)
     return Length(iterations, rounds, interval, clock.total(iterations, rounds, interval))
