@@ -114,7 +114,8 @@ def _candidate(clock: Clock, wanted: Wanted, rounds: int) -> Length:
     iterations = wanted.iterations
     if iterations is None:
         interval = wanted.val_interval or clock.val_interval(max(1, int(left / clock.step)))
-        iterations = min(max(round_down(left / clock.per_iteration(interval)), FEWEST_ITERATIONS), most)
+        fewest = FEWEST_ITERATIONS if wanted.hours else MIN_ITERATIONS  # a first result is to be a useful one
+        iterations = min(max(round_down(left / clock.per_iteration(interval)), fewest), most)
     interval = wanted.val_interval or clock.val_interval(iterations)
     return Length(iterations, rounds, interval, clock.total(iterations, rounds, interval))
 
