@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 
-from semisam_o1.drawing.outlines import class_color, largest_slice, overlay, polygons, svg_paths
+from semisam_o1.drawing.outlines import (
+    class_color,
+    gray_limits,
+    gray_values,
+    largest_slice,
+    overlay,
+    polygons,
+    svg_paths,
+)
 
 SQUARE = np.array([[0, 0, 0], [0, 1, 1], [0, 1, 1], [0, 0, 0]], np.uint8)
 
@@ -28,17 +37,17 @@ def corners(path: str) -> np.ndarray:
 
 def test_paths_of_every_class() -> None:
     label = np.array([[1, 1, 2, 2]] * 3, np.uint8)
-    assert list(svg_paths(label)) == [1, 2]
-    assert svg_paths(label * 0) == {}
-    assert svg_paths(np.eye(6, dtype=np.uint8)[::2])[1].count("z") == 3
-    points = corners(svg_paths(SQUARE)[1])
+    assert list(svg_paths(polygons(label))) == [1, 2]
+    assert svg_paths(polygons(label * 0)) == {}
+    assert svg_paths(polygons(np.eye(6, dtype=np.uint8)[::2]))[1].count("z") == 3
+    points = corners(svg_paths(polygons(SQUARE))[1])
     assert (points.min(axis=0).tolist(), points.max(axis=0).tolist()) == ([1, 1], [3, 3])
 
 
 def test_paths_are_short_and_close_to_the_outline() -> None:
     x, y = np.indices((120, 90))
     label = ((x - 60) ** 2 / 50**2 + (y - 45) ** 2 / 30**2 <= 1).astype(np.uint8)
-    path, ((_, outline),) = svg_paths(label)[1], polygons(label)
+    path, ((_, outline),) = svg_paths(polygons(label))[1], polygons(label)
     assert len(path) < 700
     points = corners(path)
     ends = np.roll(points, -1, axis=0) - points
@@ -69,3 +78,11 @@ def test_overlay_outlines_label_and_prediction_in_the_colors_of_the_classes() ->
         assert inside == 2 * (80 + 120) - 4  # the label's line is whole
         outside = (drawn & (large != c)).sum()
         assert outside == 0 if c == 1 else 0.3 * inside < outside < 0.7 * inside  # the prediction's is dashed
+
+
+def test_gray_values_of_a_slice_may_have_the_limits_of_its_volume() -> None:
+    volume = np.arange(400.0, dtype=np.float32).reshape(10, 10, 4)
+    limits = gray_limits(volume)
+    assert limits == pytest.approx((3.99, 395.01))
+    np.testing.assert_array_equal(gray_values(volume, limits)[..., 1], gray_values(volume[..., 1], limits))
+    assert gray_values(volume[..., 1]).max() == 1 > gray_values(volume[:5, :, 1], limits).max()

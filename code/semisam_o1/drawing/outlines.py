@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from skimage.measure import approximate_polygon, find_contours
@@ -14,6 +14,9 @@ CLASS_COLORS = ("#d55e00", "#1f93d6", "#009e73", "#d15fa0", "#9a8700", "#8b6fd6"
 OVERLAY_SIDE = 320  # least number of pixels of the longer side of an overlay
 DASH = 4  # pixels of an overlay that a dash, and a gap, takes
 TOLERANCE = 0.4  # pixels that the path of an SVG may stray from the outline; a single pixel keeps its shape
+MAX_COUNTED = 2_000_000  # voxels that percentiles are taken of
+Contours = Iterable[tuple[int, np.ndarray]]
+"""Class and points (n, 2) of the outlines of a slice."""
 
 
 def class_color(c: int) -> str:
@@ -32,14 +35,17 @@ def polygons(label: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
             yield int(c), points - 0.5
 
 
-def svg_paths(label: np.ndarray, tolerance: float = TOLERANCE) -> dict[int, str]:
-    """Return the outlines of a slice (W, H) by class, as short path data in units of half a pixel.
+def svg_paths(outlines: Contours, tolerance: float = TOLERANCE) -> dict[int, str]:
+    """Return the outlines of a slice by class, as short path data in units of half a pixel.
 
     Args:
+        outlines: as ``polygons`` yields them.
         tolerance: pixels that a path may stray from the outline; what is smaller is left out.
     """
     paths: dict[int, str] = {}
-    for c, points in polygons(label):
+    for c, points in outlines:
+        if np.ptp(points, axis=0).max() <= tolerance:
+            continue
         corners = np.rint(2 * approximate_polygon(points, tolerance)).astype(int)
         if len(corners) < 4:
             continue
@@ -66,9 +72,19 @@ def overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.
     return pixels
 
 
-def gray_values(image: np.ndarray) -> np.ndarray:
-    """Return intensities as gray values from 0 (first percentile and below) to 1 (99th percentile and above)."""
-    low, high = np.percentile(image, (1, 99))
+def gray_limits(image: np.ndarray) -> tuple[float, float]:
+    """Return the first and the 99th percentile of intensities, of a large image those of some of its voxels."""
+    low, high = np.percentile(image.ravel()[:: 1 + image.size // MAX_COUNTED], (1, 99))
+    return float(low), float(high)
+
+
+def gray_values(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Return intensities as gray values from 0 (the lower limit and below) to 1 (the upper one and above).
+
+    Args:
+        limits: None for those of ``gray_limits``.
+    """
+    low, high = gray_limits(image) if limits is None else limits
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 

@@ -13,7 +13,16 @@ from PIL import Image
 
 from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.data.preparation.grid import reoriented, resample
-from semisam_o1.drawing.outlines import CLASS_COLORS, TOLERANCE, gray_values, largest_slice, svg_paths
+from semisam_o1.drawing.outlines import (
+    CLASS_COLORS,
+    TOLERANCE,
+    Contours,
+    gray_limits,
+    gray_values,
+    largest_slice,
+    polygons,
+    svg_paths,
+)
 
 ORIENTATION = "LPS"  # radiological display: the patient's right is on the left, front and head are on top
 # The axis through the slices, and the patient's sides on the left, right, top and bottom.
@@ -21,6 +30,7 @@ PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "APSI")}
 STEPPED = "axial"  # the plane whose slices are all in the page
 QUALITY = 80  # of JPEG, up to 100
 MIN_SIDE = 24  # pixels; slices are made no smaller to fit
+SAMPLED = 8  # every which slice is drawn first, to estimate how many bytes all of them take
 ONE_SLICE = 0.04  # share of the bytes of a case for the slice of each other plane
 
 
@@ -60,7 +70,8 @@ def planes(volume: Volume, labels: Mapping[str, np.ndarray], max_bytes: int) -> 
     """
     grid, known = volume.grid, volume.geometry.known
     target = reoriented(grid, ORIENTATION) if known else grid
-    image = np.uint8(gray_values(resample(volume.image, grid, target)) * 255)
+    limits = gray_limits(volume.image)
+    image = resample(volume.image, grid, target)
     labels = {kind: resample(label, grid, target, nearest=True) for kind, label in labels.items()}
     guide = next((label for label in labels.values() if label.any()), None)
     result = []
@@ -69,10 +80,10 @@ def planes(volume: Volume, labels: Mapping[str, np.ndarray], max_bytes: int) -> 
         index = target.size[normal] // 2 if guide is None else largest_slice(guide, normal)
         indices = range(target.size[normal]) if name == STEPPED else [index]
         share = max_bytes * (1 - 2 * ONE_SLICE if name == STEPPED else ONE_SLICE)
-        outlines = _outlined(
-            [{kind: _cut(label, normal, i) for kind, label in labels.items()} for i in indices], share / 2
-        )
-        images = _encoded([_cut(image, normal, i) for i in indices], share - _length(outlines))
+        cuts = {kind: _cuts(label, normal, indices) for kind, label in labels.items()}
+        outlines = _outlined([{kind: cuts[kind][i] for kind in cuts} for i in range(len(indices))], share / 2)
+        pixels = [np.uint8(gray_values(cut, limits) * 255) for cut in _cuts(image, normal, indices)]
+        images = _encoded(pixels, share - _length(outlines))
         slices = list(map(Slice, images, outlines))
         first = slices[index] if name == STEPPED else slices.pop()
         pixel = (target.geometry.spacing[across], target.geometry.spacing[down])
@@ -82,26 +93,34 @@ def planes(volume: Volume, labels: Mapping[str, np.ndarray], max_bytes: int) -> 
     return result
 
 
-def _cut(array: np.ndarray, normal: int, index: int) -> np.ndarray:
-    """Return a slice (columns, rows) across an axis; z points up."""
-    return array.take(index, normal)[:, :: 1 if normal == 2 else -1]
+def _cuts(array: np.ndarray, normal: int, indices: Sequence[int]) -> list[np.ndarray]:
+    """Return slices (columns, rows) across an axis; z points up."""
+    array = np.moveaxis(array, normal, 0)
+    array = np.ascontiguousarray(array) if len(indices) > 1 else array  # one copy is faster than many strided ones
+    return [array[index][:, :: 1 if normal == 2 else -1] for index in indices]
 
 
 def _outlined(slices: Sequence[Mapping[str, np.ndarray]], max_bytes: float) -> list[list[Outline]]:
     """Return the outlines of label maps (columns, rows) by kind, made coarser until all together fit."""
-    tolerance = TOLERANCE
-    while True:
-        outlines = [
+    contours = [{kind: list(polygons(label)) for kind, label in labels.items()} for labels in slices]
+    longest = max((label.shape[0] for label in slices[0].values()), default=0)
+
+    def outlines(some: Sequence[Mapping[str, Contours]], tolerance: float) -> list[list[Outline]]:
+        return [
             [
                 Outline(kind, (c - 1) % len(CLASS_COLORS) + 1, path)
-                for kind, label in labels.items()
-                for c, path in svg_paths(label, tolerance).items()
+                for kind, found in labels.items()
+                for c, path in svg_paths(found, tolerance).items()
             ]
-            for labels in slices
+            for labels in some
         ]
-        if _length(outlines) <= max_bytes or tolerance > max(label.shape[0] for label in slices[0].values()):
-            return outlines
+
+    tolerance, some = TOLERANCE, contours[::SAMPLED]
+    while _length(outlines(some, tolerance)) * len(contours) > max_bytes * len(some) and tolerance <= longest:
+        tolerance *= 2  # estimated on some of the slices
+    while _length(found := outlines(contours, tolerance)) > max_bytes and tolerance <= longest:
         tolerance *= 2
+    return found
 
 
 def _length(outlines: Sequence[Sequence[Outline]]) -> int:
@@ -111,13 +130,18 @@ def _length(outlines: Sequence[Sequence[Outline]]) -> int:
 
 def _encoded(slices: Sequence[np.ndarray], max_bytes: float) -> list[str]:
     """Return slices (columns, rows) uint8 as JPEG in data URIs, made smaller until all together fit."""
-    scale = 1.0
+    scale, some = _fitting(slices[::SAMPLED], 1.0, max_bytes * len(slices[::SAMPLED]) / len(slices))
+    return some if len(some) == len(slices) else _fitting(slices, scale, max_bytes)[1]
+
+
+def _fitting(slices: Sequence[np.ndarray], scale: float, max_bytes: float) -> tuple[float, list[str]]:
+    """Return the largest tried scale, from a given one on, at which slices fit, and their data URIs."""
     while True:
         width, height = (max(1, round(side * scale)) for side in slices[0].shape)
         uris = [_jpeg(Image.fromarray(np.ascontiguousarray(pixels.T)), (width, height)) for pixels in slices]
         total = sum(map(len, uris))
         if total <= max_bytes or max(width, height) <= MIN_SIDE:
-            return uris
+            return scale, uris
         scale *= min(0.9, math.sqrt(max_bytes / total))
 
 

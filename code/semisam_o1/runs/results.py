@@ -153,21 +153,42 @@ class RunResults:
         if any(label.shape != volume.image.shape for label in labels.values()):
             raise InputError(f"{self.dataset.path(volume.name)} has another size than when the run labeled it")
         final = list(labels.values())[-1]
-        voxels = np.bincount(final.ravel(), minlength=self.num_classes)[1:].tolist()
+        voxels = [int(np.count_nonzero(final == c)) for c in range(1, self.num_classes)]
         spacing = volume.geometry.spacing if volume.geometry.known else (1.0, 1.0, 1.0)
         if volume.geometry.known:
             measured["milliliters"] = [count * float(np.prod(spacing)) / 1000 for count in voxels]
         if truth is not None:
-            masks = [(final == c, truth == c) for c in range(1, self.num_classes)]
-            measured["hd95"] = float(np.mean([segmentation_metrics(*pair, spacing)["hd95"] for pair in masks]))
-            measured["dice"] = dice_per_class(final, truth, self.num_classes)
-            if "first" in labels:
-                measured["round0_dice"] = dice_per_class(labels["first"], truth, self.num_classes)
+            measured |= compared(final, truth, labels.get("first"), self.num_classes, spacing)
             labels = {"truth": truth, **labels}
         return LabeledScan(Case(volume.name, voxels=voxels, **measured), volume, labels)
 
     def _dataset(self, root: str) -> Dataset:
         return Dataset(Path(root), self.arguments["image_key"], self.arguments["binary_label"])
+
+
+def compared(
+    final: np.ndarray, truth: np.ndarray, first: np.ndarray | None, num_classes: int, spacing: Sequence[float]
+) -> dict[str, Any]:
+    """Return the Dice and the mean distance of a label and the true one, and the Dice of an earlier label if given."""
+    given = [label for label in (final, truth, first) if label is not None]
+    box = _foreground_box(given)
+    final, truth, *first = (label[box] for label in given)
+    masks = [(final == c, truth == c) for c in range(1, num_classes)]
+    measured = {
+        "hd95": float(np.mean([segmentation_metrics(*pair, spacing)["hd95"] for pair in masks])),
+        "dice": dice_per_class(final, truth, num_classes),
+    }
+    return measured | ({"round0_dice": dice_per_class(first[0], truth, num_classes)} if first else {})
+
+
+def _foreground_box(labels: Sequence[np.ndarray]) -> tuple[slice, ...]:
+    """Return the part of label maps with all foreground and a voxel around it, where there is one: it is compared."""
+    box = []
+    for axis in range(3):
+        others = tuple({0, 1, 2} - {axis})
+        filled = np.flatnonzero(np.any([label.any(axis=others) for label in labels], axis=0))
+        box.append(slice(max(filled[0] - 1, 0), filled[-1] + 2) if len(filled) else slice(0, 1))
+    return tuple(box)
 
 
 def stated_names(preparation: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[int, str]:
