@@ -18,8 +18,11 @@ import predict
 from malicious import Malicious
 from semisam_o1.commands.api import load_run
 from semisam_o1.core.errors import InputError, run_command
+from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.bundle import CARD, DESCRIPTION, WEIGHTS
 from semisam_o1.runs.find import find_trained
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import RoundRecord, write_round
 from standing_in import SEEN, write_ball, write_run
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -59,6 +62,18 @@ def test_a_packed_network_predicts_as_the_run_does(run: Path, bundle: Path, tmp_
     flags = ["--exp", str(moved), "--scans", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert run_command(predict.main, flags) == 0
     assert (tmp_path / "out" / "a.nii.gz").is_file()
+
+
+def test_the_shifted_decision_of_a_run_is_packed(run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(run, "unet_3D")
+    first = RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0)
+    trained = RoundRecord(1, 0.1, 0.1, (), 0.0, None, None, 1.0, 0.8, 2, (0.0, 1.5), 0.01)
+    for record in (first, trained):
+        write_round(folder, PseudoLabels({"a": np.zeros((4, 4, 4), np.uint8)}), record)
+    assert run_command(export.main, [str(run), str(tmp_path / "model.zip"), "--onnx", "off"]) == 0
+    model = load_run(str(tmp_path / "model.zip"), device="cpu").model
+    assert model.predictor.bias == load_run(str(run), device="cpu").model.predictor.bias == (0.0, 1.5)
+    assert b"- quality: validation Dice 0.800" in records(tmp_path / "model.zip")[CARD]
 
 
 def test_it_holds_a_card_and_no_folder_of_the_machine(bundle: Path, tmp_path: Path) -> None:
@@ -120,6 +135,9 @@ HOSTILE: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     "classes without end": changed(arguments={"num_classes": 10**9}),
     "an unknown network": changed(arguments={"model": "../../unet"}),
     "scans without ranges": changed(scans={"spacing": "wide"}),
+    "a decision for other classes": changed(training={"decision_bias": [0.0, 1.0, 2.0]}),
+    "a decision that is a text": changed(training={"decision_bias": "foreground"}),
+    "levels of another network": changed(arguments={"network_levels": "3x3x3/9x9x9"}),
     "a preparation of another kind": changed(preparation={"orientation": "RAS", "intensity": 7}),
 }
 

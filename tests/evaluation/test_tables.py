@@ -50,6 +50,26 @@ def test_without_a_known_spacing_there_are_no_millimeters(tmp_path: Path) -> Non
     assert rows[0]["hd95_mm"] == ""
 
 
+def test_names_of_classes_stand_in_tables_and_in_tensorboard(tmp_path: Path) -> None:
+    found, names = cases(None), {1: "left / right liver", 2: "tumor"}
+    assert [line.strip().split("  ")[0] for line in table(summarize(found), names=names).splitlines()[1:4]] == [
+        "left / right liver",
+        "tumor",
+        "all",
+    ]
+    write_csv(tmp_path / "m.csv", found, names)
+    assert {(row["class"], row["class_name"]) for row in csv.DictReader((tmp_path / "m.csv").open())} == {
+        ("1", "left / right liver"),
+        ("2", "tumor"),
+    }
+    folder = RunFolder(tmp_path, "unet_3D")
+    with Tracker(folder, class_names=names) as tracker:
+        tracker.log(1, {"validation/dice_class1": 0.5, "validation/dice": 0.5}, round=1)
+    (events,) = folder.tensorboard.glob("events*")
+    assert b"validation/dice_left_right_liver" in events.read_bytes()
+    assert "validation/dice_class1" in folder.metrics.read_text(), "which programs read"
+
+
 def test_what_is_done_again_is_not_logged_twice(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "unet_3D")
     with Tracker(folder) as tracker:

@@ -66,7 +66,7 @@ def _training(description: Mapping[str, Any]) -> Iterator[str]:
     ):
         if key in arguments:
             yield f"- {key}: {arguments[key]}"
-    if training:
+    if "round" in training:
         yield f"- network of round {training['round']}, iteration {training['iteration']}"
     score = training.get("validation_dice")
     yield "- quality: " + ("not measured" if score is None else f"validation Dice {score:.3f}, by which it was chosen")

@@ -13,7 +13,7 @@ import torch
 from semisam_o1 import __version__
 from semisam_o1.commands.model_card import model_card
 from semisam_o1.commands.outputs import check_folder
-from semisam_o1.commands.trained import TrainedConfig, load_model
+from semisam_o1.commands.trained import LoadedModel, TrainedConfig, load_model
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import assign, option
 from semisam_o1.data.preparation.settings import read_classes, read_preparation
@@ -60,7 +60,7 @@ def export(config: ExportConfig) -> list[Path]:
         if path.exists() and not (config.overwrite and (path != config.out or _is_ours(path))):
             raise InputError(f"{path} exists; name another file, or --overwrite what export.py wrote")
     model = load_model(replace(config, device="cpu"), torch.device("cpu"))
-    description = describe(model.trained, model.config)
+    description = describe(model)
     weights = {key: value.contiguous() for key, value in model.predictor.network.state_dict().items()}
     write_bundle(config.out, description, weights, model_card(description))
     print(f"written: {config.out} ({config.out.stat().st_size / 2**20:.1f} MiB), for predict.py --exp and load_run")
@@ -80,21 +80,18 @@ def _is_ours(path: Path) -> bool:
     return True
 
 
-def describe(trained: TrainedModel, config: ExportConfig) -> dict[str, Any]:
-    """Return what a bundle says of a network: how to build it, how to prepare a scan, and how it was trained.
-
-    Args:
-        config: completed from the arguments of the training.
-    """
+def describe(model: LoadedModel[ExportConfig]) -> dict[str, Any]:
+    """Return what a bundle says of a network: how to build it, how to prepare a scan, and how it was trained."""
+    trained, config = model.trained, model.config
     arguments = {key: value for key, value in trained.arguments.items() if key not in PRIVATE}
-    resolved = {"model": config.model, "num_classes": config.num_classes, "patch_size": list(config.patch_size)}
+    resolved = {name: getattr(config, name) for name in ("model", "num_classes", "patch_size", "network_levels")}
     switches = {"binary_label": bool(config.binary_label), "largest_component": bool(config.largest_component)}
     name = Path(str(arguments.get("exp", trained.folder.parent.name))).name
     return {
         "arguments": {**arguments, **resolved, **switches, "exp": name},
         "preparation": trained.preparation or _preparation_of(trained.arguments),
         "scans": trained.scans,
-        "training": _training(trained),
+        "training": _training(trained) | {"decision_bias": model.predictor.bias},
         "version": __version__,
     }
 

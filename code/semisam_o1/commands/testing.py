@@ -194,13 +194,14 @@ def _write_results(model: LoadedModel[TestConfig], results: Iterable[VolumeResul
             "metrics": config.metrics,
             "precision": model.predictor.precision,
             "device": model.predictor.device.type,
+            "class_names": {str(c): name for c, name in model.class_names.items()},
             "summary": summary,
             "per_case": rows,
         }
         kept = _keep_earlier_results(folder, content)
-    write_csv(folder.test_table, rows)
+    write_csv(folder.test_table, rows, model.class_names)
     write_json(folder.test_metrics, content)
-    print(table(summary, config.metrics))  # only now: output that breaks off costs no result
+    print(table(summary, config.metrics, model.class_names))  # only now: output that breaks off costs no result
     if kept is not None:
         print(f"the earlier test has other results, kept as {kept}")
     print(f"written: {folder.test_table} and {folder.test_metrics.name}")

@@ -136,7 +136,19 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
 
 
 def decision_bias(trained: TrainedModel) -> tuple[float, ...] | None:
-    """Return the bias of the decision that goes with a checkpoint of a run; None for none."""
+    """Return the bias of the decision that goes with a checkpoint; None for none.
+
+    Raises:
+        InputError: if a packed model states something else.
+    """
+    if trained.record is not None:
+        bias = (trained.packed or {}).get("decision_bias")
+        if bias is None:
+            return None
+        numbers = isinstance(bias, list) and all(isinstance(value, (int, float)) for value in bias)
+        if not numbers or len(bias) != trained.arguments.get("num_classes") or not np.isfinite(bias).all():
+            raise InputError(f"{trained.described_in}: decision_bias must be a number per class; get it again")
+        return tuple(map(float, bias))
     folder = RunFolder(trained.folder, trained.model)
     records = [record for record in read_records(folder) if record.trained]
     if not records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,19 @@ def _statistics(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return {key: {"mean": float(np.mean(v)), "std": float(np.std(v))} for key, v in columns.items() if v}
 
 
-def table(summary: dict[str, Any], by: str = "builtin") -> str:
-    """Return the printed table: mean ± standard deviation over cases, per class and overall, computed by ``by``."""
+def table(summary: dict[str, Any], by: str = "builtin", names: Mapping[int, str] | None = None) -> str:
+    """Return the printed table: mean ± standard deviation over cases, per class and overall.
+
+    Args:
+        by: name of the implementation that computed the metrics.
+        names: of classes, where they have names.
+    """
     keys = [key for key in HEADINGS if key in summary["overall"]]
     rows = [["class", *(HEADINGS[key] for key in keys)] + ["empty"] * (summary["empty"] > 0)]
     for label, statistics in [*summary["classes"].items(), ("all", summary["overall"])]:
         cells = [f"{statistics[k]['mean']:.4f} ± {statistics[k]['std']:.4f}" if k in statistics else "-" for k in keys]
         empty = [str(statistics.get("empty", summary["empty"]))] if summary["empty"] else []
-        rows.append([label, *cells, *empty])
+        rows.append([(names or {}).get(int(label), label) if label != "all" else label, *cells, *empty])
     note = f"{summary['cases']} cases, metrics {'of medpy' if by == 'medpy' else 'as medpy defines them'}"
     if summary["empty"]:
         note += (
@@ -84,10 +89,11 @@ def table(summary: dict[str, Any], by: str = "builtin") -> str:
     return "\n".join([*text_table(rows), note])
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write a row per case and class."""
+def write_csv(path: Path, rows: Sequence[Row], names: Mapping[int, str] | None = None) -> None:
+    """Write a row per case and class, with the names of the classes where they have names."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["name", "class", *HEADINGS, "empty"], lineterminator="\n")
+    writer = csv.DictWriter(text, ["name", "class", *HEADINGS, "empty", "class_name"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "empty": int(row["empty"])} for row in rows)
+    for row in rows:
+        writer.writerow({**row, "empty": int(row["empty"]), "class_name": (names or {}).get(row["class"], "")})
     write_text(path, text.getvalue())

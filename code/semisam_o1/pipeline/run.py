@@ -36,7 +36,7 @@ from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, m
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import best_round, load_labels, load_weights, read_records, write_round, write_tracking
-from semisam_o1.runs.results import read_run
+from semisam_o1.runs.results import read_run, stated_names
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
@@ -68,8 +68,9 @@ def train(config: TrainConfig) -> None:
         with RunLock(folder.path) as lock:
             start = take_folder(config, checked, lock)
             stop.kept = "what is finished is kept"
+            names = stated_names(checked.arguments["preparation"], checked.arguments["arguments"])
             try:
-                with Tracker(folder, start.finished, start.step) as tracker:
+                with Tracker(folder, start.finished, start.step, names) as tracker:
                     run = build_run(config, checked, feature_set, tracker, stop)
                     del feature_set  # the encoder's memory is better spent on training
                     run.run(start)

@@ -59,6 +59,7 @@ class TrainedModel:
     arguments: dict[str, Any]
     preparation: dict[str, Any] | None = None
     scans: dict[str, Any] | None = None
+    packed: dict[str, Any] | None = None  # what a bundle says of the training, None for a run folder
 
     @property
     def record(self) -> str | None:
@@ -139,7 +140,7 @@ def _trained_in(bundle: Path) -> TrainedModel:
     content = read_bundle(bundle)
     arguments = content["arguments"]
     _check_sound(arguments, f"{bundle}, {DESCRIPTION}")
-    parts = (content.get(part) for part in ("preparation", "scans"))
+    parts = (content.get(part) for part in ("preparation", "scans", "training"))
     parts = (part if isinstance(part, dict) else None for part in parts)
     return TrainedModel(bundle.parent, bundle, arguments.get("model", "unet_3D"), arguments, *parts)
 

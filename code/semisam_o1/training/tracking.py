@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -32,9 +33,17 @@ class Tracker:
         folder: of the run; exists.
         last_round, last_step: the last finished ones of a resumed run; what was logged after them will be repeated and
             is dropped.
+        class_names: of the foreground classes, which TensorBoard shows instead of their numbers.
     """
 
-    def __init__(self, folder: RunFolder, last_round: int = -1, last_step: int = 0):
+    def __init__(
+        self,
+        folder: RunFolder,
+        last_round: int = -1,
+        last_step: int = 0,
+        class_names: Mapping[int, str] | None = None,
+    ):
+        self._names = {f"class{c}": _as_tag(name) for c, name in (class_names or {}).items()}
         self._main = distributed.is_main()
         if self._main:
             _drop_lines(folder.metrics, last_round, last_step)
@@ -68,12 +77,14 @@ class Tracker:
         """Log scalars of one step, counted over all rounds, to TensorBoard and as one JSON object.
 
         Args:
-            values: by TensorBoard tag.
+            values: by TensorBoard tag; there, the name of a class stands for classN at the end of a tag.
             context: joins the JSON object only, such as round and iteration.
         """
         if self._main:
             for tag, value in values.items():
-                self._write_event(step, summary.scalar(tag, value))
+                beginning, _, last = tag.rpartition("_")
+                named = f"{beginning}_{self._names[last]}" if last in self._names else tag
+                self._write_event(step, summary.scalar(named, value))
             self._metrics.write(json.dumps({"step": step, **context, **values}) + "\n")
             self._metrics.flush()
 
@@ -93,6 +104,11 @@ class Tracker:
         if time.monotonic() > self._flushed_at + FLUSH_SECONDS:
             self._board.flush()
             self._flushed_at = time.monotonic()
+
+
+def _as_tag(name: str) -> str:
+    """Return a name as a part of a tag; a slash would begin a group of its own."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _drop_lines(path: Path, last_round: int, last_step: int) -> None:
