@@ -154,6 +154,7 @@ COMMANDS = {
     "report": Command(
         "Write one self-contained page about a training run: curves, tables, and every case with its outlines.",
         _report,
+        Hints(dataset="(--root_path names the dataset of the run, if it was moved)"),
     ),
     "export": Command("Pack a trained network into one file to hand on, and write it as ONNX beside it.", _export),
     "demo": Command(

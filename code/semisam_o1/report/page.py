@@ -24,6 +24,7 @@ from semisam_o1.drawing import figures
 from semisam_o1.drawing.outlines import CLASS_COLORS, class_color
 from semisam_o1.methods import METHODS
 from semisam_o1.plan.decisions import read_plan
+from semisam_o1.report.earlier import compare, find_earlier
 from semisam_o1.report.pictures import Plane, planes
 from semisam_o1.runs.records import RoundRecord, best_round
 from semisam_o1.runs.results import Case, LabeledScan, RunResults, read_run
@@ -79,6 +80,7 @@ def report(config: ReportConfig) -> None:
         plan=read_plan(results.folder.plan),
         best=best_round(results.records),
         groups=groups,
+        earlier=compare(found, results) if (found := find_earlier(results)) else None,
         advice=advise(results, groups),
         step_charts=[figures.loss_chart(results.steps), figures.validation_chart(results.steps, results.class_name)],
         round_charts=_round_charts(results),

@@ -106,6 +106,10 @@ class RoundLabels:
         """Return the mean entropy of a volume in nats, None for labeled volumes and in round 0."""
         return self._file[name].attrs.get("uncertainty")
 
+    def dice(self, name: str) -> float | None:
+        """Return the mean foreground Dice of a volume's label, None where the true label is not known."""
+        return self._file[name].attrs.get("dice")
+
     def refined(self, name: str) -> bool:
         return bool(self._file[name].attrs.get("refined", False))
 

@@ -154,3 +154,20 @@ def test_scans_are_converted_in_processes_alike(tmp_path: Path) -> None:
     for index in range(3):
         first, second = (Dataset(tmp_path / str(workers)).load(f"s{index}").image for workers in (1, 2))
         np.testing.assert_array_equal(first, second)
+
+
+def test_what_is_skipped_is_told_in_every_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_decathlon(tmp_path / "decathlon", 1)
+    write(tmp_path / "decathlon" / "imagesTr" / "more.nii.gz", scan(7))
+    (tmp_path / "decathlon" / "imagesTr" / "notes.txt").write_text("x")
+    (tmp_path / "decathlon" / "imagesTr" / "._case_0.nii.gz").write_text("x")
+    assert prepare("nnunet", tmp_path / "decathlon", "--template", "case_0", tmp_path / "a") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for part in ("1 hidden (._case_0", "1 of other formats (notes.txt)", "not in dataset.json (more.nii.gz)"):
+        assert part in told
+
+    for name in ("BraTS_1", "BraTS_2"):
+        write(tmp_path / "brats" / "HGG" / name / f"{name}_flair.nii.gz", scan(1))
+    (tmp_path / "brats" / "HGG" / "papers").mkdir()
+    assert prepare("brats", tmp_path / "brats", tmp_path / "b") == 0
+    assert "skipped: 1 folders without files of that name (papers)" in capsys.readouterr().out

@@ -123,7 +123,12 @@ def find_dataset_json(folder: Path, channel: int | None = None) -> FoundScans:
     pairs = [sorted(map(str, pair), key=str.isdigit, reverse=True) for pair in pairs]
     names = {int(value): name for value, name in pairs if value.isdigit() and int(value) > 0}
     expected = f"scan of channel {number}; imagesTr must hold NAME_{number:04d} and an ending of {', '.join(SUFFIXES)}"
-    return _found(scans, folder, expected, names)
+    taken = {scan.image.resolve() for scan in scans}
+    skipped: dict[str, list[str]] = {}
+    for image in (image for image in entries(folder, "imagesT[rs]/*") if image.resolve() not in taken):
+        other = "of other formats" if stem(image) is None else "of other channels, or not in dataset.json"
+        skipped.setdefault("hidden" if image.name.startswith(".") else other, []).append(image.name)
+    return _found(scans, folder, expected, names, skipped)
 
 
 def _listed_scan(path: Path, entry: Any, channel: int) -> ScanFiles:
@@ -141,7 +146,7 @@ def _listed_scan(path: Path, entry: Any, channel: int) -> ScanFiles:
 
 def find_brats(folder: Path, modality: str) -> FoundScans:
     """Find the scans of a BraTS release: a folder per scan, anywhere below, with a file per modality and a label."""
-    scans, lacking = [], []
+    scans, lacking, skipped = [], [], []
     for case in filter(Path.is_dir, entries(folder, "**/*")):
         image, label, *others = (
             next(filter(None, (_with_suffix(case / f"{case.name}{ending}") for ending in endings)), None)
@@ -151,18 +156,21 @@ def find_brats(folder: Path, modality: str) -> FoundScans:
             scans.append(ScanFiles(case.name, image, label))
         elif any(others):
             lacking.append(case.name)
+        elif not any(map(Path.is_dir, case.iterdir())):
+            skipped.append(case.name)
     if lacking:
         raise InputError(f"{folder}: no {modality} image of {', '.join(lacking)}; choose another modality")
     names = {1: "necrotic core", 2: "edema", 4: "enhancing tumor"}
-    return _found(scans, folder, f"folder NAME with NAME_{modality}.nii.gz; is it a BraTS release?", names)
+    expected = f"folder NAME with NAME_{modality}.nii.gz; is it a BraTS release?"
+    return _found(scans, folder, expected, names, {"folders without files of that name": skipped})
 
 
 def find_public_la(folder: Path) -> FoundScans:
     """Find the scans of the public LA copy, FOLDER/NAME/mri_norm2.h5."""
     scans = [ScanFiles(file.parent.name, file, file) for file in entries(folder, f"*/{PUBLIC_FILE}")]
-    return _found(
-        scans, folder, f"NAME/{PUBLIC_FILE}; give the folder that holds the scans' folders", {1: "left atrium"}
-    )
+    others = [path.name for path in entries(folder, "*") if not (path / PUBLIC_FILE).is_file()]
+    expected = f"NAME/{PUBLIC_FILE}; give the folder that holds the scans' folders"
+    return _found(scans, folder, expected, {1: "left atrium"}, {f"without {PUBLIC_FILE}": others})
 
 
 def with_bounds(found: FoundScans, table: Path) -> FoundScans:
@@ -186,7 +194,13 @@ def with_bounds(found: FoundScans, table: Path) -> FoundScans:
     return replace(found, scans=scans)
 
 
-def _found(scans: Sequence[ScanFiles], folder: Path, expected: str, class_names: dict[int, str]) -> FoundScans:
+def _found(
+    scans: Sequence[ScanFiles],
+    folder: Path,
+    expected: str,
+    class_names: dict[int, str],
+    skipped: Mapping[str, list[str]],
+) -> FoundScans:
     """Return the scans by name, sorted; there must be one."""
     if not scans:
         raise InputError(f"{folder} holds no {expected}")
@@ -194,7 +208,8 @@ def _found(scans: Sequence[ScanFiles], folder: Path, expected: str, class_names:
         [fault for scan in scans if (fault := name_fault(scan.image, scan.name))], "faults, nothing was written"
     )
     by_name = {scan.name: scan for scan in sorted(scans, key=lambda scan: scan.name)}
-    return FoundScans(by_name, str(folder), class_names=class_names)
+    told = {reason: names for reason, names in skipped.items() if names}
+    return FoundScans(by_name, str(folder), class_names=class_names, skipped=told)
 
 
 def _with_suffix(path: Path) -> Path | None:
