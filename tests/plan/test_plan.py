@@ -82,6 +82,12 @@ def test_a_small_structure_keeps_the_spacing_as_it_is() -> None:
     assert "template would be lost" in reason
 
 
+def test_values_that_no_voxel_has_do_not_hinder() -> None:
+    found = scans("cine")
+    gaps = Scans(found.size, found.spacing, Template(found.template.extent, (5700, 0, 5700)))
+    assert working_spacing(gaps, MACHINES["laptop"])[0] == (2.625, 2.625, 10.0)
+
+
 def test_without_a_label_the_size_of_the_scans_decides() -> None:
     size, spacing, *_ = COHORTS["left atrium"]
     assert working_spacing(Scans(size, spacing), MACHINES["laptop"])[0] == (1.25, 1.25, 1.25)

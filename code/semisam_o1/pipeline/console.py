@@ -27,7 +27,7 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
         location: where decoded volumes are held: 'gpu', 'ram' or 'none'.
     """
     cohort, device, precision = checked.cohort, checked.device, checked.precision
-    on_gpu = device.type == "cuda"
+    on_gpu, planned = device.type == "cuda", "precision" in checked.arguments.get("planned", ())
     fault = None if on_gpu else cuda_fault()
     found = fault.reason if fault else "a CUDA device works"
     native = "is computed natively here" if precision == "bf16" else "is what this device computes best"
@@ -47,7 +47,7 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
         + (f" ({features})" if config.features == "builtin" else ""),
         "selection": rule,
         "device": f"{torch.cuda.get_device_name(device) if on_gpu else 'cpu'} ({_reason(config.device, found)})",
-        "precision": f"{precision} ({_reason(config.precision, f'{precision} {native}')})",
+        "precision": f"{precision} ({'as planned' if planned else _reason(config.precision, f'{precision} {native}')})",
         "volumes": f"kept {held} ({'auto: ' if config.cache == 'auto' else ''}{location_reason})",
         "run folder": str(checked.folder.path),
     }

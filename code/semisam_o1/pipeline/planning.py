@@ -26,6 +26,7 @@ from semisam_o1.plan.grid import fitting_patch, window_stride, window_voxels
 from semisam_o1.plan.length import (
     FIRST_HOURS,
     FIRST_ITERATIONS,
+    MAX_ITERATIONS,
     Clock,
     Length,
     Wanted,
@@ -106,7 +107,7 @@ def plan_run(
     if config.hours is None and (machine.on_gpu or wanted.iterations):
         length, reason = published_length(wanted), "the published length"
     else:
-        seconds = time_steps(config, cohort, machine, device)
+        seconds = time_steps(config, cohort, machine, device, best and "precision" not in given)
         settings += _decide(config, given, [_precision(seconds, config.precision)]) if best else []
         config = _with(config, settings)
         length = fit_length(Clock(workload(config, cohort), min(seconds.values())), wanted)
@@ -190,10 +191,12 @@ def workload(config: TrainConfig, cohort: Cohort) -> Workload:
     )
 
 
-def time_steps(config: TrainConfig, cohort: Cohort, machine: Machine, device: torch.device) -> dict[str, float]:
-    """Return the seconds of a training step by precision: the one in use and, on a CPU, float32 if it may be chosen."""
+def time_steps(
+    config: TrainConfig, cohort: Cohort, machine: Machine, device: torch.device, choose: bool
+) -> dict[str, float]:
+    """Return the seconds of a training step by precision: the one in use and, on a CPU, float32 if one may choose."""
     tried = [machine.precision]
-    if config.recipe == "best" and config.precision == "auto" and machine.precision == "bf16" and not machine.on_gpu:
+    if choose and machine.precision == "bf16" and not machine.on_gpu:
         needed = step_memory(config, "fp32")(math.prod(config.patch_size))
         tried += ["fp32"] if needed < machine.step_memory() else []
     return distributed.from_main({name: step_seconds(config, cohort, device, name) for name in tried})
@@ -214,6 +217,8 @@ def _reason(length: Length, wanted: Wanted, step: float) -> str:
     pace = f"{step:.2g} s each here"
     if wanted.hours is None and length.iterations == FIRST_ITERATIONS:
         return f"{pace}; a first result, --hours trains longer"
+    if length.iterations == MAX_ITERATIONS:
+        return f"{pace}; the published length"
     hours = wanted.hours or FIRST_HOURS
     if length.seconds > 3600 * hours:
         return f"{pace}; more than {hours:g} h, too short for these scans"

@@ -57,7 +57,8 @@ def _visible(scans: Scans, finest: float) -> bool:
     coarser = [max(1.0, finest / own) for own in scans.spacing]
     extents = zip(scans.template.extent, coarser, strict=True)
     wide = all(extent / factor >= MIN_EXTENT for extent, factor in extents if factor > 1)
-    return wide and min(scans.template.class_voxels) / math.prod(coarser) >= MIN_CLASS
+    smallest = min(voxels for voxels in scans.template.class_voxels if voxels)
+    return wide and smallest / math.prod(coarser) >= MIN_CLASS
 
 
 def fitting_patch(size: Sequence[int], voxels: int, divisors: Sequence[int] = (DIVISOR,) * 3) -> Sides:

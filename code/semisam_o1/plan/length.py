@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # In units of the time that a training step takes per voxel of its batch, so that they follow the speed of the machine:
 FORWARD = 0.3  # per voxel of a window in validation and relabeling
-REGISTRATION, FUSION = 60.0, 6.0  # per voxel of a working grid, in round 0 and after each round
+REGISTRATION, FUSION = 25.0, 6.0  # per voxel of a working grid, in round 0 and after each round
 START = 10.0  # seconds: reading, checks, figures
 RESERVE = 0.05  # of the time, for what is not foreseen
 VALIDATIONS, VALIDATION_SHARE = 10, 0.15  # per round, and the share of training time that they may take
