@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Round 0 by atlas against affine and B-spline registration with SimpleITK: pseudo-label Dice and CPU seconds.
+"""Round 0 by atlas against affine and B-spline registration with SimpleITK: Dice, volumes and CPU seconds.
 
 The dataset's first training scan is the template; the scans it is carried to need labels, to score with. SimpleITK
 registers whole scans at the resolution that the atlas works at, half that of a left atrium.
@@ -18,7 +18,7 @@ import torch
 
 import code_path  # noqa: F401
 from semisam_o1.data.dataset.cache import ArrayCache
-from semisam_o1.data.dataset.volumes import Dataset, content_hash
+from semisam_o1.data.dataset.volumes import Dataset, Volume, content_hash
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.data.preflight.inspection import VolumeInfo
 from semisam_o1.data.sampling.fields import resize
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--num_classes", type=int, default=2)
     parser.add_argument("--volumes", type=int, default=5, help="how many, spread over the training list")
     parser.add_argument("--cache", type=Path, required=True, help="empty folder for what the atlas computes")
+    parser.add_argument("--only", default="", metavar="TEXT", help="measure only ways of this name, as 'atlas'")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -122,15 +123,25 @@ def main() -> None:
         "atlas, consensus with 5 neighbors (on top)": lambda n: labeled(n, atlas.consensus(n)),
     }
     print(f"{len(chosen)} volumes of {arguments.root}, template {names[0]}, one core")
-    print(f"{'way':44s}  {'Dice':>6s}  s per volume")
+    print(f"{'way':44s}  {'Dice':>6s}  s per volume  Dice and median volume, relative to the true one, of each class")
     for way, label in ways.items():
-        scores, seconds = [], []
-        for name in chosen:
-            started = time.process_time()
-            predicted = label(name)
-            seconds.append(time.process_time() - started)
-            scores.append(np.mean(dice_per_class(predicted, volumes[name].label, arguments.num_classes)))
-        print(f"{way:44s}  {np.mean(scores):6.4f}  {np.median(seconds):6.2f}", flush=True)
+        if arguments.only in way:
+            print(f"{way:44s}  {measure(label, [volumes[name] for name in chosen], arguments.num_classes)}", flush=True)
+
+
+def measure(label: Callable[[str], np.ndarray], scans: list[Volume], num_classes: int) -> str:
+    """Return a row of the table for a way to label the scans."""
+    scores, ratios, seconds = [], [], []
+    for scan in scans:
+        started = time.process_time()
+        predicted = label(scan.name)
+        seconds.append(time.process_time() - started)
+        scores.append(dice_per_class(predicted, scan.label, num_classes))
+        sizes = [[(labels == c).sum() for c in range(1, num_classes)] for labels in (predicted, scan.label)]
+        ratios.append(np.divide(sizes[0], np.maximum(sizes[1], 1)))
+    per_class = zip(np.mean(scores, axis=0), np.median(ratios, axis=0), strict=True)
+    classes = ", ".join(f"{dice:.3f} ({ratio:.2f})" for dice, ratio in per_class)
+    return f"{np.mean(scores):6.4f}  {np.median(seconds):12.2f}  {classes}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from semisam_o1.propagation.registration import Step
 
-BORDER = 1.0  # units of working resolution: standard deviation of the borders of propagated labels
+BORDER = 0.7  # units of working resolution: standard deviation of the borders of propagated labels
 SMOOTHNESS = 0.5  # units: standard deviation of the smoothing after each step
 INTENSITY_WEIGHT = 0.5  # exponent of the likelihood; neighboring voxels are not independent
 ITERATIONS = 4
