@@ -98,6 +98,19 @@ def test_true_labels_of_neighbors_are_carried_over_exactly_enough(cohort: Cohort
     assert score(cohort, cohort.consensus("b"), "b") > 0.85
 
 
+def test_neighbors_start_from_whichever_of_two_places_fits_better(cohort: CohortAtlas) -> None:
+    propagation = cohort.propagation
+    fixed, moving = (cohort.registered(name) for name in ("a", "b"))
+    by_template, by_middle = propagation.pair_starts(fixed, moving)
+    shapes = [np.array(SCANS[name][0].shape) for name in ("a", "b")]
+    x, y, z = np.array(fixed.region.voxel_coords()[:, 0, 0, 0])
+    in_other = moving.region.start + by_middle[:, 0, 0, 0]  # cells are voxels here
+    np.testing.assert_allclose(in_other - (shapes[1] - 1) / 2, [x, y, z] - (shapes[0] - 1) / 2, atol=1e-3)
+    descriptions = [cohort._description(name, cohort.registered(name).region) for name in ("a", "b")]
+    assert propagation.register_pair(*descriptions, [by_template + 9, by_template]).start == 1
+    assert propagation.register_pair(*descriptions, [by_template, by_template + 9]).start == 0
+
+
 def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cohort.registered("a"), cohort.consensus("a")
     again = make_cohort(cohort._cache.folders[0])

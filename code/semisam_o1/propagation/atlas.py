@@ -21,7 +21,7 @@ from semisam_o1.propagation.description import FeatureComponents, VolumeDescript
 from semisam_o1.propagation.locating import Locator
 from semisam_o1.propagation.matching import TemplateMatcher
 from semisam_o1.propagation.region import Pose, Region, structures
-from semisam_o1.propagation.registration import Step, box_mean, displaced, register
+from semisam_o1.propagation.registration import PairRegistration, Step, box_mean, displaced, register
 
 COARSE_RADIUS = 9.0  # units; larger structures are registered at half the resolution
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
@@ -158,11 +158,11 @@ class AtlasPropagation:
         frame_coords, relative_improvement = aligned, 0.0
         for index, template in enumerate(self.templates):
             begin = self._to_cell_coords(aligned, template.frame_coords)
-            displacement, improvement = self.register_pair(volume, self._described[index], begin)
-            places = self.displace(begin, displacement, template.region)
+            pair = self.register_pair(volume, self._described[index], [begin])
+            places = self.displace(begin, pair.displacement, template.region)
             warped += sample_array(template.probabilities, places) / len(self.templates)
-            if index == 0 and improvement > 0:
-                relative_improvement = improvement
+            if index == 0 and pair.improvement > 0:
+                relative_improvement = pair.improvement
                 frame_coords = sample_array(template.frame_coords, places)
         # Farther from the warped foreground, matches would only vote for background, slowly.
         near = box_mean(torch.from_numpy(1 - warped[:1]), VOTE_WINDOW, self.step(volume.region))[0].numpy() > VOTE_SHARE
@@ -176,29 +176,28 @@ class AtlasPropagation:
         return Prediction.from_probabilities(region.paste(registered.probabilities))
 
     def register_pair(
-        self, fixed: VolumeDescription, moving: VolumeDescription, start: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Register one volume to another.
+        self, fixed: VolumeDescription, moving: VolumeDescription, starts: Sequence[np.ndarray]
+    ) -> PairRegistration:
+        """Register one volume to another, from the one of several starts that fits best.
 
         Args:
-            start: initial cell coordinates in the moving volume, (3, w, h, d) on the fixed one's working grid.
-
-        Returns:
-            The displacement from ``start`` in working units, (3, w', h', d') float32 on the grid of registration, and
-            the relative decrease of the mismatch. Both are 0 if it did not decrease.
+            starts: initial cell coordinates in the moving volume, (3, w, h, d) each, on the fixed one's working grid.
         """
         part, other = (each.registration.on(self.device) for each in (fixed, moving))
-        reduced = resize(torch.from_numpy(start).to(self.device), part.values.shape[1:])
-        start_coords = rescale(reduced, moving.grid, other.values.shape[1:])
-        displacement = register(part, other, start_coords)
-        mismatches = [
-            (part.values - sample(other.values, coords)).square().mean()
-            for coords in (start_coords, displaced(start_coords, displacement, other.step))
-        ]
-        before, after = torch.stack(mismatches).tolist()
-        if not after < before:
-            return np.zeros(displacement.shape, np.float32), 0.0
-        return displacement.cpu().numpy() * self._coarseness, 1 - after / before
+        grid = part.values.shape[1:]
+
+        def mismatch(coords: torch.Tensor) -> float:
+            return float((part.values - sample(other.values, coords)).square().mean())
+
+        reduced = [resize(torch.from_numpy(start).to(self.device), grid) for start in starts]
+        candidates = [rescale(coords, moving.grid, other.values.shape[1:]) for coords in reduced]
+        mismatches = [mismatch(coords) for coords in candidates]
+        best = int(np.argmin(mismatches))
+        displacement = register(part, other, candidates[best])
+        after = mismatch(displaced(candidates[best], displacement, other.step))
+        if not after < mismatches[best]:
+            return PairRegistration(best, np.zeros(displacement.shape, np.float32), 0.0)
+        return PairRegistration(best, displacement.cpu().numpy() * self._coarseness, 1 - after / mismatches[best])
 
     def displace(self, cell_coords: np.ndarray, displacement: np.ndarray, region: Region) -> np.ndarray:
         """Return cell coordinates (3, w, h, d) in a region, moved by a displacement in working units on any grid."""
@@ -216,11 +215,14 @@ class AtlasPropagation:
         center, spacing = (np.array(values).reshape(3, 1, 1, 1) for values in (self._structures.center, self._spacing))
         return ((frame_coords * self._structures.radius + center) / spacing).astype(np.float32)
 
-    def affine_coords(self, fixed: RegisteredVolume, moving: RegisteredVolume) -> np.ndarray:
-        """Return cell coordinates (3, w, h, d) in one volume of the other's cells, by the affine part of both."""
+    def pair_starts(self, fixed: RegisteredVolume, moving: RegisteredVolume) -> list[np.ndarray]:
+        """Return cell coordinates (3, w, h, d) in one volume of the other's cells: by the affine part of both
+        registrations, and by the middles of both scans."""
         matrix, shift = self._affine(fixed.frame_coords)
         in_frame = matrix @ np.indices(fixed.frame_coords.shape[1:]).reshape(3, -1) + shift
-        return self._to_cell_coords(in_frame.reshape(fixed.frame_coords.shape), moving.frame_coords)
+        by_template = self._to_cell_coords(in_frame.reshape(fixed.frame_coords.shape), moving.frame_coords)
+        own, others = (volume.region.centered().frame_coords(self._structures.radius) for volume in (fixed, moving))
+        return [by_template, self._to_cell_coords(own, others)]
 
     def _to_cell_coords(self, points: np.ndarray, frame_coords: np.ndarray) -> np.ndarray:
         """Convert points (3, w, h, d) in the frame to cell coordinates in a volume, by the affine part of its own."""

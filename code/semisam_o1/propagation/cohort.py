@@ -30,7 +30,7 @@ from semisam_o1.propagation.description import VolumeDescription
 from semisam_o1.propagation.region import MAX_CELLS, Pose, Region
 from semisam_o1.propagation.registration import Channels, Step, box_mean
 
-VERSION = 2  # part of the cache key, to be raised whenever results change
+VERSION = 3  # part of the cache key, to be raised whenever results change
 DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
 BYTES_PER_CELL = 200  # of a description, at most: 50 channels
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
@@ -179,15 +179,16 @@ class CohortAtlas:
     def _cell_coords(self, fixed: str, moving: str) -> np.ndarray:
         """Return the cell coordinates (3, w, h, d) in one volume of another's cells, by registration."""
         key = f"{self._folder}/pairs/{self._key(fixed)}-{self._key(moving)}"
-        cached = self._cache.get(key, displacement=4)
+        cached = self._cache.get(key, displacement=4, start=0)
         volumes = [self.registered(name) for name in (fixed, moving)]
-        start = self.propagation.affine_coords(*volumes)
+        starts = self.propagation.pair_starts(*volumes)
         if cached is None:
             descriptions = [self._description(n, v.region) for n, v in zip((fixed, moving), volumes, strict=True)]
-            displacement, _ = self.propagation.register_pair(*descriptions, start)
-            cached = {"displacement": displacement.astype(np.float16)}
+            pair = self.propagation.register_pair(*descriptions, starts)
+            cached = {"displacement": pair.displacement.astype(np.float16), "start": np.array(pair.start)}
             self._cache.put(key, **cached)
-        return self.propagation.displace(start, cached["displacement"].astype(np.float32), volumes[1].region)
+        displacement, start = cached["displacement"].astype(np.float32), starts[int(cached["start"])]
+        return self.propagation.displace(start, displacement, volumes[1].region)
 
     def _registration(self, name: str) -> Channels:
         return self._description(name, self.registered(name).region).registration

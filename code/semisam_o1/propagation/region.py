@@ -122,6 +122,12 @@ class Region:
             rows.append((position + 0.5 - self.start[i]) * (self.grid[i] / self.size[i]) - 0.5)
         return np.stack(rows).astype(np.float32)
 
+    def centered(self) -> Region:
+        """Return the same box, with the structures in the middle of the volume and as large as the template's."""
+        spacings = [step * cells / size for step, cells, size in zip(self.step, self.grid, self.size, strict=True)]
+        middle = [(self.shape[axis] - 1) / 2 * length for axis, length in zip(self.pose.axes, spacings, strict=True)]
+        return replace(self, pose=replace(self.pose, origin=tuple(middle), scale=1.0))
+
     def frame_coords(self, radius: float) -> np.ndarray:
         """Return the cells' positions from the structures' center in the template's mean radii, (3, w, h, d)."""
         axes = []

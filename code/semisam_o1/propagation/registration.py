@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,6 +45,20 @@ class Channels(NamedTuple):
     def on(self, device: torch.device) -> Channels:
         """Return the channels on a device."""
         return Channels(to_device(self.values, device), self.step)
+
+
+class PairRegistration(NamedTuple):
+    """Registration of one volume to another.
+
+    Attributes:
+        start: index of the start that was taken.
+        displacement: from it, in working units, (3, w', h', d') float32 on the grid of registration.
+        improvement: relative decrease of the mismatch; 0, as the displacement, if it did not decrease.
+    """
+
+    start: int
+    displacement: np.ndarray
+    improvement: float
 
 
 def self_similarity(image: Tensor, step: Step = CUBE) -> Tensor:
