@@ -142,8 +142,8 @@ class MaxPool(nn.Module):
                 return F.max_pool3d(x, self.factors)
         for axis, factor in zip(VOXELS, self.factors, strict=True):
             if factor == 2:
-                pairs = x.narrow(axis, 0, x.shape[axis] // 2 * 2).unflatten(axis, (-1, 2))
-                x = torch.maximum(*pairs.unbind(axis + 1))
+                end, after = x.shape[axis] // 2 * 2, (slice(None),) * (4 - axis)
+                x = torch.maximum(x[(..., slice(0, end, 2), *after)], x[(..., slice(1, end, 2), *after)])
         return x
 
 
