@@ -148,7 +148,24 @@ def test_command_needs_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["1", "2", "4"]
     assert lines[5] == f"suggested template: {lines[2].split()[1]}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "train.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "features", "train.txt"]
+
+
+def test_what_was_computed_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [np.random.default_rng(index).standard_normal((20, 18, 16)).astype(np.float32) for index in range(5)]
+    for index, image in enumerate(images[:4]):
+        write_volume(tmp_path / "data" / f"p{index}.h5", Volume(f"p{index}", image))
+    (tmp_path / "train.txt").write_text("p0\np1\np2\np3\n")
+    assert run_command(suggest_template.main, [str(tmp_path)]) == 0
+    first = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(suggestion, "distances_between", None)
+        assert run_command(suggest_template.main, [str(tmp_path)]) == 0
+        assert capsys.readouterr().out == first
+        write_volume(tmp_path / "data" / "p3.h5", Volume("p3", images[4]))
+        assert run_command(suggest_template.main, [str(tmp_path)]) == 1, "another scan of that name"
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from semisam_o1.core.atomic_io import WriteError
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, raise_faults
 from semisam_o1.core.flags import AT_LEAST_1, DeviceConfig, assign, option, shell_command
@@ -21,6 +25,8 @@ from semisam_o1.pipeline.config import find_checkpoint, image_key_faults
 from semisam_o1.propagation.representativeness import Candidate, Distances, distances_between, rank
 from semisam_o1.runs.records import open_round
 from semisam_o1.runs.results import RunResults, read_run
+
+VERSION = 1  # part of the cache key, to be raised whenever distances change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +121,8 @@ def cohort_distances(
 ) -> Distances:
     """Return the pairwise distances of scans after registration, which compares its own features and a feature set.
 
+    They are kept in the dataset's features/, for the next time that the same scans are asked for.
+
     Raises:
         DatasetError: listing every scan that cannot be used.
     """
@@ -122,13 +130,34 @@ def cohort_distances(
     need = Need(num_classes=2, label=False, read_label=False)
     reports = [inspect(dataset, name, need) for name in progress(names, "checking")]
     raise_faults([fault for report in reports for fault in report.faults], "faults in the dataset", DatasetError)
+    hashes = {report.info.name: report.info.hash for report in reports}
+    shapes = {report.info.name: report.info.shape for report in reports}
+    cache, key = ArrayCache(dataset.root / "features"), _key(hashes, feature_set.key)
+    if (kept := cache.get(key, relative=2)) is not None:
+        return Distances(list(names), [names[i] for i in kept["targets"]], _with_own(kept["relative"], kept["targets"]))
     found: dict[str, VolumeFeatures] | None = None
     if features != "builtin":  # registration compares those anyway
-        hashes = {report.info.name: report.info.hash for report in reports}
-        cache = ArrayCache(dataset.root / "features")
         found, _ = extract_features(lambda name: dataset.load(name).image, hashes, feature_set, cache, progress)
-    shapes = {report.info.name: report.info.shape for report in reports}
-    return distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, progress=progress)
+    result = distances_between(lambda name: dataset.load(name).image, shapes, found, device=device, progress=progress)
+    places = np.array([result.candidates.index(name) for name in result.targets])
+    with contextlib.suppress(WriteError):  # the dataset may be read-only
+        cache.put(key, relative=np.nan_to_num(result.values), targets=places)
+    return result
+
+
+def _key(hashes: Mapping[str, str], features_key: str) -> str:
+    """Return the name in the cache of the distances between scans."""
+    digest = hashlib.blake2b(f"{VERSION} {features_key}".encode(), digest_size=12)
+    for value in hashes.values():
+        digest.update(value.encode())
+    return f"distances/{digest.hexdigest()}"
+
+
+def _with_own(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return stored distances with NaN for a scan to itself."""
+    values = values.copy()
+    values[targets, np.arange(len(targets))] = np.nan
+    return values
 
 
 def table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> str:
