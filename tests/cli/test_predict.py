@@ -76,6 +76,7 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     class Threshold:
         device = torch.device("cpu")
         precision = "fp32"
+        bias = None
 
         def __init__(self, *_: object):
             pass

@@ -359,8 +359,13 @@ def test_the_best_recipe_trains_resumes_and_is_tested(
     assert arguments["refinement"] == "fusion"
     assert arguments["augmentation"] == ["spatial", "intensity", "template"]
     with h5py.File(folder / "pseudo_labels" / "round1_confidence.h5") as file:
-        assert sorted(file) == [f"train{i}" for i in range(1, 6)]
+        file_names = sorted(file)
+        assert file_names == [f"train{i}" for i in range(1, 6)]
         assert all(values[()].min() >= 255 // 3 for values in file.values())
+    records = json.loads((folder / "round_tracking.json").read_text())
+    assert records[1]["kept"] == file_names, "a network of two iterations has not learned"
+    assert 0.3 < records[0]["expected_dice"] == records[1]["expected_dice"] <= 1
+    assert len(records[1]["reliability"]) == 2
     assert train(*command("parts", num_rounds=1)) == 0
     assert train(*command("parts", resume="on")) == 0, capsys.readouterr().err
     parts = tmp_path / "parts_MT_1label_1" / "unet_3D"

@@ -119,7 +119,7 @@ def test_round_0_is_judged_by_propagation_to_the_validation_scans(
     assert export(tmp_path / "run", tmp_path / "out") == 0
     assert "the best by validation Dice: round 0 0." in capsys.readouterr().out
     assert (exported(tmp_path / "out", "train5") == 10).all()
-    assert float(rows(tmp_path / "out")["train5"]["expected_dice"]) > 0.3
+    assert float(rows(tmp_path / "out")["train5"]["validation_dice"]) > 0.3
 
 
 @pytest.mark.parametrize(("shift", "best"), [(1, 1), (9, 0)])
@@ -167,7 +167,7 @@ def test_every_scan_of_the_dataset_has_a_file_and_a_row(
         "test1": "test.txt",
         "extra": "",
     }
-    assert table["train5"]["uncertainty"] == "0.2500" and table["test1"]["expected_dice"] == "0.9000"
+    assert table["train5"]["uncertainty"] == "0.2500" and table["test1"]["validation_dice"] == "0.9000"
     printed = capsys.readouterr().out
     assert "10 scans: 4 with your own mask, 4 with the label of round 1, 2 predicted by the network" in printed
     assert "--ckpt" not in printed, "which the user did not give"

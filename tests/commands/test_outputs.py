@@ -148,7 +148,7 @@ def test_failing_scans_are_skipped_when_asked_and_listed_at_the_end(
 ) -> None:
     spoil(folder / "scans" / "b.nii.gz")
     assert run_predict(folder, "--continue_on_error") == 1
-    assert sorted(contents(folder / "out")) == ["a.nii.gz", "c.nii.gz"]
+    assert sorted(contents(folder / "out")) == ["a.nii.gz", "c.nii.gz", "expected_dice.csv"]
     error = capsys.readouterr().err
     assert "2 scans are written, 1 were skipped" in error and "  b: " in error
 
@@ -169,7 +169,8 @@ def test_a_scan_that_breaks_midway_leaves_what_was_written_and_the_same_command_
     before = (folder / "out" / "a.nii.gz").stat().st_mtime_ns
     assert run_predict(folder, "--uncertainty") == 2
     assert run_predict(folder, "--uncertainty", "--skip_existing") == 0
-    assert len(contents(folder / "out")) == 6
+    assert len(contents(folder / "out")) == 7
+    assert [row.split(",")[0] for row in (folder / "out" / "expected_dice.csv").read_text().split()[1:]] == [*"abc"]
     assert (folder / "out" / "a.nii.gz").stat().st_mtime_ns == before
     assert run_predict(folder, "--uncertainty", "--skip_existing") == 0
     assert "all files are in" in capsys.readouterr().out

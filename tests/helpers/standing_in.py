@@ -27,6 +27,7 @@ class Threshold:
 
     device = torch.device("cpu")
     precision = "fp32"
+    bias = None
     shapes: ClassVar[list[tuple[int, ...]]] = []
 
     def __init__(self, *_: object):

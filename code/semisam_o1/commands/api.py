@@ -24,6 +24,7 @@ class Segmentation:
     probabilities: np.ndarray  # of every class, float32 (C, W, H, D)
     geometry: Geometry  # spacing (mm), origin (mm) and direction of the scan
     warnings: tuple[str, ...]  # what is unlike the scans that the run was trained on
+    expected_dice: tuple[float, ...]  # per foreground class, estimated without a true label
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class TrainedRun:
                 raise InputError(f"{scan} holds {len(found)} scans; predict them one by one")
             volume, warnings = self.network.read(found[0])
         probabilities = to_original_grid(self.model.probabilities(volume.image), volume)
-        grid = volume.original or volume.grid
-        return Segmentation(self.model.label_map(probabilities), probabilities, grid.geometry, tuple(warnings))
+        geometry, expected = (volume.original or volume.grid).geometry, self.model.expected_dice(probabilities)
+        return Segmentation(self.model.label_map(probabilities), probabilities, geometry, tuple(warnings), expected)
 
     def _as_trained(self) -> NetworkInput:
         """Return how an image is treated that lies on the network's grid already: its values alone are normalized."""

@@ -60,12 +60,12 @@ def export_cohort(config: PredictConfig) -> list[Path]:
         writer = LabelWriter(dataset, settings, Classes(run.num_classes, run.stated_names), files, model)
         for name in progress(names, "exporting"):
             try:
-                writer.write(scans[name])
+                scans[name] = writer.write(scans[name])
             except InputError as error:
                 if not config.continue_on_error:
                     raise RunError(f"{error}; --skip_existing goes on, --continue_on_error leaves it out") from error
                 failed[name] = str(error)
-    write_table(config.out / TABLE, scans, judgment)
+    write_table(config.out / TABLE, scans, judgment, run.num_classes)
     write_classes(config.out / CLASSES, run.stated_names)
     print(summary(scans, files.labels.path, judgment, config.out / TABLE))
     if failed:
@@ -148,15 +148,15 @@ def plan(
     """Return where the label of every scan comes from, by name."""
     labeled, scans = set(dataset.names("train.txt")[: run.arguments["labeled_num"]]), {}
     for name, (header, list_name) in headers.items():
-        origin, uncertainty = NETWORK if trained else NONE, None
+        origin, measured = NETWORK if trained else NONE, {}
         if header.labeled and config.own_masks:
             origin = OWN
         elif name in labels.names and name not in labeled:
-            origin, uncertainty = ROUND, labels.uncertainty(name)
+            origin, measured = ROUND, {"uncertainty": labels.uncertainty(name), "expected": labels.expected(name)}
         path, confidence = export_path(config.out, name, header.source), None
         if config.probabilities and origin in (ROUND, NETWORK):
             confidence = export_path(config.out, name, header.source, "confidence")
-        scans[name] = CohortScan(header, list_name, origin, path, confidence, uncertainty)
+        scans[name] = CohortScan(header, list_name, origin, path, confidence, **measured)
     return scans
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class CohortScan:
         path: the file to write.
         confidence: the file for the probability of the label, None where none is written.
         uncertainty: of the round's label, mean entropy in nats; None where it is not known.
+        expected: Dice of every foreground class that is expected of the label; None where it is not known.
     """
 
     header: VolumeHeader
@@ -43,6 +44,7 @@ class CohortScan:
     path: Path
     confidence: Path | None = None
     uncertainty: float | None = None
+    expected: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,15 @@ class LabelWriter:
     files: RoundFiles
     model: LoadedModel[PredictConfig] | None
 
-    def write(self, scan: CohortScan) -> None:
-        """Write the label map of a scan and the map of its probabilities, if it is to have one."""
+    def write(self, scan: CohortScan) -> CohortScan:
+        """Write the label map of a scan and the map of its probabilities; return the scan with what is expected."""
         header = scan.header
         original, confidence = header.original or header.grid, None
         if scan.origin == NETWORK:
             volume = self.dataset.load(header.name)
             probabilities = to_original_grid(self.model.probabilities(volume.image), volume)
             label, confidence = self.model.label_map(probabilities), probabilities.max(axis=0)
+            scan = replace(scan, expected=self.model.expected_dice(probabilities))
         elif scan.origin == OWN:
             label = self._own(header)
         else:
@@ -103,6 +106,7 @@ class LabelWriter:
         write_image(scan.path, label, original.geometry, header.source, self.classes.names)
         if scan.confidence and confidence is not None:
             write_image(scan.confidence, confidence.astype(np.float32), original.geometry, header.source)
+        return scan
 
     def _own(self, header: VolumeHeader) -> np.ndarray:
         """Return the user's mask on the grid of the scan's file: from its own file, as long as that is unchanged."""

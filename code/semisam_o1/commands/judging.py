@@ -77,12 +77,16 @@ def judge_without_labels(run: RunResults) -> Judgment:
 
 
 def label_agreement(run: RunResults, round_: int) -> float:
-    """Return the mean foreground Dice of a round's labels and those that its network was trained on."""
+    """Return the mean foreground Dice of a round's labels and those that its network was trained on.
+
+    Labels that were kept from the round before do not count; where all were, the network has not learned, and it is 0.
+    """
+    kept = {name for record in run.records if record.round == round_ for name in record.kept}
     before, after = (run.folder.pseudo_labels(number) for number in (round_ - 1, round_))
     with open_round(before) as old, open_round(after) as new:
-        names = sorted(set(run.unlabeled) & old.names & new.names)
+        names = sorted((set(run.unlabeled) & old.names & new.names) - kept)
         scores = [dice_per_class(new.label(name), old.label(name), run.num_classes) for name in names]
-    return float(np.mean(scores)) if scores else 1.0
+    return float(np.mean(scores)) if scores else float(not kept)
 
 
 def round0_dice(run: RunResults, dataset: Dataset, device: torch.device) -> float:

@@ -91,7 +91,7 @@ def describe(model: LoadedModel[ExportConfig]) -> dict[str, Any]:
         "arguments": {**arguments, **resolved, **switches, "exp": name},
         "preparation": trained.preparation or _preparation_of(trained.arguments),
         "scans": trained.scans,
-        "training": _training(trained) | {"decision_bias": model.predictor.bias},
+        "training": _training(trained) | {"decision_bias": model.predictor.bias, "reliability": model.reliability},
         "version": __version__,
     }
 

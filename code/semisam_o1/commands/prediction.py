@@ -9,6 +9,7 @@ import numpy as np
 
 from semisam_o1.commands.class_file import CLASSES, CLASSES_HEADING, write_classes
 from semisam_o1.commands.cohort import export_cohort
+from semisam_o1.commands.expected_table import EXPECTED, EXPECTED_HEADING, write_expected
 from semisam_o1.commands.export import export_path, to_original_grid, write_image
 from semisam_o1.commands.incoming import NetworkInput, find_scans, network_input
 from semisam_o1.commands.outputs import check_outputs, check_text_file, source_files
@@ -19,6 +20,7 @@ from semisam_o1.core.errors import InputError, RunError, first_line, is_out_of_m
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation.sources import ScanFiles
+from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import read_records
 
@@ -50,11 +52,12 @@ def predict_scans(config: PredictConfig) -> list[Path]:
     if "root_path" in arguments:
         inputs += source_files(Dataset(Path(arguments["root_path"]), model.config.image_key))
     check_text_file(config.out / CLASSES, CLASSES_HEADING, "--out")
+    check_text_file(config.out / EXPECTED, EXPECTED_HEADING, "--out")
     names = check_outputs(outputs, "--out", inputs, config.overwrite, config.skip_existing)
     failed = check_scans([scans[name] for name in names], network, config.continue_on_error)
     names = [name for name in names if name not in failed]
     print(f"{model.trained.checkpoint}{describe_origin(model)}: {model}; {network.remark}")
-    written = []
+    written, expected = [], {}
     for name in progress(names, "predicting", unit="scan"):
         try:
             volume, _ = network.read(scans[name])
@@ -72,8 +75,12 @@ def predict_scans(config: PredictConfig) -> list[Path]:
                 raise RunError(f"{name}: {failed[name]}. {kept}; {remedy}") from error
         else:
             written.append(outputs[name][-1])
+            expected[name] = model.expected_dice(probabilities)
+            write_expected(config.out / EXPECTED, {name: expected[name]})  # at once: the next scan may fail
     if written:
         write_classes(config.out / CLASSES, model.class_names)
+    if remark := not_to_be_trusted(expected):
+        print(remark)
     if failed:
         listing = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise RunError(f"{len(written)} scans are written, {len(failed)} were skipped:\n{listing}")

@@ -21,6 +21,7 @@ from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS, build_network
 from semisam_o1.pipeline.config import TrainConfig, image_key_faults, level_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
+from semisam_o1.refinement.quality import expected_dice
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, best_round, describe_bias, read_records
@@ -84,12 +85,54 @@ class TrainedConfig(DeviceConfig):
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What a run found out about a network of it; None where it did not.
+
+    Attributes:
+        bias: of each class, on the log-probabilities.
+        reliability: of each foreground class, Dice over that expected by the network's probabilities.
+    """
+
+    bias: tuple[float, ...] | None = None
+    reliability: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, trained: TrainedModel, num_classes: int) -> Calibration:
+        """Return what is known of a checkpoint: by the records of its run or, packed in a file, by its description.
+
+        Raises:
+            InputError: if a packed model states something else.
+        """
+        if trained.record is not None:
+            packed = trained.packed or {}
+            sizes = {"decision_bias": num_classes, "reliability": num_classes - 1}
+            return cls(*(_numbers(packed, key, size, trained.described_in) for key, size in sizes.items()))
+        folder = RunFolder(trained.folder, trained.model)
+        records = [record for record in read_records(folder) if record.trained]
+        by_file = {folder.round_best(record.round): record for record in records}
+        record = (by_file | ({folder.best_model: best_round(records)} if records else {})).get(trained.checkpoint)
+        return cls(record.decision_bias, record.reliability) if record else cls()
+
+
+def _numbers(content: Mapping[str, Any], key: str, count: int, source: str) -> tuple[float, ...] | None:
+    """Return the numbers that a packed model states under a key; InputError if they are others than expected."""
+    values = content.get(key)
+    if values is None:
+        return None
+    sound = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+    if not sound or len(values) != count or not np.isfinite(values).all():
+        raise InputError(f"{source}: {key} must be {count} numbers; get it again")
+    return tuple(map(float, values))
+
+
+@dataclass(frozen=True)
 class LoadedModel(Generic[Config]):
     """A trained network, ready to predict."""
 
     trained: TrainedModel
     config: Config  # of the command, completed from the arguments of the training
     predictor: Predictor
+    reliability: tuple[float, ...] | None = None  # see ``Calibration``
 
     def __str__(self) -> str:
         """Return the settings of inference as the commands print them."""
@@ -109,6 +152,12 @@ class LoadedModel(Generic[Config]):
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Return the class probabilities (C, W, H, D) float32 of an image (W, H, D)."""
         return self.predictor(torch.from_numpy(image)).cpu().numpy()
+
+    def expected_dice(self, probabilities: np.ndarray) -> tuple[float, ...]:
+        """Return the Dice that is expected of every foreground class, from class probabilities (C, W, H, D)."""
+        expected = np.array(expected_dice(probabilities, probabilities))
+        reliability = self.reliability or (1.0,) * len(expected)
+        return tuple(np.minimum(expected * reliability, 1.0).tolist())
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the label map (W, H, D) uint8 of class probabilities (C, W, H, D)."""
@@ -131,30 +180,9 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     load_weights(network, trained.checkpoint, trained.record)
     stride = (config.stride_xy, config.stride_xy, config.stride_z)
     precision = resolve_precision(config.precision, device.type)
-    bias = decision_bias(trained)
-    return LoadedModel(trained, config, Predictor(network.to(device), config.patch_size, stride, precision, bias))
-
-
-def decision_bias(trained: TrainedModel) -> tuple[float, ...] | None:
-    """Return the bias of the decision that goes with a checkpoint; None for none.
-
-    Raises:
-        InputError: if a packed model states something else.
-    """
-    if trained.record is not None:
-        bias = (trained.packed or {}).get("decision_bias")
-        if bias is None:
-            return None
-        numbers = isinstance(bias, list) and all(isinstance(value, (int, float)) for value in bias)
-        if not numbers or len(bias) != trained.arguments.get("num_classes") or not np.isfinite(bias).all():
-            raise InputError(f"{trained.described_in}: decision_bias must be a number per class; get it again")
-        return tuple(map(float, bias))
-    folder = RunFolder(trained.folder, trained.model)
-    records = [record for record in read_records(folder) if record.trained]
-    if not records:
-        return None
-    biases = {folder.round_best(record.round): record.decision_bias for record in records}
-    return (biases | {folder.best_model: best_round(records).decision_bias}).get(trained.checkpoint)
+    known = Calibration.of(trained, config.num_classes)
+    predictor = Predictor(network.to(device), config.patch_size, stride, precision, known.bias)
+    return LoadedModel(trained, config, predictor, known.reliability)
 
 
 def describe_best(records: Sequence[RoundRecord]) -> str:

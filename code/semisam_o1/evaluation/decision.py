@@ -84,6 +84,12 @@ def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | N
     return Decision(tuple(bias.tolist()), gain)
 
 
+def reliability(dice: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return, per class, the mean Dice of scans over the mean that was expected of them; 1 where none was."""
+    mean, promised = np.mean(dice, axis=0), np.mean(expected, axis=0)
+    return tuple(np.where(promised > 0, mean / np.maximum(promised, 1e-6), 1.0).tolist())
+
+
 def shifted(probabilities: Tensor, bias: Sequence[float] | None) -> Tensor:
     """Return class probabilities (C, W, H, D) with a bias per class on their logarithms; themselves without one."""
     if bias is None:

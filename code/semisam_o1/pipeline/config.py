@@ -52,6 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "use_teacher": True,
         "warm_start": True,
         "calibrate": True,
+        "guard": True,
         "augmentation": ("spatial", "intensity", "template"),
         "orientations": "none",
         "network_levels": "auto",
@@ -95,6 +96,7 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         choices=("knn", "fusion"),
     )
     confidence_weights: bool = option(False, "weight each voxel of a pseudo-label by its probability")
+    guard: bool = option(False, "with fusion: replace a label only by one that is judged better")
     calibrate: bool = option(
         False, "shift the decision between classes where at least three validation labels ask for it"
     )

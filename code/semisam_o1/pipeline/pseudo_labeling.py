@@ -10,20 +10,24 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core.distributed import cpu_threads, share_out
+from semisam_o1.core.errors import listed
 from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.evaluation.decision import MIN_SCANS, DoubtfulVoxels, calibrate
+from semisam_o1.evaluation.decision import DoubtfulVoxels, calibrate, reliability
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.opinions import RememberingAtlas
 from semisam_o1.propagation import PROPAGATIONS
-from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.refinement.neighbors import fuse, refine
-from semisam_o1.refinement.pseudo_labels import PseudoLabels, largest_components, mean_entropy
+from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, largest_components, mean_entropy
+from semisam_o1.refinement.quality import expected_dice, is_better, judge
 from semisam_o1.runs.records import RoundRecord
 from semisam_o1.training.trainer import BestModel
+
+MAX_WORSE = 0.5  # share of labels that are not better, beyond which a network has not learned
 
 
 class CohortLabels:
@@ -39,50 +43,59 @@ class CohortLabels:
         say: Callable[[str], None],
     ):
         self.config, self.access, self.progress, self.say = config, access, progress, say
-        self.atlas = CohortAtlas(
+        self.atlas = RememberingAtlas(
             access, cache, config.knn_k, device, config.registration, compare_features=config.features != "builtin"
         )
 
     def propagate(self) -> PseudoLabels:
         """Round 0: propagate the labels of the labeled volumes."""
-        propagate = PROPAGATIONS[self.config.propagation]
-        return self._collect(propagate(self.access, self.atlas, self.progress, self.say))
+        propagate, names = PROPAGATIONS[self.config.propagation], self.access.unlabeled
+        pseudo = self._collect(propagate(self.access, self.atlas, self.progress, self.say))
+        if self.config.propagation != "atlas":
+            return pseudo
+        expected = share_out(lambda name: expected_dice(*self.atlas.opinions(name)), names, threads=cpu_threads())
+        return replace(pseudo, expected=dict(zip(names, expected, strict=True)))
 
     def calibrate(self, best: BestModel, predict: Callable[[Tensor], Tensor]) -> BestModel:
-        """Return the best model of a round with the decision that the validation labels suggest, if they do.
+        """Return the best model of a round with what the validation labels say about its decision and reliability.
 
         Args:
             predict: volume (W, H, D) → class probabilities (C, W, H, D) of that model.
         """
         names, store = self.access.cohort.validation, self.access.store
-        if not self.config.calibrate or len(names) < MIN_SCANS:
+        classes = self.config.num_classes
+        if not (self.config.calibrate and names):
             return best
 
-        def doubtful(name: str) -> DoubtfulVoxels:
-            return DoubtfulVoxels.of(predict(store.image(name)), store.label(name))
+        def measure(name: str) -> tuple[DoubtfulVoxels, list[float], tuple[float, ...]]:
+            probabilities, label = predict(store.image(name)), store.label(name)
+            dice = dice_per_class(probabilities.argmax(0).cpu(), label.cpu(), classes)
+            return DoubtfulVoxels.of(probabilities, label), dice, expected_dice(probabilities, probabilities)
 
-        scans = share_out(doubtful, names, self.progress, "calibrating")
-        return replace(best, decision=calibrate(scans, self.config.num_classes))
+        scans, dice, expected = zip(*share_out(measure, names, self.progress, "calibrating"), strict=True)
+        return replace(best, decision=calibrate(scans, classes), reliability=reliability(dice, expected))
 
-    def relabel(self, predict: Callable[[Tensor], Tensor]) -> PseudoLabels:
+    def relabel(self, predict: Callable[[Tensor], Tensor], former: PseudoLabels | None = None) -> PseudoLabels:
         """Label the unlabeled volumes with a trained model, and refine the labels where it is uncertain.
 
         Args:
             predict: volume (W, H, D) → class probabilities (C, W, H, D).
+            former: of the round before; its labels are only replaced by better ones. None: they are all replaced.
         """
         fusing = self.config.refinement == "fusion"
 
-        def label(name: str) -> tuple[Prediction, float, np.ndarray | None]:
+        def label(name: str) -> tuple[Prediction, float, tuple[float, ...], np.ndarray | None]:
             probabilities = predict(self.access.store.image(name))
             coarse = self.atlas.on_grid(name, probabilities) if fusing else None
-            return self._label(probabilities), mean_entropy(probabilities), coarse
+            expected = expected_dice(probabilities, probabilities)
+            return self._label(probabilities), mean_entropy(probabilities), expected, coarse
 
         results = share_out(label, self.access.unlabeled, self.progress, "relabeling")
-        predictions, uncertainty, coarse = (
+        predictions, uncertainty, expected, coarse = (
             dict(zip(self.access.unlabeled, values, strict=True)) for values in zip(*results, strict=True)
         )
-        pseudo = replace(self._collect(predictions.values()), uncertainty=uncertainty)
-        return self._fuse(pseudo, coarse) if fusing else self._vote(pseudo)
+        pseudo = replace(self._collect(predictions.values()), uncertainty=uncertainty, expected=expected)
+        return self._fuse(pseudo, coarse, former) if fusing else self._vote(pseudo)
 
     def score(self, pseudo: PseudoLabels, round_: int, seconds: float, best: BestModel | None) -> RoundRecord:
         """Return the figures of a round; the Dice of every volume with a true label is added to ``pseudo``."""
@@ -91,6 +104,7 @@ class CohortLabels:
             scores = dice_per_class(pseudo.labels[name], self.access.label(name), self.config.num_classes)
             per_class.append(scores)
             pseudo.dice[name] = float(np.mean(scores))
+        expected = list(pseudo.expected.values())
         return RoundRecord(
             round=round_,
             foreground_ratio=float(np.mean([float((pseudo.labels[name] > 0).mean()) for name in names])),
@@ -104,6 +118,10 @@ class CohortLabels:
             best_iteration=best.iteration if best else None,
             decision_bias=best.decision.bias if best and best.decision else None,
             decision_gain=best.decision.gain if best and best.decision else None,
+            reliability=(best and best.reliability) or pseudo.reliability,
+            expected_dice=float(np.mean(expected)) if expected else None,
+            expected_dice_per_class=tuple(np.mean(expected, axis=0).tolist()) if expected else None,
+            kept=tuple(pseudo.kept),
         )
 
     def diagnosed(self, names: Sequence[str]) -> list[str]:
@@ -129,9 +147,12 @@ class CohortLabels:
         # The model's confidence was in other labels than these.
         full = {name: np.full_like(label, 255) for name, label in refined.items()}
         labels, confidence = pseudo.labels | refined, pseudo.confidence | full
-        return replace(pseudo, labels=labels, confidence=confidence, refined=list(refined))
+        expected = {name: values for name, values in pseudo.expected.items() if name not in refined}
+        return replace(pseudo, labels=labels, confidence=confidence, expected=expected, refined=list(refined))
 
-    def _fuse(self, pseudo: PseudoLabels, predicted: Mapping[str, np.ndarray]) -> PseudoLabels:
+    def _fuse(
+        self, pseudo: PseudoLabels, predicted: Mapping[str, np.ndarray], former: PseudoLabels | None
+    ) -> PseudoLabels:
         """Correct every volume where the model is uncertain, by registered neighbors and the templates."""
 
         def probabilities(name: str) -> np.ndarray:
@@ -139,14 +160,38 @@ class CohortLabels:
                 return predicted[name].astype(np.float32)
             return self.atlas.registered(name).probabilities  # those of a template's label
 
-        def label(name: str) -> Prediction:
-            fused = fuse(name, self.atlas, probabilities)
-            return self._label(self.atlas.on_volume(name, fused))
+        def label(name: str) -> tuple[Prediction, list[tuple[float, ...]]]:
+            fused, judges = fuse(name, self.atlas, probabilities), self.atlas.carried(name)
+            judged = [judge(opinion, judges) for opinion in (fused, self.atlas.consensus(name), probabilities(name))]
+            return self._label(self.atlas.on_volume(name, fused)), judged
 
         names = self.access.unlabeled
-        fused = self._collect(share_out(label, names, self.progress, "fusion", cpu_threads()))
+        predictions, judged = zip(*share_out(label, names, self.progress, "fusion", cpu_threads()), strict=True)
+        now, first, network = (dict(zip(names, values, strict=True)) for values in zip(*judged, strict=True))
+        fused = self._collect(predictions)
         changed = [name for name in names if (fused.labels[name] != pseudo.labels[name]).any()]
-        return replace(fused, uncertainty=pseudo.uncertainty, refined=changed)
+        measured = {"expected": now, "reliability": reliability(list(network.values()), list(pseudo.expected.values()))}
+        fused = replace(fused, uncertainty=pseudo.uncertainty, refined=changed, **measured)
+        return fused if former is None else self._guard(fused, former, first)
+
+    def _guard(
+        self, pseudo: PseudoLabels, former: PseudoLabels, first: Mapping[str, tuple[float, ...]]
+    ) -> PseudoLabels:
+        """Keep the former label where the new one is not better; all of them after a network that has not learned.
+
+        Args:
+            first: expected Dice per class of the labels of round 0, by the same judges as those of ``pseudo``.
+        """
+        worse = [name for name in first if not is_better(pseudo.expected[name], first[name])]
+        if len(worse) > MAX_WORSE * len(first):
+            self.say(
+                f"{len(worse)} of {len(first)} new labels agree less with what registration says than those of round "
+                "0: the network has not learned, and all labels stay as they were"
+            )
+            worse = list(first)
+        elif worse:
+            self.say(f"the label of the round before is kept for {listed(worse, 5)}: the new one is not better")
+        return keep_former(pseudo, former, worse)
 
     def _label(self, probabilities: Tensor) -> Prediction:
         """Return the label map of class probabilities (C, W, H, D), with the user's post-processing."""

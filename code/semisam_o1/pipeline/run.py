@@ -34,8 +34,17 @@ from semisam_o1.pipeline.kernels import choose_kernels
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
 from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, memory_needed, take_folder
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
+from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.runs.layout import RunFolder, RunLock
-from semisam_o1.runs.records import best_round, load_labels, load_weights, read_records, write_round, write_tracking
+from semisam_o1.runs.records import (
+    best_round,
+    load_labels,
+    load_round,
+    load_weights,
+    read_records,
+    write_round,
+    write_tracking,
+)
 from semisam_o1.runs.results import read_run, stated_names
 from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
@@ -129,7 +138,9 @@ class Run:
             started = time.monotonic()
             best = self.train_round(round_, augmentation, start.state if round_ == start.next_round else None)
             best = self.labels.calibrate(best, self.best_predictor(best))
-            pseudo = self.labels.relabel(self.best_predictor(best))
+            guarded = self.config.guard and self.config.refinement == "fusion"
+            former = load_round(self.folder, round_ - 1, self.volumes.unlabeled) if guarded else None
+            pseudo = self.labels.relabel(self.best_predictor(best), former)
             self.keep_models(round_, best)
             self.finish_round(round_, pseudo, started, best)
             if distributed.is_main() and (remark := console.too_short(self.config, self.folder, round_)):
@@ -193,6 +204,8 @@ class Run:
             self.tracker.sync()
             write_round(self.folder, pseudo, record)
             self.tracker.say(record.describe())
+            if remark := not_to_be_trusted(pseudo.expected):
+                self.tracker.say(remark)
         distributed.barrier()
 
     def summarize(self) -> None:

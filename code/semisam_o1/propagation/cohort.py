@@ -164,6 +164,10 @@ class CohortAtlas:
         grid = warped[0].shape[1:]
         return sum(resize(w, grid).cpu() * part for w, part in zip(weights, warped, strict=True)).numpy()
 
+    def carried(self, name: str) -> np.ndarray:
+        """Return the class probabilities (C, w, h, d) of a volume that its neighbors carry over from the templates."""
+        return self.fuse_neighbors(name, lambda other: self.registered(other).probabilities)
+
     def consensus(self, name: str) -> np.ndarray:
         """Return the class probabilities (C, w, h, d) by the templates and the neighbors, adapted to the intensities.
 
@@ -172,9 +176,10 @@ class CohortAtlas:
         volume = self.registered(name)
         if not self.registration:
             return volume.probabilities
-        carried = self.fuse_neighbors(name, lambda other: self.registered(other).probabilities)
         step = self.propagation.step(volume.region)
-        return adapt((volume.probabilities + carried) / 2, volume.region.reduce(self.access.image(name)), step)
+        return adapt(
+            (volume.probabilities + self.carried(name)) / 2, volume.region.reduce(self.access.image(name)), step
+        )
 
     def _cell_coords(self, fixed: str, moving: str) -> np.ndarray:
         """Return the cell coordinates (3, w, h, d) in one volume of another's cells, by registration."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,23 @@ class PseudoLabels:
     uncertainty: dict[str, float] = field(default_factory=dict)  # mean entropy in nats, after round 0
     refined: list[str] = field(default_factory=list)  # the volumes whose labels were corrected by their neighbors
     dice: dict[str, float] = field(default_factory=dict)  # mean over the foreground classes, to the true label
+    expected: dict[str, tuple[float, ...]] = field(default_factory=dict)  # Dice per foreground class, without truth
+    kept: list[str] = field(default_factory=list)  # the volumes that keep their label of the round before
+    reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
     confidence: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 (W, H, D), 255 · probability of the label
+
+
+def keep_former(pseudo: PseudoLabels, former: PseudoLabels, names: Sequence[str]) -> PseudoLabels:
+    """Return the labels of a round with those of the round before for the volumes ``names``."""
+    full = {name: np.full_like(former.labels[name], 255) for name in names if name not in former.confidence}
+    return replace(
+        pseudo,
+        labels=pseudo.labels | {name: former.labels[name] for name in names},
+        confidence=pseudo.confidence | full | {n: former.confidence[n] for n in names if n in former.confidence},
+        expected=pseudo.expected | {name: former.expected[name] for name in names if name in former.expected},
+        refined=[name for name in pseudo.refined if name not in names],
+        kept=list(names),
+    )
 
 
 def mean_entropy(probabilities: Tensor) -> float:

@@ -24,6 +24,7 @@ from semisam_o1.drawing import figures
 from semisam_o1.drawing.outlines import CLASS_COLORS, class_color
 from semisam_o1.methods import METHODS
 from semisam_o1.plan.decisions import read_plan
+from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.report.earlier import compare, find_earlier
 from semisam_o1.report.pictures import Plane, planes
 from semisam_o1.runs.records import RoundRecord, best_round
@@ -201,6 +202,8 @@ def _about_cases(results: RunResults, cases: Sequence[Case]) -> list[str]:
         unusual = [cases[i].name for i in size_outliers(sizes) if sizes[i]]
         if unusual:
             lines.append(f"The size of {name} is out of the ordinary in {listed(unusual, 5)}.")
+    if remark := not_to_be_trusted({case.name: case.expected for case in cases if case.expected}):
+        lines.append(f"{remark[0].upper()}{remark[1:]}.")
     uncertain = sorted((case for case in cases if case.uncertainty is not None), key=lambda case: -case.uncertainty)
     if uncertain:
         names = [case.name for case in uncertain[:MOST_UNCERTAIN]]

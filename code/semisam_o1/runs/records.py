@@ -19,7 +19,7 @@ from semisam_o1.data.dataset.hdf5 import open_hdf5, read_array, write_hdf5
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, class_balanced
 from semisam_o1.runs.layout import RunFolder
 
-OF_TRAINING = ("validation_dice", "best_iteration", "decision_bias", "decision_gain")
+OF_TRAINING = ("validation_dice", "best_iteration", "decision_bias", "decision_gain", "reliability", "kept")
 STORED = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
 
 
@@ -39,6 +39,10 @@ class RoundRecord:
     best_iteration: int | None = None  # of that network; None in round 0
     decision_bias: tuple[float, ...] | None = None  # on its log-probabilities, per class; None for none
     decision_gain: float | None = None  # of the validation Dice by that bias, on scans left out of its estimation
+    reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
+    expected_dice: float | None = None  # mean over scans and classes, estimated without true labels; None if unknown
+    expected_dice_per_class: tuple[float, ...] | None = None
+    kept: tuple[str, ...] = ()  # names of the volumes that keep their label of the round before
 
     @property
     def trained(self) -> bool:
@@ -61,10 +65,11 @@ class RoundRecord:
 
     def logged(self) -> dict[str, float]:
         """Return the figures of the pseudo-labels by their tag in TensorBoard."""
-        keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice")
+        keys = ("foreground_ratio", "uncertainty", "refined_share", "pseudo_dice", "expected_dice")
         values = {f"pseudo_labels/{key}": getattr(self, key) for key in keys if getattr(self, key) is not None}
-        per_class = enumerate(self.pseudo_dice_per_class or (), start=1)
-        return values | {f"pseudo_labels/dice_class{c}": dice for c, dice in per_class}
+        for key, per_class in (("dice", self.pseudo_dice_per_class), ("expected_dice", self.expected_dice_per_class)):
+            values |= {f"pseudo_labels/{key}_class{c}": dice for c, dice in enumerate(per_class or (), start=1)}
+        return values
 
     def describe(self) -> str:
         """Return one line about the round."""
@@ -73,6 +78,10 @@ class RoundRecord:
             per_class = self.pseudo_dice_per_class
             classes = f" ({' '.join(f'{dice:.4f}' for dice in per_class)})" if len(per_class) > 1 else ""
             parts.append(f"pseudo-label Dice {self.pseudo_dice:.4f}{classes}")
+        if self.expected_dice is not None:
+            parts.append(f"expected without truth {self.expected_dice:.3f}")
+        if self.kept:
+            parts.append(f"{len(self.kept)} labels kept from the round before")
         if self.uncertainty is not None:
             parts.append(f"uncertainty {self.uncertainty:.4f} nats, {len(self.refined)} volumes refined")
         if self.trained:
@@ -113,6 +122,11 @@ class RoundLabels:
     def refined(self, name: str) -> bool:
         return bool(self._file[name].attrs.get("refined", False))
 
+    def expected(self, name: str) -> tuple[float, ...] | None:
+        """Return the Dice of every foreground class that is expected of a volume's label; None if it is not known."""
+        values = self._file[name].attrs.get("expected_dice")
+        return None if values is None else tuple(np.asarray(values, float).tolist())
+
     def record(self) -> RoundRecord:
         """Return the figures of the round; in ``open_round``, a file without them raises InputError."""
         return RoundRecord.from_json(json.loads(self._file.attrs["record"]))
@@ -129,6 +143,15 @@ def load_labels(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Read the labels (W, H, D) uint8 of the named volumes after a round; raises InputError as ``open_round`` does."""
     with open_round(path) as labels:
         return {name: labels.label(name) for name in names}
+
+
+def load_round(folder: RunFolder, round_: int, names: Sequence[str]) -> PseudoLabels:
+    """Read labels, confidence and expected Dice of the named volumes; raises InputError as ``open_round`` does."""
+    path = folder.confidence(round_)
+    confidence = load_labels(path, names) if path.is_file() else {}
+    with open_round(folder.pseudo_labels(round_)) as labels:
+        known = {name: values for name in names if (values := labels.expected(name)) is not None}
+        return PseudoLabels({name: labels.label(name) for name in names}, confidence=confidence, expected=known)
 
 
 def load_weights(folder: RunFolder, round_: int, num_classes: int, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -183,7 +206,8 @@ def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) ->
         for name, label in pseudo.labels.items():
             dataset = file.create_dataset(name, data=label, **STORED)
             dataset.attrs["refined"] = name in pseudo.refined
-            for key, values in (("uncertainty", pseudo.uncertainty), ("dice", pseudo.dice)):
+            measured = {"uncertainty": pseudo.uncertainty, "dice": pseudo.dice, "expected_dice": pseudo.expected}
+            for key, values in measured.items():
                 if name in values:
                     dataset.attrs[key] = values[name]
     write_tracking(folder)

@@ -37,6 +37,7 @@ class Case:
     hd95: float | None = None  # mean over the foreground classes, in mm where the spacing is known, else in voxels
     uncertainty: float | None = None  # mean entropy in nats
     refined: bool = False  # whether the label was corrected by neighbors
+    expected: tuple[float, ...] | None = None  # Dice per foreground class, estimated without a true label
 
     @property
     def mean_dice(self) -> float | None:
@@ -125,6 +126,7 @@ class RunResults:
                 labels = {kind: labels.label(name) for kind, labels in rounds.items()}
                 truth = volume.label if diagnosis else None
                 measured = {"uncertainty": last.uncertainty(name), "refined": last.refined(name)}
+                measured["expected"] = last.expected(name)
                 yield self._scan(volume, truth, labels, label_file=last.path, **measured)
 
     def own(self, names: Sequence[str]) -> Iterator[LabeledScan]:

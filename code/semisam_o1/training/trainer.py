@@ -76,6 +76,7 @@ class BestModel:
     iteration: int
     weights: dict[str, Tensor]
     decision: Decision | None = None  # known after the round, None for the most probable class
+    reliability: tuple[float, ...] | None = None  # per class, by validation labels; known after the round
 
 
 class RoundTrainer:
@@ -133,10 +134,8 @@ class RoundTrainer:
                 for step in AFTER_ITERATION.values():
                     step(self, batch)
                 self._save_where_due(stop)
-        if self.validate is None:
-            self.keep_as_best(None)
-        elif self.best is None or self.best.dice <= 0:
-            self.keep_as_best(0.0)
+        if self.validate is None or self.best is None or self.best.dice <= 0:
+            self.keep_as_best(None if self.validate is None else 0.0)
         self.save_state()
         return self.best
 
