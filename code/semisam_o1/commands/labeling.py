@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def add_label(config: LabelConfig) -> None:
     for other in ("val.txt", "test.txt"):
         if config.name in dataset.names(other, optional=True):
             raise InputError(f"{dataset.root / other} names {config.name}; take it out there to train on its label")
-    if not dataset.path(config.name).is_file():
+    if not os.path.isfile(dataset.path(config.name)):  # false, too, for a name that no file can have
         raise InputError(f"{dataset.root / 'data'} holds no scan {config.name}; it has {listed(names)}")
     if config.labeled_num > len(names):
         raise InputError(f"--labeled_num {config.labeled_num} is more than {path} names ({len(names)})")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semisam_o1.core.errors import InputError, raise_faults
+from semisam_o1.core.errors import InputError, first_line, raise_faults
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.networks.levels import parse_levels
@@ -87,6 +88,7 @@ def find_trained(
     file that export.py wrote.
     """
     for name in (ckpt, exp):
+        _check_path(name)
         if is_bundle(name):
             return _trained_in(Path(name).expanduser().absolute())
     if ckpt is not None and Path(ckpt).is_absolute():
@@ -116,6 +118,7 @@ def find_run_folder(run: str | Path, backbone: str | None = None) -> Path:
 
     Raises InputError, listing the runs, if there is none or more than one.
     """
+    _check_path(run)
     for path in (Path(run).expanduser().resolve(), layout.MODEL_ROOT / run):
         inside = [path, *sorted(path.glob("*"))] if path.is_dir() else []
         found = [folder for folder in inside if (folder / "args.json").is_file()]
@@ -124,6 +127,16 @@ def find_run_folder(run: str | Path, backbone: str | None = None) -> Path:
         if found:
             return found[0]
     return find_trained(str(run), ckpt="args.json", backbone=backbone).folder  # a run has it before any checkpoint
+
+
+def _check_path(name: str | Path | None) -> None:
+    """Raise InputError for what no file can be called."""
+    try:
+        os.lstat(os.path.expanduser(str(name or ".")))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return  # it may be the name of an experiment
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(name)[:80]!r} is no run and no file ({first_line(error)[:80]}); name one") from None
 
 
 def _trained_at(checkpoint: Path, model: str | None) -> TrainedModel:

@@ -138,6 +138,8 @@ def open_header(path: Path, channel: int | None = None) -> tuple[sitk.ImageFileR
     channels = math.prod(size[3:]) * reader.GetNumberOfComponents()
     if len(size) < 3:
         raise InputError(f"{path} must be a 3-D image, its size is {times(size)}; write one 3-D file of it")
+    if 0 in size:
+        raise InputError(f"{path} holds no voxel, its size is {times(size)}; export it again")
     if channel is None and channels > 1:
         raise InputError(
             f"{path} must be one 3-D image with one number per voxel, its size is {times(size)} of {kind}; write one "

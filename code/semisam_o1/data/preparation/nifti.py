@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,15 +90,17 @@ def _ordered(kind: str, order: str) -> np.dtype:
 
 
 def check_spacing(path: Path, header: np.void) -> None:
-    """Refuse a header without a spacing: ITK would read 0 as 1 mm.
+    """Refuse a header without a spacing: ITK would read 0 and infinity as 1 mm.
 
     Raises:
-        InputError: if the spacing along x, y or z is not positive.
+        InputError: if the spacing along x, y or z is not positive and finite.
     """
     spacing = np.abs(header["pixdim"][1:4].astype(float))
-    if not (spacing > 0).all():
+    if not ((spacing > 0) & (spacing < math.inf)).all():
         stated = " × ".join(f"{value:g}" for value in spacing)
-        raise InputError(f"{path} states a spacing of {stated} mm; it must be positive, so export the scan again")
+        raise InputError(
+            f"{path} states a spacing of {stated} mm; it must be positive and finite, so export the scan again"
+        )
 
 
 def check_voxels(path: Path, header: np.void) -> None:
@@ -107,6 +110,8 @@ def check_voxels(path: Path, header: np.void) -> None:
         InputError: if the file ends too early, cannot be decompressed, or holds NaN or infinite values.
     """
     axes = header["dim"][1 : int(header["dim"][0]) + 1].astype(int)
+    if not 0 <= header["vox_offset"] < math.inf:
+        raise InputError(f"{path} says that its voxels begin at byte {header['vox_offset']:g}; export it again")
     offset = int(header["vox_offset"])
     expected = offset + int(np.prod(axes)) * int(header["bitpix"]) // 8
     kind = FLOATS.get(int(header["datatype"]))

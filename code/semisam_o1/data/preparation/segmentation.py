@@ -48,10 +48,13 @@ def _segments(header: sitk.ImageFileReader | sitk.Image, path: Path) -> tuple[Se
         if match := KEY.fullmatch(key):
             fields.setdefault(int(match[1]), {})[match[2]] = header.GetMetaData(key).strip()
     try:  # before version 4.11, every segment had a layer of its own, in which its voxels were 1
-        return tuple(
+        segments = tuple(
             Segment(entry.get("Name") or f"segment {i}", int(entry.get("LabelValue", 1)), int(entry.get("Layer", i)))
             for i, entry in sorted(fields.items())
         )
+        if any(segment.value < 1 or segment.layer < 0 for segment in segments):
+            raise ValueError("values begin at 1, layers at 0")
+        return segments
     except ValueError as error:
         raise InputError(f"{path} describes its segments wrongly ({error}); save it again in 3D Slicer") from None
 
