@@ -20,7 +20,7 @@ from semisam_o1.plan.facts import Machine, Scans, Template
 
 LAPTOP, GPU = Machine(False, 6 * 2**30, 2, "bf16"), Machine(True, 80 * 2**30, 16, "bf16")
 SIZE = (97, 72, 44)
-SCANS = Scans(SIZE, (1.25, 1.25, 1.25), Template((76, 43, 30), (19_000,)), 1, 19, 5)
+SCANS = Scans(SIZE, (1.25, 1.25, 1.25), Template((76, 43, 30), (19_000,)), 1, 19, 5, region=200_000)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from semisam_o1.core import distributed
@@ -34,7 +35,7 @@ from semisam_o1.plan.length import (
     fit_length,
     published_length,
 )
-from semisam_o1.propagation.matching import MAX_VOXELS
+from semisam_o1.propagation.region import Pose, structures
 
 MIN_GAIN = 0.95  # of the time of a step: more may be noise
 LENGTH = ("max_iterations", "num_rounds", "val_interval")
@@ -45,8 +46,16 @@ def describe_scans(config: TrainConfig, cohort: Cohort) -> Scans:
     train = {name: cohort.info[name] for name in cohort.train}
     grids = [Grid(info.shape, info.geometry) for info in train.values()]
     counts = {key: len(getattr(cohort, key)) for key in ("labeled", "unlabeled", "validation")}
-    template = Template.of(config.dataset.label(cohort.labeled[0]), config.num_classes)
-    return Scans.of(grids, template, **counts, turned=bool(turned_volumes(train)))
+    label = config.dataset.label(cohort.labeled[0])
+    turned, region = bool(turned_volumes(train)), _region_cells(label, grids[0])
+    return Scans.of(grids, Template.of(label, config.num_classes), **counts, turned=turned, region=region)
+
+
+def _region_cells(label: np.ndarray, grid: Grid) -> int:
+    """Return the cells of the region that registration compares, in the template."""
+    spacing = grid.geometry.spacing
+    found = structures(label, spacing)
+    return math.prod(found.region(grid.size, spacing, Pose(found.center)).grid)
 
 
 def describe_machine(device: torch.device, precision: str) -> Machine:
@@ -110,7 +119,7 @@ def plan_run(
         seconds = time_steps(config, cohort, machine, device, best and "precision" not in given)
         settings += _decide(config, given, [_precision(seconds, config.precision)]) if best else []
         config = _with(config, settings)
-        length = fit_length(Clock(workload(config, cohort), min(seconds.values())), wanted)
+        length = fit_length(Clock(workload(config, cohort, scans), min(seconds.values())), wanted)
         reason = _reason(length, wanted, min(seconds.values()))
     values = (length.iterations, length.rounds, length.val_interval)
     reasons = (reason, "each learns from the labels of the one before", "about ten validations a round")
@@ -173,21 +182,21 @@ def _with(config: TrainConfig, decisions: Sequence[Decision]) -> TrainConfig:
     return dataclasses.replace(config, **{decision.flag: decision.value for decision in decisions})
 
 
-def workload(config: TrainConfig, cohort: Cohort) -> Workload:
-    """Return the voxels that the stages of a run compute, in the share of one process."""
+def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
+    """Return what the stages of a run compute, in the share of one process."""
     ranks, shapes = distributed.world_size(), {name: info.shape for name, info in cohort.info.items()}
 
     def windows(names: Sequence[str]) -> int:
         return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
 
-    working = sum(min(math.prod(shapes[name]), MAX_VOXELS) for name in cohort.unlabeled) // ranks
+    cells = scans.region * len(cohort.unlabeled) // ranks
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
         validation=windows(cohort.validation),
         relabeling=windows(cohort.unlabeled),
-        registered=working if registers else 0,
-        fused=working if config.refinement == "fusion" else 0,
+        registered=cells if registers else 0,
+        fused=cells if config.refinement == "fusion" else 0,
     )
 
 

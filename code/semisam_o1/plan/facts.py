@@ -41,6 +41,7 @@ class Scans:
     unlabeled: int = 1
     validation: int = 0
     turned: bool = False  # whether their headers state different orientations
+    region: int = 0  # cells around the template's structures, on which every scan is registered
 
     @classmethod
     def of(cls, grids: Sequence[Grid], template: Template | None = None, **others: int | bool) -> Scans:

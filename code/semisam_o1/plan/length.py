@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # In units of the time that a training step takes per voxel of its batch, so that they follow the speed of the machine:
 FORWARD = 0.3  # per voxel of a window in validation and relabeling
-REGISTRATION, FUSION = 25.0, 6.0  # per voxel of a working grid, in round 0 and after each round
+REGISTRATION, FUSION = 27.0, 4.0  # per cell of the region that is registered, in round 0 and after each round
 START = 10.0  # seconds: reading, checks, figures
 RESERVE = 0.05  # of the time, for what is not foreseen
 VALIDATIONS, VALIDATION_SHARE = 10, 0.15  # per round, and the share of training time that they may take
@@ -19,13 +19,13 @@ FIRST_HOURS, FIRST_ITERATIONS = 1.0, 500  # on a CPU without --hours: at most so
 
 @dataclass(frozen=True)
 class Workload:
-    """Voxels that the stages of a run compute."""
+    """Voxels that the stages of a run compute, in one process."""
 
     batch: int  # of a training step
     validation: int  # of all windows of a validation
     relabeling: int  # of all windows of a relabeling
-    registered: int  # of the working grids that are registered in round 0, 0 without registration
-    fused: int  # of those whose labels are fused after each round
+    registered: int  # cells of all regions that are registered in round 0, 0 without registration
+    fused: int  # the same of those whose labels are fused after each round
 
 
 @dataclass(frozen=True)
