@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.runs.records import best_round, open_round
+from semisam_o1.runs.records import RoundLabels, best_round, open_round
 from semisam_o1.runs.results import RunResults, read_run
 
 MOST_CHANGED = 5  # scans named
@@ -73,6 +73,7 @@ def compare(before: RunResults, after: RunResults) -> Comparison | None:
             return None
         rows = {
             "Dice of the labels": [_mean(labels.dice(name) for name in names) for labels in (old, new)],
+            "expected Dice of the labels": [_mean(map(_expected(labels), names)) for labels in (old, new)],
             "uncertainty [nats]": [_mean(labels.uncertainty(name) for name in names) for labels in (old, new)],
             "validation Dice": [best_round(run.records).validation_dice for run in (before, after)],
             "test Dice": [_test_dice(run) for run in (before, after)],
@@ -90,6 +91,16 @@ def compare(before: RunResults, after: RunResults) -> Comparison | None:
 def _agreement(old: np.ndarray, new: np.ndarray, num_classes: int) -> float | None:
     """Return the mean foreground Dice of two label maps; None where the scan was prepared otherwise."""
     return float(np.mean(dice_per_class(new, old, num_classes))) if old.shape == new.shape else None
+
+
+def _expected(labels: RoundLabels) -> Callable[[str], float | None]:
+    """Return a function: name of a scan → Dice that is expected of its label, mean over the classes."""
+
+    def expected(name: str) -> float | None:
+        values = labels.expected(name)
+        return None if values is None else float(np.mean(values))
+
+    return expected
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
