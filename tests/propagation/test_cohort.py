@@ -111,6 +111,15 @@ def test_neighbors_start_from_whichever_of_two_places_fits_better(cohort: Cohort
     assert propagation.register_pair(*descriptions, [by_template, by_template + 9]).start == 0
 
 
+def test_a_volume_takes_over_the_consensus_of_its_twin(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "_template_mismatch", {"template": 0.0, "a": 2.0, "b": 1.9, "c": 2.1}.get)
+    assert cohort._twin("a", {"template": 0.1, "b": 0.9, "c": 0.9}) == "b"
+    assert cohort._twin("a", {"b": 1.1, "c": 0.9}) is None  # too different; less like the template
+    assert cohort._twin("b", {"a": 0.9, "c": 0.9}) is None
+    monkeypatch.setattr(cohort, "_twin", lambda name, mismatches: "b" if name == "a" else None)
+    assert score(cohort, cohort.consensus("a"), "a") > 0.8
+
+
 def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cohort.registered("a"), cohort.consensus("a")
     again = make_cohort(cohort._cache.folders[0])

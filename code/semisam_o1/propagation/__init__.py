@@ -74,7 +74,8 @@ def by_atlas(
     if unchanged and atlas.registration:
         say(f"registration did not improve the alignment of {', '.join(unchanged)}; the initial alignment is used")
 
-    turned = [f"{name} ({_orientation(atlas.registered(name).region.pose)})" for name in atlas.turned()]
+    poses = {name: atlas.registered(name).region.pose for name in access.unlabeled}
+    turned = [f"{name} ({_orientation(pose)})" for name, pose in poses.items() if pose.turned]
     if turned:
         say(f"in another orientation than the template, by the look of them: {', '.join(turned)}")
 

@@ -21,7 +21,7 @@ from semisam_o1.propagation.description import FeatureComponents, VolumeDescript
 from semisam_o1.propagation.locating import Locator
 from semisam_o1.propagation.matching import TemplateMatcher
 from semisam_o1.propagation.region import Pose, Region, structures
-from semisam_o1.propagation.registration import PairRegistration, Step, box_mean, displaced, register
+from semisam_o1.propagation.registration import PairRegistration, Step, box_mean, displaced, local_mismatch, register
 
 COARSE_RADIUS = 9.0  # units; larger structures are registered at half the resolution
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
@@ -214,6 +214,13 @@ class AtlasPropagation:
         frame_coords = affine + sample_array(residual.astype(np.float32), cells)
         center, spacing = (np.array(values).reshape(3, 1, 1, 1) for values in (self._structures.center, self._spacing))
         return ((frame_coords * self._structures.radius + center) / spacing).astype(np.float32)
+
+    def mismatch(self, volume: VolumeDescription, registered: RegisteredVolume) -> torch.Tensor:
+        """Return the local mismatch of a registered volume and the first template; see ``local_mismatch``."""
+        fixed, moving = (each.registration.on(self.device) for each in (volume, self._described[0]))
+        template = self.templates[0].frame_coords
+        cells = torch.from_numpy(self._to_cell_coords(registered.frame_coords, template))
+        return local_mismatch(fixed, moving, cells, template.shape[1:])
 
     def pair_starts(self, fixed: RegisteredVolume, moving: RegisteredVolume) -> list[np.ndarray]:
         """Return cell coordinates (3, w, h, d) in one volume of the other's cells: by the affine part of both

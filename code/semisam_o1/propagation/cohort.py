@@ -8,7 +8,8 @@ Image Segmentation", IEEE TMI 2009).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from threading import Lock
 
@@ -16,24 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semisam_o1.core.device import to_device
 from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import content_hash
 from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
-from semisam_o1.data.sampling.fields import rescale, resize, sample
+from semisam_o1.data.sampling.fields import resize, sample, sample_array
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.propagation.appearance import adapt
 from semisam_o1.propagation.atlas import VOXEL, AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
-from semisam_o1.propagation.region import MAX_CELLS, Pose, Region
-from semisam_o1.propagation.registration import Channels, Step, box_mean
+from semisam_o1.propagation.region import MAX_CELLS, Region, fit_affine
+from semisam_o1.propagation.registration import Channels, Step, local_mismatch
 
 VERSION = 3  # part of the cache key, to be raised whenever results change
 DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
 BYTES_PER_CELL = 200  # of a description, at most: 50 channels
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
+PATH_SELECTIVITY = 8.0  # of the consensus, by the worst match between the template and the volume
+TWIN = 0.5  # mismatch of a neighbor, relative to that of the template, below which it shows nearly the same
 
 
 class CohortAtlas:
@@ -64,6 +66,7 @@ class CohortAtlas:
         self._features = access.features if compare_features else {}
         self._propagation: AtlasPropagation | None = None
         self._lock = Lock()
+        self._template_mismatch = lru_cache(None)(lambda name: float(self._mismatch(name).mean()))
         self._description = lru_cache(DESCRIPTION_BYTES // (BYTES_PER_CELL * MAX_CELLS))(self._describe)
 
     @property
@@ -125,18 +128,13 @@ class CohortAtlas:
         key = f"{self._folder}/{self._key(name)}"
         cached = self._cache.get(key, places=4, probabilities=4, gain=0, region=2, pose=2)
         if cached is not None:
-            region = _region_from(cached["region"], cached["pose"])
+            region = Region.from_arrays(cached["region"], cached["pose"])
             return RegisteredVolume(region, cached["places"], cached["probabilities"], float(cached["gain"]))
         region = self.propagation.find(self.access.image(name), self.spacing(name))
         volume = self.propagation.register(self._description(name, region))
-        arrays = {"places": volume.frame_coords, "probabilities": volume.probabilities}
-        arrays |= dict(zip(("region", "pose"), _region_arrays(region), strict=True))
+        arrays = {"places": volume.frame_coords, "probabilities": volume.probabilities, **region.to_arrays()}
         self._cache.put(key, **arrays, gain=np.array(volume.relative_improvement))
         return volume
-
-    def turned(self) -> list[str]:
-        """Return the unlabeled volumes whose orientation differs from the template's."""
-        return [name for name in self.access.unlabeled if self.registered(name).region.pose.turned]
 
     def neighbors(self, name: str) -> list[str]:
         """Return the volumes whose global features are most like a volume's, the nearest first."""
@@ -147,22 +145,18 @@ class CohortAtlas:
 
     def fuse_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
         """Return the neighbors' class ``probabilities`` (C, w, h, d) float32, by name, warped to a volume and fused."""
-        device = self.propagation.device
-        own = self._registration(name).on(device)
-        half = own.values.shape[1:]  # sufficient to compare on
-        warped, mismatch = [], []
+        warped, mismatches = self._warped(name, probabilities)
+        return _fused(warped, mismatches.values(), SELECTIVITY)
+
+    def _warped(self, name: str, probabilities: Callable[[str], np.ndarray]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the neighbors' probabilities warped to a volume, and their local mismatches by name."""
+        own, warped, mismatches = self._registration(name).on(self.propagation.device), [], {}
         for other in self.neighbors(name):
             cell_coords = torch.from_numpy(self._cell_coords(name, other))
-            moving = self._registration(other).on(device).values
-            grid = self.registered(other).frame_coords.shape[1:]
-            reduced = rescale(resize(cell_coords, half), grid, moving.shape[1:])
-            moved = sample(moving, to_device(reduced, device))
-            mismatch.append(box_mean((own.values - moved).square().mean(0, keepdim=True), 3, own.step))
+            moving, grid = self._registration(other).on(own.values.device), self.registered(other).region.grid
+            mismatches[other] = local_mismatch(own, moving, cell_coords, grid)
             warped.append(sample(torch.from_numpy(probabilities(other)), cell_coords))
-        distance = torch.stack(mismatch)
-        weights = torch.softmax(-SELECTIVITY * distance / distance.mean().clamp_min(1e-12), dim=0)
-        grid = warped[0].shape[1:]
-        return sum(resize(w, grid).cpu() * part for w, part in zip(weights, warped, strict=True)).numpy()
+        return warped, mismatches
 
     def carried(self, name: str) -> np.ndarray:
         """Return the class probabilities (C, w, h, d) of a volume that its neighbors carry over from the templates."""
@@ -171,15 +165,40 @@ class CohortAtlas:
     def consensus(self, name: str) -> np.ndarray:
         """Return the class probabilities (C, w, h, d) by the templates and the neighbors, adapted to the intensities.
 
-        Without registration, those by the templates alone.
+        A volume takes over those of its twin, where it has one. Without registration, those by the templates alone.
         """
         volume = self.registered(name)
         if not self.registration:
             return volume.probabilities
-        step = self.propagation.step(volume.region)
-        return adapt(
-            (volume.probabilities + self.carried(name)) / 2, volume.region.reduce(self.access.image(name)), step
-        )
+        estimate, mismatches = self._estimate(name)
+        twin = self._twin(name, mismatches)
+        if twin is not None:
+            estimate = sample_array(self._estimate(twin)[0], self._cell_coords(name, twin))
+        return adapt(estimate, volume.region.reduce(self.access.image(name)), self.propagation.step(volume.region))
+
+    def _estimate(self, name: str) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the fusion of a volume's own estimate and its neighbors', and the neighbors' mean mismatches.
+
+        A neighbor's estimate is worth no more than its own registration to the template. Where all are worth the same,
+        the volume's own one counts as much as all others together.
+        """
+        warped, mismatches = self._warped(name, lambda other: self.registered(other).probabilities)
+        worst = [m.clamp_min(self._template_mismatch(other)) for other, m in mismatches.items()]
+        estimates = [*warped, torch.from_numpy(self.registered(name).probabilities)]
+        fused = _fused(estimates, [*worst, self._mismatch(name)], PATH_SELECTIVITY, last=max(len(worst), 1))
+        return fused, {other: float(m.mean()) for other, m in mismatches.items()}
+
+    def _twin(self, name: str, mismatches: Mapping[str, float]) -> str | None:
+        """Return the neighbor that shows nearly the same and is more like the template, None if there is none."""
+        own = self._template_mismatch(name)
+        alike = [other for other, mismatch in mismatches.items() if mismatch < TWIN * own]
+        closer = {other: self._template_mismatch(other) for other in alike if other not in self.access.labeled}
+        twin = min(closer, key=closer.get, default=None)
+        return twin if twin is not None and closer[twin] < own else None
+
+    def _mismatch(self, name: str) -> Tensor:
+        volume = self.registered(name)
+        return self.propagation.mismatch(self._description(name, volume.region), volume)
 
     def _cell_coords(self, fixed: str, moving: str) -> np.ndarray:
         """Return the cell coordinates (3, w, h, d) in one volume of another's cells, by registration."""
@@ -207,31 +226,23 @@ class CohortAtlas:
         donors = []
         for name in access.unlabeled:
             template_coords = self.propagation.template_coords(self.registered(name))
-            affine = _fit_affine(template_coords, access.shape(name))
+            affine = fit_affine(template_coords, access.shape(name))
             arrays = (torch.from_numpy(array).to(store.device) for array in (template_coords, affine))
             donors.append(Donor(access.shape(name), *arrays, quantiles(store.image(name)).to(store.device)))
         template = access.labeled[0]
         return Warps(template, quantiles(store.image(template)).to(store.device), donors)
 
 
-def _region_arrays(region: Region) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whole numbers of a region, (6, 3), and the lengths, (3, 3), for the cache."""
-    pose = region.pose
-    numbers = [pose.axes, pose.flips, region.shape, region.start, region.size, region.grid]
-    return np.array(numbers, np.int64), np.array([pose.origin, region.step, [pose.scale] * 3])
+def _fused(
+    estimates: Sequence[Tensor], mismatches: Iterable[Tensor], selectivity: float, last: float = 1
+) -> np.ndarray:
+    """Return the mean of estimates (C, w, h, d), by weights that fall with their relative mismatches (1, w', h', d').
 
-
-def _region_from(numbers: np.ndarray, lengths: np.ndarray) -> Region:
-    axes, flips, *box = map(tuple, numbers.tolist())
-    origin, step, scale = map(tuple, lengths.tolist())
-    return Region(Pose(origin, scale[0], axes, tuple(map(bool, flips))), *box, step)
-
-
-def _fit_affine(template_coords: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Fit the affine map (3, 4) from voxel coordinates of a volume of ``shape`` to template_coords (3, w, h, d)."""
-    grid = template_coords.shape[1:]
-    axes = [(np.arange(n) + 0.5) * (size / n) - 0.5 for n, size in zip(grid, shape, strict=True)]
-    voxels = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-    known = np.concatenate([voxels, np.ones((1, voxels.shape[1]))])
-    values = template_coords.reshape(3, -1).astype(np.float64)
-    return np.linalg.lstsq(known.T, values.T, rcond=None)[0].T.astype(np.float32)
+    Args:
+        last: factor on the weight of the last one.
+    """
+    distance = torch.stack(list(mismatches))
+    logits = -selectivity * distance / distance.mean().clamp_min(1e-12)
+    logits[-1] += math.log(last)
+    weights, grid = torch.softmax(logits, dim=0), estimates[0].shape[1:]
+    return sum(resize(w, grid).cpu() * part for w, part in zip(weights, estimates, strict=True)).numpy()

@@ -76,6 +76,19 @@ class Region:
     grid: tuple[int, int, int]
     step: Length3
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the region as two arrays: of whole numbers, (6, 3), and of lengths, (3, 3)."""
+        pose = self.pose
+        numbers = [pose.axes, pose.flips, self.shape, self.start, self.size, self.grid]
+        return {"region": np.array(numbers, np.int64), "pose": np.array([pose.origin, self.step, [pose.scale] * 3])}
+
+    @classmethod
+    def from_arrays(cls, numbers: np.ndarray, lengths: np.ndarray) -> Region:
+        """Take back what ``to_arrays`` returned."""
+        axes, flips, *box = map(tuple, numbers.tolist())
+        origin, step, scale = map(tuple, lengths.tolist())
+        return cls(Pose(origin, scale[0], axes, tuple(map(bool, flips))), *box, step)
+
     def reduce(self, image: np.ndarray) -> np.ndarray:
         """Return the cells' means (..., w, h, d) of an image (..., W, H, D)."""
         return cell_means(self._cut(image), self.grid)
@@ -215,3 +228,13 @@ def structures(label: np.ndarray, spacing: Sequence[float]) -> Structures:
 def _factor(unit: float, spacing: float) -> int:
     """Return how many voxels are averaged to a cell along an axis; slices thicker than a cell stay as they are."""
     return max(1, round(unit / spacing))
+
+
+def fit_affine(template_coords: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Fit the affine map (3, 4) from voxel coordinates of a volume of ``shape`` to template_coords (3, w, h, d)."""
+    grid = template_coords.shape[1:]
+    axes = [(np.arange(n) + 0.5) * (size / n) - 0.5 for n, size in zip(grid, shape, strict=True)]
+    voxels = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    known = np.concatenate([voxels, np.ones((1, voxels.shape[1]))])
+    values = template_coords.reshape(3, -1).astype(np.float64)
+    return np.linalg.lstsq(known.T, values.T, rcond=None)[0].T.astype(np.float32)

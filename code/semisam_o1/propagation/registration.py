@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semisam_o1.core.device import to_device
-from semisam_o1.data.sampling.fields import indices, resize, sample
+from semisam_o1.data.sampling.fields import indices, rescale, resize, sample
 
 DILATION = 2  # units between the patches that self-similarity compares
 SEARCH_CELL = 2  # units per cell of the search
@@ -106,6 +106,17 @@ def displaced(voxel_coords: Tensor, displacement: Tensor, step: Step) -> Tensor:
 
 def _in_units(voxels: Tensor, step: Step) -> Tensor:
     return torch.stack([v * s for v, s in zip(voxels, step, strict=True)])
+
+
+def local_mismatch(fixed: Channels, moving: Channels, cell_coords: Tensor, grid: Sequence[int]) -> Tensor:
+    """Return the mean squared difference of two volumes around each voxel of the fixed one, (1, w, h, d).
+
+    Args:
+        cell_coords: coordinates in the moving volume of a grid over the fixed one, (3, ...), in cells of ``grid``.
+    """
+    reduced = rescale(resize(cell_coords, fixed.values.shape[1:]), grid, moving.values.shape[1:])
+    moved = sample(moving.values, to_device(reduced, fixed.values.device))
+    return box_mean((fixed.values - moved).square().mean(0, keepdim=True), 3, fixed.step)
 
 
 def search(fixed: Channels, moved: Tensor) -> Tensor:
