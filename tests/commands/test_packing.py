@@ -85,6 +85,12 @@ def test_it_holds_a_card_and_no_folder_of_the_machine(bundle: Path, tmp_path: Pa
     assert content[CARD].startswith(b"# mine\n") and b"- quality: not measured" in content[CARD]
 
 
+def test_flags_of_predictions_are_none_of_its_own(run: Path, tmp_path: Path) -> None:
+    for flag in (["--stride_xy", "8"], ["--precision", "bf16"], ["--exp", "x"], ["--device", "cpu"]):
+        with pytest.raises(SystemExit):
+            export.main([str(run), str(tmp_path / "model.zip"), *flag])
+
+
 def test_only_what_was_packed_here_is_replaced(
     run: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ class ExportConfig(TrainedConfig):
     out: Path = option(None, "the file to write", positional=True, metavar="MODEL.zip")
     onnx: bool | None = option(None, "write MODEL.onnx beside it (default: where the package onnx is installed)")
     overwrite: bool = option(False, "replace the files")
+    # No flags here: a packed network is loaded on the CPU and predicts nothing.
+    exp: str | None = None
+    stride_xy: int = TrainedConfig.stride_xy
+    stride_z: int = TrainedConfig.stride_z
+    image_key: str | None = None
+    precision: str = "fp32"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         assign(self, out=Path(self.out).expanduser(), exp=self.run)
@@ -59,7 +66,7 @@ def export(config: ExportConfig) -> list[Path]:
     for path in files:
         if path.exists() and not (config.overwrite and (path != config.out or _is_ours(path))):
             raise InputError(f"{path} exists; name another file, or --overwrite what export.py wrote")
-    model = load_model(replace(config, device="cpu"), torch.device("cpu"))
+    model = load_model(config, torch.device(config.device))
     description = describe(model)
     weights = {key: value.contiguous() for key, value in model.predictor.network.state_dict().items()}
     write_bundle(config.out, description, weights, model_card(description))
