@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from semisam_o1.propagation.cohort import CohortAtlas
+from semisam_o1.refinement.quality import expected_dice, judge
 
 KEPT_BYTES = 2**30  # of class probabilities, at most; the rest is computed again
 
@@ -25,13 +26,13 @@ class RememberingAtlas(CohortAtlas):
     def consensus(self, name: str) -> np.ndarray:
         return self._once("consensus", name, super().consensus)
 
-    def opinions(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the class probabilities (C, w, h, d) by a volume's own registration and by those of its neighbors.
+    def expected_dice(self, name: str) -> tuple[float, ...]:
+        """Return the Dice per foreground class that is expected of the label of round 0.
 
-        Without registration there are no neighbors, and both are the same.
+        The neighbors judge it; without registration there are none, and its own probabilities do.
         """
-        own = self.registered(name).probabilities
-        return own, self.carried(name) if self.registration else own
+        consensus = self.consensus(name)
+        return judge(consensus, self.carried(name)) if self.registration else expected_dice(consensus, consensus)
 
     def _once(self, kind: str, name: str, compute: Callable[[str], np.ndarray]) -> np.ndarray:
         values = self._kept.get((kind, name))

@@ -53,7 +53,7 @@ class CohortLabels:
         pseudo = self._collect(propagate(self.access, self.atlas, self.progress, self.say))
         if self.config.propagation != "atlas":
             return pseudo
-        expected = share_out(lambda name: expected_dice(*self.atlas.opinions(name)), names, threads=cpu_threads())
+        expected = share_out(self.atlas.expected_dice, names, threads=cpu_threads())
         return replace(pseudo, expected=dict(zip(names, expected, strict=True)))
 
     def calibrate(self, best: BestModel, predict: Callable[[Tensor], Tensor]) -> BestModel:
