@@ -1,4 +1,4 @@
-"""A run with one more label is compared with the run before it."""
+"""A run with one more label is compared with the run before it; the worst cases come first."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.report.earlier import compare, find_earlier
+from semisam_o1.report.page import badness
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, write_round
-from semisam_o1.runs.results import read_run
+from semisam_o1.runs.results import Case, read_run
 from tiny_cohort import write_cohort
 
 
@@ -75,3 +76,13 @@ def test_runs_of_other_data_and_broken_ones_are_no_earlier_runs(root: Path, tmp_
     broken = write_run(root, tmp_path / "broken", 1, 0, None)
     broken.pseudo_labels(0).write_bytes(b"x")
     assert find_earlier(read_run(write_run(root, tmp_path / "run", 2, 0, None).path)) is None
+
+
+def test_without_true_labels_the_least_expected_case_is_the_worst() -> None:
+    cases = [
+        Case("sure", Path("a"), [1], expected=(0.9, 0.8), uncertainty=0.1),
+        Case("doubtful", Path("a"), [1], expected=(0.2, 0.8), uncertainty=0.05),
+        Case("unknown", Path("a"), [1], uncertainty=0.9),
+        Case("known", Path("a"), [1], dice=[0.1], expected=(0.9,)),
+    ]
+    assert [case.name for case in sorted(cases, key=badness)] == ["known", "doubtful", "sure", "unknown"]

@@ -99,8 +99,9 @@ def report(config: ReportConfig) -> None:
 
 
 def badness(case: Case) -> tuple[float, float]:
-    """Return a key that sorts the worst case first: by Dice, else by uncertainty."""
-    return (case.mean_dice if case.dice is not None else 2.0, -(case.uncertainty or 0.0))
+    """Return a key that sorts the worst case first: by Dice, else by expected Dice, else by uncertainty."""
+    dice = case.mean_dice if case.dice is not None else statistics.fmean(case.expected) if case.expected else 2.0
+    return (dice, -(case.uncertainty or 0.0))
 
 
 def counted(number: int, noun: str) -> str:
