@@ -8,7 +8,7 @@ import torch
 
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former
-from semisam_o1.refinement.quality import doubtful, expected_dice, is_better, judge, one_hot
+from semisam_o1.refinement.quality import doubtful, expected_dice, judge, lack, one_hot
 
 
 def random_probabilities(seed: int, sharpness: float) -> np.ndarray:
@@ -45,19 +45,18 @@ def test_the_label_is_judged_and_not_its_probabilities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "first", "better"),
+    ("now", "first", "more"),
     [
-        ((0.80, 0.84), (0.8, 0.8), True),
-        ((0.77, 0.77), (0.8, 0.8), True),
-        ((0.7, 0.8), (0.8, 0.8), False),
-        ((0.42, 0.42), (0.5, 0.5), True),
-        ((0.38, 0.38), (0.5, 0.5), False),
+        ((0.8, 0.8), (0.9, 0.7), 0.0),
+        ((0.7, 0.7), (0.8, 0.8), 0.5),
+        ((0.9, 0.9), (0.8, 0.8), -0.5),
+        ((1.0,), (1.0,), 0.0),
     ],
 )
-def test_a_label_may_lack_a_little_more_than_that_of_round_0(
-    now: tuple[float, ...], first: tuple[float, ...], better: bool
+def test_what_a_label_lacks_is_measured_by_what_round_0_lacks(
+    now: tuple[float, ...], first: tuple[float, ...], more: float
 ) -> None:
-    assert is_better(now, first) is better
+    assert lack(now, first) == pytest.approx(more)
 
 
 def test_doubtful_labels_are_named_with_the_worst_first() -> None:

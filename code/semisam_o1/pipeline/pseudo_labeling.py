@@ -23,11 +23,9 @@ from semisam_o1.pipeline.opinions import RememberingAtlas
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.refinement.neighbors import fuse, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, largest_components, mean_entropy
-from semisam_o1.refinement.quality import expected_dice, is_better, judge
+from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, expected_dice, judge, lack
 from semisam_o1.runs.records import RoundRecord
 from semisam_o1.training.trainer import BestModel
-
-MAX_WORSE = 0.5  # share of labels that are not better, beyond which a network has not learned
 
 
 class CohortLabels:
@@ -182,11 +180,12 @@ class CohortLabels:
         Args:
             first: expected Dice per class of the labels of round 0, by the same judges as those of ``pseudo``.
         """
-        worse = [name for name in first if not is_better(pseudo.expected[name], first[name])]
-        if len(worse) > MAX_WORSE * len(first):
+        lacking = {name: lack(pseudo.expected[name], first[name]) for name in first}
+        worse = [name for name, more in lacking.items() if more > TOLERANCE]
+        if (mean := float(np.mean(list(lacking.values())))) > MEAN_TOLERANCE:
             self.say(
-                f"{len(worse)} of {len(first)} new labels agree less with what registration says than those of round "
-                "0: the network has not learned, and all labels stay as they were"
+                f"by what registration says, the new labels lack {100 * mean:.0f} % more than those of round 0: the "
+                "network has not learned, and all labels stay as they were"
             )
             worse = list(first)
         elif worse:

@@ -16,6 +16,7 @@ from semisam_o1.core.errors import listed
 
 DOUBTFUL = 0.6  # expected Dice below which a label is not to be trusted
 TOLERANCE = 0.2  # share of what round 0 lacks by its own judges that a later label may lack more
+MEAN_TOLERANCE = 0.1  # the same for the mean over a cohort, beyond which a network has not learned
 
 
 def expected_dice(opinion: np.ndarray | Tensor, other: np.ndarray | Tensor) -> tuple[float, ...]:
@@ -41,13 +42,16 @@ def judge(probabilities: np.ndarray, judges: np.ndarray) -> tuple[float, ...]:
     return expected_dice(one_hot(probabilities.argmax(0), len(probabilities)), judges)
 
 
-def is_better(judged: Sequence[float], first: Sequence[float]) -> bool:
-    """Return whether a label may replace that of round 0, from the expected Dice of both by the judges of round 0.
+def lack(judged: Sequence[float], first: Sequence[float]) -> float:
+    """Return how much more a label lacks than that of round 0, as a share of what that one lacks; negative for less.
 
-    These judges had a part in the label of round 0 alone, so a label that is better may score a little less.
+    The judges of round 0 had a part in its label, so a label that is better may lack a little more.
+
+    Args:
+        judged, first: expected Dice per class of the label and of that of round 0, by the judges of round 0.
     """
-    mean, reference = float(np.mean(judged)), float(np.mean(first))
-    return mean >= reference - TOLERANCE * (1 - reference)
+    reference = float(np.mean(first))
+    return (reference - float(np.mean(judged))) / max(1 - reference, 0.01)
 
 
 def doubtful(expected: Mapping[str, Sequence[float]]) -> dict[str, float]:
