@@ -61,7 +61,7 @@ def _region_cells(label: np.ndarray, grid: Grid) -> int:
 def describe_machine(device: torch.device, precision: str) -> Machine:
     """Return the facts about this process's share of the machine, on every rank those of rank 0."""
     on_gpu = device.type == "cuda"
-    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else available_memory()
+    memory = torch.cuda.mem_get_info(device)[1] if on_gpu else available_memory()
     memory = memory if on_gpu else memory // distributed.world_size()
     return distributed.from_main(Machine(on_gpu, memory, torch.get_num_threads(), precision))
 
