@@ -117,7 +117,7 @@ def test_the_commands(
     cache: str, registration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(registration_module, "SEARCH_STEPS", 1)  # many small kernels take long where they are pretended
-    monkeypatch.setattr(registration_module, "DESCENT_STEPS", 2)
+    monkeypatch.setattr(registration_module, "REFINEMENT_STEPS", 2)
     root, exp = write_cohort(tmp_path / "data"), tmp_path / "run"
     flags = train_flags(root, exp, device="cuda", cache=cache, registration=registration)
     assert run_command(train_SemiSAM_O1.main, flags) == 0, capsys.readouterr().err
@@ -167,8 +167,9 @@ def test_a_stopped_run_continues(precision: str, tmp_path: Path, monkeypatch: py
 def test_descriptions_of_scans_wait_in_host_memory(device: torch.device) -> None:
     image, label = scan()
     propagation = AtlasPropagation([Template(image, label)], 3, device)
-    kept = [propagation.describe(image), *propagation._described]
-    assert [description.registration.device.type for description in kept] == ["cpu", "cpu"]
-    on_cpu = AtlasPropagation([Template(image, label)], 3).register(propagation.describe(image))
-    on_gpu = propagation.register(propagation.describe(image))
+    description = propagation.describe(image, propagation.find(image))
+    kept = [description, *propagation._described]
+    assert [one.registration.values.device.type for one in kept] == ["cpu", "cpu"]
+    on_cpu = AtlasPropagation([Template(image, label)], 3).register(description)
+    on_gpu = propagation.register(description)
     assert (on_gpu.probabilities.argmax(0) != on_cpu.probabilities.argmax(0)).mean() < 0.01
