@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from semisam_o1.data.sampling.fields import _Interpolation, interpolate
-from semisam_o1.propagation.registration import _box_mean_by_axes, box_mean
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
@@ -31,13 +30,3 @@ def test_the_gradient_in_bf16_is_rounded_once_per_axis() -> None:
     exact = x.detach().double().requires_grad_()
     (wanted,) = torch.autograd.grad(interpolate(exact, (16, 16, 16)), exact, upstream.double())
     assert (found - wanted).square().mean() < 0.005**2 * wanted.square().mean()
-
-
-@pytest.mark.parametrize("side", [3, 5])
-def test_the_mean_by_axes_is_that_by_pooling(side: int) -> None:
-    field = torch.randn(2, 4, 1, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
-    found, wanted = _box_mean_by_axes(field, side), box_mean(field, side)
-    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
-    upstream = torch.randn(wanted.shape, dtype=torch.float64)
-    ours, theirs = (torch.autograd.grad(output, field, upstream)[0] for output in (found, wanted))
-    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
