@@ -11,6 +11,7 @@ import torch
 import train_SemiSAM_O1
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import run_command
+from semisam_o1.core.seeding import torch_generator
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import build_network
 from semisam_o1.networks.kernels import Kernels
@@ -29,7 +30,7 @@ FOUND = Kernels("channels_last", "moments")
 @pytest.mark.parametrize("name", METHODS)
 def test_every_candidate_computes_what_the_reference_computes(name: str) -> None:
     options = MethodOptions(max_iterations=10, num_classes=3)
-    student = build_network(METHODS[name].network, options.num_classes)
+    student = build_network(METHODS[name].network, options.num_classes, generator=torch_generator(0))
     trial = TrainingTrial(student, name, options, (2, 1, 32, 48, 32), 1, resolve_device("cuda"), "fp32")
     reference = trial.gradient(Kernels())
     assert reference.norm() > 0
