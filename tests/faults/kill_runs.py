@@ -165,7 +165,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         with h5py.File(path) as file:
             for name, dataset in file.items():
                 found[f"{path.name}: {name}"] = dataset[()]
-                found[f"{path.name}: {name} figures"] = sorted(dataset.attrs.items())
+                figures = {key: np.asarray(value).tolist() for key, value in dataset.attrs.items()}
+                found[f"{path.name}: {name} figures"] = json.dumps(figures, sort_keys=True)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timed = ("train/iterations_per_second", "train/learning_rate", "weight/")
     found["metrics"] = [{key: v for key, v in row.items() if not key.startswith(timed)} for row in rows]
