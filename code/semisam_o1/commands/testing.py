@@ -25,7 +25,7 @@ from semisam_o1.core.errors import DatasetError, InputError, listed, raise_fault
 from semisam_o1.core.flags import assign, option
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.geometry import Grid
-from semisam_o1.data.dataset.volumes import Dataset
+from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preflight.check import check_testing
 from semisam_o1.data.preparation.settings import spacing_mm
 from semisam_o1.evaluation.metrics import IMPLEMENTATIONS
@@ -131,6 +131,12 @@ def _spaced(config: TestConfig, grid: Grid) -> Grid:
     return Grid(grid.size, dataclasses.replace(grid.geometry, spacing=config.source_spacing, known=True))
 
 
+def _load(config: TestConfig, name: str) -> Volume:
+    """Read a volume as it is tested: its own grid counts, not that of the file it was prepared from."""
+    volume = config.dataset.load(name)
+    return dataclasses.replace(volume, geometry=_spaced(config, volume.grid).geometry, original=None)
+
+
 def evaluate_volumes(
     model: LoadedModel[TestConfig], network: NetworkInput, names: Sequence[str], threads: int
 ) -> Iterator[VolumeResult]:
@@ -144,8 +150,7 @@ def evaluate_volumes(
     predicting = Lock()
 
     def evaluate(name: str) -> VolumeResult:
-        volume = model.config.dataset.load(name)
-        volume = dataclasses.replace(volume, geometry=_spaced(model.config, volume.grid).geometry, original=None)
+        volume = _load(model.config, name)
         image = dataclasses.replace(volume, label=None)
         prepared = network.prepare(image)[0] if volume.geometry.known else image
         with predicting:
@@ -177,7 +182,7 @@ def _write_results(model: LoadedModel[TestConfig], results: Iterable[VolumeResul
             add(result.name, result.prediction)
             rows += result.rows
             if config.save_pred is not None:
-                volume = config.dataset.load(result.name)
+                volume = _load(config, result.name)
                 arrays = (result.prediction, volume.image, volume.label)
                 for path, array in zip(config.saved(result.name), arrays, strict=True):
                     write_image(path, array, volume.geometry)

@@ -17,6 +17,9 @@ OUT_OF_MEMORY = (
     *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"),
 )
 
+# What a switch takes for on and off.
+ON, OFF = ("on", "1", "true", "yes"), ("off", "0", "false", "no")
+
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -112,9 +115,17 @@ def write_failure(path: object, error: OSError) -> str:
     return f"{path} cannot be written: {advice}{error.strerror or error}. What was saved before is complete"
 
 
+def _wants_traceback(argv: Sequence[str]) -> bool:
+    """Return whether a command line, which may not be readable as a whole, says ``--debug``."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        if flag == "--debug":
+            return (value or following).lower() not in OFF
+    return False
+
+
 def _explain(message: object, code: int, argv: Sequence[str] | None, hint: str = "") -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--debug" in words and words[words.index("--debug") + 1 :][:1] != ["off"]:
+    if _wants_traceback(sys.argv[1:] if argv is None else argv):
         traceback.print_exc()
     print(f"error: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)
     return code

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from semisam_o1 import IS_CHECKOUT, PROJECT_ROOT
-from semisam_o1.core.errors import raise_faults
+from semisam_o1.core.errors import OFF, ON, raise_faults
 
 Config = TypeVar("Config")
 
@@ -77,9 +77,6 @@ def option(
     """
     metadata = {"argparse": {"help": help, **others}, "within": within, "resume": resume, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-ON, OFF = ("on", "1", "true", "yes"), ("off", "0", "false", "no")  # and what else people write for them
 
 
 def on_off(text: str) -> bool:
