@@ -8,7 +8,7 @@ import torch
 
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former
-from semisam_o1.refinement.quality import doubtful, expected_dice, judge, lack, one_hot
+from semisam_o1.refinement.quality import doubtful, error_increase, expected_dice, judge, one_hot
 
 
 def random_probabilities(seed: int, sharpness: float) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_the_label_is_judged_and_not_its_probabilities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "first", "more"),
+    ("now", "first", "increase"),
     [
         ((0.8, 0.8), (0.9, 0.7), 0.0),
         ((0.7, 0.7), (0.8, 0.8), 0.5),
@@ -53,10 +53,10 @@ def test_the_label_is_judged_and_not_its_probabilities() -> None:
         ((1.0,), (1.0,), 0.0),
     ],
 )
-def test_what_a_label_lacks_is_measured_by_what_round_0_lacks(
-    now: tuple[float, ...], first: tuple[float, ...], more: float
+def test_the_error_of_a_label_is_relative_to_that_of_round_0(
+    now: tuple[float, ...], first: tuple[float, ...], increase: float
 ) -> None:
-    assert lack(now, first) == pytest.approx(more)
+    assert error_increase(now, first) == pytest.approx(increase)
 
 
 def test_doubtful_labels_are_named_with_the_worst_first() -> None:

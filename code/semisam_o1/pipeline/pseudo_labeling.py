@@ -23,7 +23,7 @@ from semisam_o1.pipeline.opinions import RememberingAtlas
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.refinement.neighbors import fuse, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, largest_components, mean_entropy
-from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, expected_dice, judge, lack
+from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, error_increase, expected_dice, judge
 from semisam_o1.runs.records import RoundRecord
 from semisam_o1.training.trainer import BestModel
 
@@ -180,12 +180,12 @@ class CohortLabels:
         Args:
             first: expected Dice per class of the labels of round 0, by the same judges as those of ``pseudo``.
         """
-        lacking = {name: lack(pseudo.expected[name], first[name]) for name in first}
-        worse = [name for name, more in lacking.items() if more > TOLERANCE]
-        if (mean := float(np.mean(list(lacking.values())))) > MEAN_TOLERANCE:
+        increases = {name: error_increase(pseudo.expected[name], first[name]) for name in first}
+        worse = [name for name, increase in increases.items() if increase > TOLERANCE]
+        if (mean := float(np.mean(list(increases.values())))) > MEAN_TOLERANCE:
             self.say(
-                f"by what registration says, the new labels lack {100 * mean:.0f} % more than those of round 0: the "
-                "network has not learned, and all labels stay as they were"
+                f"the Dice error that is expected of the new labels is {100 * mean:.0f} % larger than that of round 0: "
+                "the network has not learned, and all labels stay as they were"
             )
             worse = list(first)
         elif worse:

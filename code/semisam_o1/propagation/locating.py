@@ -126,9 +126,9 @@ class Locator:
         """
         values = volume.channels.values[SEARCHED].numpy()
         extent = volume.lengths * values.shape[1:]
+        window = self._window.channels.values[SEARCHED].numpy()
         best = (middle, 1.0, -np.inf, -np.inf)
         for scale in SCALES:
-            window = self._window.channels.values[SEARCHED].numpy()
             size = np.maximum(np.round(self._window.lengths * window.shape[1:] * scale / volume.lengths), 1)
             zoomed = ndimage.zoom(window, (1, *(size / window.shape[1:])), order=1, mode="nearest", grid_mode=True)
             correlation, offsets = _correlations(values, zoomed)

@@ -95,9 +95,8 @@ class Region:
 
     def resample(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Resample (C, W, H, D) of the volume to the working grid."""
-        pose, leading = self.pose, 1
-        turned = probabilities.permute(0, *(leading + axis for axis in pose.axes))
-        turned = turned.flip([leading + i for i, flip in enumerate(pose.flips) if flip])
+        turned = probabilities.permute(0, *(1 + axis for axis in self.pose.axes))
+        turned = turned.flip([1 + i for i, flip in enumerate(self.pose.flips) if flip])
         return resize(turned[(slice(None), *self._box)], self.grid)
 
     def paste(self, probabilities: np.ndarray) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from semisam_o1.core.errors import listed
 
 DOUBTFUL = 0.6  # expected Dice below which a label is not to be trusted
-TOLERANCE = 0.2  # share of what round 0 lacks by its own judges that a later label may lack more
+TOLERANCE = 0.2  # relative increase of the expected Dice error over round 0, up to which a label is accepted
 MEAN_TOLERANCE = 0.1  # the same for the mean over a cohort, beyond which a network has not learned
 
 
@@ -42,10 +42,10 @@ def judge(probabilities: np.ndarray, judges: np.ndarray) -> tuple[float, ...]:
     return expected_dice(one_hot(probabilities.argmax(0), len(probabilities)), judges)
 
 
-def lack(judged: Sequence[float], first: Sequence[float]) -> float:
-    """Return how much more a label lacks than that of round 0, as a share of what that one lacks; negative for less.
+def error_increase(judged: Sequence[float], first: Sequence[float]) -> float:
+    """Return the relative increase of the expected Dice error, 1 − Dice, of a label over that of round 0.
 
-    The judges of round 0 had a part in its label, so a label that is better may lack a little more.
+    The judges of round 0 had a part in its label, so the error of a better label may seem a little larger.
 
     Args:
         judged, first: expected Dice per class of the label and of that of round 0, by the judges of round 0.
