@@ -17,13 +17,14 @@ from semisam_o1.core.terminal import text_table
 from semisam_o1.demo.phantom import PhantomCohort
 from semisam_o1.drawing.figures import draw_labels
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.config import RECIPES, TrainConfig
 from semisam_o1.pipeline.run import train
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.report.page import ReportConfig, report
 from semisam_o1.runs.results import RunResults, read_run
 
 DATA = PROJECT_ROOT / "data" / "demo"
+FAST = ("base_lr", "ema_decay", "foreground", "use_teacher", "warm_start")  # of the recipe, for short rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class DemoConfig(CommandConfig):
     exp: str = option("demo", "name of the run, a folder below model/")
     seed: int = option(21, "random seed of the subjects", within=AT_LEAST_0)
     rounds: int = option(2, "rounds of training", metavar="N")
-    iterations: int = option(320, "iterations per round", metavar="N")
+    iterations: int = option(160, "iterations per round", metavar="N")
     data_only: bool = option(False, "write the scans and stop")
     overwrite: bool = option(False, "replace other scans in DST, and an earlier run")
 
@@ -72,9 +73,10 @@ def train_config(root: Path, exp: str, iterations: int, **changes: Any) -> Train
     """Return the settings of the demo's training; ``changes`` replace fields."""
     # The subjects have the same orientation and differ by smooth warps only: registration would leave nothing to learn.
     method = {"backbone": "mt", "propagation": "atlas", "features": "builtin", "registration": False}
-    small = {"num_classes": 3, "patch_size": (48, 48, 32), "num_rounds": 2, "base_lr": 0.03, "orientations": "none"}
+    small = {"num_classes": 3, "patch_size": (48, 48, 32), "num_rounds": 2, "orientations": "none"}
+    fast = {name: RECIPES["best"][name] for name in FAST} | {"augmentation": ("spatial", "intensity")}
     logged = {"val_interval": 40, "val_stride": 24, "log_images": 50}
-    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **(method | small | logged | changes))
+    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **(method | small | fast | logged | changes))
 
 
 def compare_with_round0(results: RunResults) -> str:
