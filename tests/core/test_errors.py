@@ -54,6 +54,27 @@ def test_debug_shows_the_traceback(kind: type, code: int, capsys: pytest.Capture
     assert "in main" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ([], False),
+        (["--debug"], True),
+        (["--debug", "ROOT"], True),
+        (["--debug", "on", "ROOT"], True),
+        (["ROOT", "--debug", "off"], False),
+        (["--debug", "No", "ROOT"], False),
+        (["--debug=false"], False),
+        (["--debug=1"], True),
+    ],
+)
+def test_debug_is_a_switch(words: list[str], shown: bool, capsys: pytest.CaptureFixture) -> None:
+    def main(_: object) -> None:
+        raise ValueError("odd")
+
+    assert run_command(main, words) == 1
+    assert ("Traceback" in capsys.readouterr().err) is shown
+
+
 def test_debug_is_read_from_the_real_command_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def main(argv):
         raise InputError("reason")

@@ -117,9 +117,10 @@ def write_failure(path: object, error: OSError) -> str:
 
 def _wants_traceback(argv: Sequence[str]) -> bool:
     """Return whether a command line, which may not be readable as a whole, says ``--debug``."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for position, word in enumerate(argv):
         flag, _, value = word.partition("=")
         if flag == "--debug":
+            following = "".join(argv[position + 1 : position + 2])
             return (value or following).lower() not in OFF
     return False
 
