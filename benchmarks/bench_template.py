@@ -18,15 +18,17 @@ import torch
 from scipy.stats import spearmanr
 
 import code_path  # noqa: F401
-from semisam_o1.commands.suggestion import cohort_distances, rank_next
+from semisam_o1.commands.suggestion import LabelQuality, cohort_distances, label_quality, rank_next
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation import class_prototypes, propagate
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
-from semisam_o1.propagation.representativeness import rank
+from semisam_o1.propagation.representativeness import Distances, rank
 from semisam_o1.runs.results import read_run
+
+ALONE = "the labeled ones alone"
 
 
 def main() -> None:
@@ -53,11 +55,12 @@ def main() -> None:
         return VolumeFeatures(BuiltinFeatures()(image), np.empty(0), image.shape)
 
     started = time.monotonic()
-    labeled: list[str] = []
+    labeled, criteria = [], {}
     if arguments.run:
-        results = read_run(arguments.run)
-        labeled = names[: results.arguments["labeled_num"]]
-        ranking, _ = rank_next(results, "builtin", Path(), "cpu")
+        results = read_run(arguments.run, root_path=arguments.root)
+        labeled, quality = results.labeled, label_quality(results)
+        ranking = rank_next(results, quality, "builtin", Path(), "cpu")
+        criteria = other_criteria(cohort_distances(dataset, results.unlabeled, "builtin", Path(), "cpu"), quality)
     else:
         ranking = rank(cohort_distances(dataset, names, "builtin", Path(), "cpu"))
     place = [candidate.name for candidate in ranking]
@@ -68,26 +71,51 @@ def main() -> None:
         parser.error(f"{arguments.out} was measured with other settings; name another --out")
     done = kept["dice"]
     scored = names[:: -(-len(names) // arguments.scored)]
-    chosen = [name for name in dict.fromkeys([place[0], *names[:: arguments.every]]) if name not in labeled]
+    even = [name for name in names[:: arguments.every] if name not in labeled]
+    chosen = list(dict.fromkeys([place[0], *criteria.values(), *even]))
     print("| template | place among the suggested | pseudo-label Dice | time |\n| --- | --- | --- | --- |")
-    for template in chosen:
+    for template in [*chosen, *([ALONE] if labeled else [])]:
         started = time.monotonic()
         if template not in done:
-            label = labeller(volumes, features, [*labeled, template], arguments)
+            label = labeller(volumes, features, [*labeled, *([template] if template != ALONE else [])], arguments)
             done[template] = {
                 name: dice_per_class(label(name), volumes[name].label, arguments.num_classes)
                 for name in scored
                 if name not in (*labeled, template)
             }
             arguments.out.write_text(json.dumps(kept))
-        row = f"| {template} | {place.index(template) + 1} of {len(place)} | {_mean(done[template]):.3f} "
-        print(f"{row}| {time.monotonic() - started:.0f} s |", flush=True)
+        among = "" if template == ALONE else f"{place.index(template) + 1} of {len(place)}"
+        time_taken = f"{time.monotonic() - started:.0f} s"
+        print(f"| {template} | {among} | {_mean(done[template]):.3f} | {time_taken} |", flush=True)
     others = [_mean(done[name]) for name in chosen[1:]]
     print(
         f"suggested {_mean(done[chosen[0]]):.3f}; {len(others)} others: mean {np.mean(others):.3f}, "
         f"best {max(others):.3f}, worst {min(others):.3f}; rank correlation of place and Dice of all "
         f"{spearmanr([place.index(name) for name in chosen], [_mean(done[name]) for name in chosen])[0]:+.2f}"
     )
+    if criteria:
+        gains = {name: gain(done[name], done[ALONE]) for name in chosen}
+        print("\n| chosen by | scan | Dice of the other scans | more than without |\n| --- | --- | --- | --- |")
+        for criterion, name in {"the suggestion": place[0], **criteria}.items():
+            print(f"| {criterion} | {name} | {_mean(done[name]):.3f} | {gains[name]:+.3f} |")
+        dice, more = (np.mean([values(name) for name in even]) for values in (lambda n: _mean(done[n]), gains.get))
+        print(f"| at random | mean of {len(even)} | {dice:.3f} | {more:+.3f} |")
+
+
+def gain(scores: dict[str, list[float]], without: dict[str, list[float]]) -> float:
+    """Return by how much the mean Dice of scans is higher with another template than without it."""
+    return _mean(scores) - _mean({name: without[name] for name in scores})
+
+
+def other_criteria(distances: Distances, quality: LabelQuality) -> dict[str, str]:
+    """Return what the suggestion of the next scan is compared with: criterion → the scan that it chooses."""
+    others = {"the suggestion, every scan counting the same": rank(distances)[0].name}
+    if quality.uncertainty:
+        others["the suggestion, weighted by uncertainty"] = rank(distances, quality.uncertainty)[0].name
+        others["highest uncertainty"] = max(quality.uncertainty, key=quality.uncertainty.get)
+    if quality.expected:
+        others["lowest expected Dice"] = min(quality.expected, key=quality.expected.get)
+    return others
 
 
 def labeller(volumes, features, templates: list[str], arguments: argparse.Namespace):

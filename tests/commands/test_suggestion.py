@@ -1,25 +1,30 @@
-"""Which scan to label: the typical one before any label exists, the telling one after a run."""
+"""Which scan to label: the typical one before any label exists, the one that stands for bad labels after a run."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 import suggest_template
 import train_SemiSAM_O1
 from semisam_o1.commands import suggestion
-from semisam_o1.core.errors import run_command
+from semisam_o1.commands.suggestion import label_quality, rank_next
+from semisam_o1.core.errors import InputError, run_command
 from semisam_o1.data.dataset.volumes import Volume, write_volume
 from semisam_o1.features.builtin import cell_means
 from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, global_feature
 from semisam_o1.propagation import representativeness
 from semisam_o1.propagation.representativeness import Distances, distances_between, rank
+from semisam_o1.runs.results import RunResults, read_run
 from tiny_cohort import train_flags, write_cohort
 
 
@@ -177,25 +182,80 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_after_a_run_those_that_stand_for_uncertain_scans_come_first(
-    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def judged(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, Sequence[float]], Sequence[float]], Path]:
+    """A function that states expected Dice and uncertainty of the last round's labels and returns the run.
+
+    Of its unlabeled scans, train4 is near to all but train5, and train3 to train5 alone.
+    """
     (run,) = trained.glob("run_*/unet_3D")
     names = [f"train{i}" for i in range(2, 6)]
-    with h5py.File(run / "pseudo_labels" / "round1.h5", "r+") as file:
-        for i, name in enumerate(names):
-            file[name].attrs["uncertainty"] = (0.1, 0.1, 0.1, 0.9)[i]
-    # train4 is near to all but train5, train3 to train5 alone.
     near = {("train4", "train2"): 0.5, ("train4", "train3"): 0.5, ("train3", "train5"): 0.2}
     values = [[np.nan if a == b else near.get((a, b), 1.5) for b in names] for a in names]
     monkeypatch.setattr(suggestion, "cohort_distances", lambda *_: Distances(names, names, np.array(values)))
+
+    def state(expected: dict[str, Sequence[float]], uncertainty: Sequence[float]) -> Path:
+        with h5py.File(run / "pseudo_labels" / "round1.h5", "r+") as file:
+            for name, value in zip(names, uncertainty, strict=True):
+                file[name].attrs["uncertainty"] = value
+                file[name].attrs.pop("expected_dice", None)
+            for name, dice in expected.items():
+                file[name].attrs["expected_dice"] = dice
+        return run
+
+    return state
+
+
+def test_after_a_run_those_that_stand_for_failing_labels_come_first(
+    judged: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dice = {"train2": (0.95, 0.85), "train3": (0.9, 0.9), "train4": (0.9, 0.9), "train5": (0.2, 0.0)}
+    run = judged(dice, (0.9, 0.1, 0.1, 0.1))
     assert run_command(suggest_template.main, ["--run", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("the others count by their 1 − expected Dice")
+    assert lines[1].split()[:4] == ["place", "scan", "expected", "Dice"]
     rows = [line.split() for line in lines[2:6]]
-    assert (rows[0][1], rows[0][2]) == ("train3", "0.1000")
+    assert (rows[0][1], rows[0][2]) == ("train3", "0.900")
     assert rows[0][3] == f"{(0.1 * 1.5 + 0.1 * 1.5 + 0.9 * 0.2) / 1.1:.3f}"
     assert "label next: train3" in lines
     assert "add_label.py" in lines[-1] and lines[-1].endswith(" train3 MASK --labeled_num 2")
+
+
+def test_where_the_expected_dice_of_a_label_is_not_known_the_uncertainty_counts(
+    judged: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = judged({"train2": (0.0, 0.0), "train3": (1.0, 1.0), "train4": (1.0, 1.0)}, (0.1, 0.1, 0.1, 0.9))
+    assert run_command(suggest_template.main, ["--run", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("the others count by their uncertainty")
+    rows = [line.split() for line in lines[2:6]]
+    assert (rows[0][1], rows[0][2]) == ("train3", "0.1000")
+    assert rows[0][3] == f"{(0.1 * 1.5 + 0.1 * 1.5 + 0.9 * 0.2) / 1.1:.3f}"
+
+
+def round0_alone(run: Path) -> RunResults:
+    """A run as it stands before its first round of training is finished."""
+    results = read_run(run)
+    return replace(results, records=results.records[:1])
+
+
+def test_labels_of_round_0_are_judged_too(judged: Callable[..., Path]) -> None:
+    results = round0_alone(judged({}, (0.1, 0.1, 0.1, 0.9)))
+    with h5py.File(results.folder.pseudo_labels(0), "r+") as file:
+        assert all("expected_dice" in file[name].attrs for name in results.unlabeled), "as the atlas writes them"
+        for name in results.unlabeled:
+            del file[name].attrs["expected_dice"]
+    with pytest.raises(InputError, match="round 0 does not tell how good its labels are; train"):
+        label_quality(results)
+    with h5py.File(results.folder.pseudo_labels(0), "r+") as file:
+        for name, dice in zip(results.unlabeled, (0.9, 0.9, 0.9, 0.1), strict=True):
+            file[name].attrs["expected_dice"] = (dice, dice)
+    quality = label_quality(results)
+    assert quality.failing == pytest.approx(dict(zip(results.unlabeled, (0.1, 0.1, 0.1, 0.9), strict=True)))
+    assert rank_next(results, quality, "builtin", Path(), torch.device("cpu"))[0].name == "train3"
 
 
 def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,27 @@ class SuggestConfig(DeviceConfig):
         return faults + image_key_faults(self.image_key)
 
 
+@dataclass(frozen=True)
+class LabelQuality:
+    """What a round of a run tells of its labels, by the name of the unlabeled scan."""
+
+    expected: dict[str, float]  # Dice estimated without truth, mean over classes; empty unless known of every scan
+    uncertainty: dict[str, float]  # mean entropy in nats; empty in round 0
+
+    @property
+    def measure(self) -> str:
+        return "expected Dice" if self.expected else "uncertainty"
+
+    def shown(self, name: str) -> str:
+        """Return the measure of a scan as text."""
+        return f"{self.expected[name]:.3f}" if self.expected else f"{self.uncertainty[name]:.4f}"
+
+    @property
+    def failing(self) -> dict[str, float]:
+        """How much every label is expected to fail: 1 − expected Dice, or the uncertainty where that is not known."""
+        return {name: 1 - dice for name, dice in self.expected.items()} or self.uncertainty
+
+
 def suggest(config: SuggestConfig) -> None:
     """Print which scan of a dataset, or which unlabeled scan of a run, is worth labeling.
 
@@ -75,45 +96,55 @@ def suggest(config: SuggestConfig) -> None:
                 f"{train_list} names {len(names)} scans; from three on, one can represent the others better than "
                 "another. Label the clearer one"
             )
-        ranking, uncertainty = rank(cohort_distances(dataset, names, features, config.sam_ckpt, device)), None
+        ranking, quality = rank(cohort_distances(dataset, names, features, config.sam_ckpt, device)), None
         heading = f"scans of {train_list}, {features} features"
         preparation = f"{shell_command('prepare')} nifti --images … --labels … --template {ranking[0].name}"
         what, advice = "suggested template", f"label it, then: {preparation} --overwrite {dataset.root}"
     else:
         run = read_run(config.run, config.backbone, config.root_path)
-        ranking, uncertainty = rank_next(run, config.features or run.arguments["features"], config.sam_ckpt, device)
+        quality = label_quality(run)
+        features = config.features or run.arguments["features"]
+        ranking = rank_next(run, quality, features, config.sam_ckpt, device)
         after = f"round {run.records[-1].round} of {run.folder.path}"
-        heading = f"unlabeled scans after {after}; the others count by their uncertainty"
+        counted = "1 − expected Dice" if quality.expected else "uncertainty"
+        heading = f"unlabeled scans after {after}; the others count by their {counted}"
         put = f"{run.dataset.root} {ranking[0].name} MASK --labeled_num {run.arguments['labeled_num']}"
         what, advice = "label next", f"draw its mask, then: {shell_command('label')} {put}"
-    print(f"{len(ranking)} {heading}", table(ranking, config.top, uncertainty), sep="\n")
+    print(f"{len(ranking)} {heading}", table(ranking, config.top, quality), sep="\n")
     print(f"{what}: {ranking[0].name}", advice, sep="\n")
 
 
-def rank_next(
-    results: RunResults, features: str, checkpoint: Path, device: torch.device
-) -> tuple[list[Candidate], dict[str, float]]:
-    """Rank the unlabeled scans of a run as the next one to label, and return their mean entropies, too.
-
-    A scan's distances to the others are weighted with the uncertainty of those. Its own uncertainty does not count: odd
-    and noisy scans are uncertain, and make poor templates.
+def label_quality(results: RunResults) -> LabelQuality:
+    """Return how good the labels of a run's last round are expected to be.
 
     Raises:
-        InputError: if the run has not been trained for a round yet, or its list of scans has changed.
+        InputError: if the run has not come that far yet, or its list of scans has changed.
     """
     folder, unlabeled = results.folder, results.unlabeled
-    if len(results.records) < 2:
-        raise InputError(f"{folder.path}: no round is finished yet, so no uncertainty is known; train first")
     with open_round(folder.pseudo_labels(results.records[-1].round)) as labels:
-        values = {name: labels.uncertainty(name) for name in labels.names}  # None for labeled scans
-    uncertainty = {name: value for name, value in values.items() if value is not None}
-    if set(unlabeled) != set(uncertainty):
+        dice = {name: values for name in labels.names if (values := labels.expected(name)) is not None}
+        entropy = {name: value for name in labels.names if (value := labels.uncertainty(name)) is not None}
+    if not (dice or entropy):  # propagated by prototypes, or by an earlier version
+        raise InputError(f"{folder.path}: round 0 does not tell how good its labels are; train for a round first")
+    if set(unlabeled) != {*dice, *entropy}:
         remedy = "put it back, or train on what it names now and ask that run"
         raise InputError(f"{results.dataset.root / 'train.txt'} is not what {folder.path} was trained on; {remedy}")
     if len(unlabeled) < 2:
         raise InputError(f"{folder.path} has one unlabeled scan only; there is nothing to choose from")
-    distances = cohort_distances(results.dataset, unlabeled, features, checkpoint, device)
-    return rank(distances, uncertainty), uncertainty
+    known = set(dice) == set(unlabeled)  # refinement by votes leaves some without
+    return LabelQuality({name: float(np.mean(dice[name])) for name in unlabeled} if known else {}, entropy)
+
+
+def rank_next(
+    results: RunResults, quality: LabelQuality, features: str, checkpoint: Path, device: torch.device
+) -> list[Candidate]:
+    """Rank the unlabeled scans of a run as the next one to label.
+
+    A scan's distances to the others count by how much the labels of those are expected to fail. Its own does not count:
+    odd and noisy scans fail, and make poor templates.
+    """
+    distances = cohort_distances(results.dataset, results.unlabeled, features, checkpoint, device)
+    return rank(distances, quality.failing)
 
 
 def cohort_distances(
@@ -160,14 +191,15 @@ def _with_own(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return values
 
 
-def table(candidates: Sequence[Candidate], top: int, uncertainty: Mapping[str, float] | None = None) -> str:
-    """Return a table of a heading, the first candidates and the last one; with ``uncertainty``, a column of it."""
+def table(candidates: Sequence[Candidate], top: int, quality: LabelQuality | None = None) -> str:
+    """Return a table of a heading, the first candidates and the last one; with ``quality``, a column of it."""
     ranked = list(enumerate(candidates, start=1))
     if len(ranked) > top + 1:
         ranked = [*ranked[:top], ranked[-1]]
+    measure = [quality.measure] if quality else []
     heading = "mean distance to the others (nearest – farthest); the average scan has 1"
-    rows = [["place", "scan", *(["uncertainty"] if uncertainty else []), heading]]
+    rows = [["place", "scan", *measure, heading]]
     for place, c in ranked:
-        own = [f"{uncertainty[c.name]:.4f}"] if uncertainty else []
+        own = [quality.shown(c.name)] if quality else []
         rows.append([str(place), c.name, *own, f"{c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})"])
-    return "\n".join("  " + line for line in text_table(rows, "><><" if uncertainty else "><<"))
+    return "\n".join("  " + line for line in text_table(rows, "><><" if measure else "><<"))
