@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -14,9 +15,10 @@ import torch
 
 import predict
 import prepare_data
-from semisam_o1.commands import judging
+from semisam_o1.commands import cohort, judging
+from semisam_o1.commands.cohort_labels import CohortScan
 from semisam_o1.commands.export import write_image
-from semisam_o1.core.errors import run_command
+from semisam_o1.core.errors import InputError, run_command
 from semisam_o1.data.dataset.volumes import Dataset, Geometry
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
@@ -207,6 +209,39 @@ def test_files_are_replaced_only_when_asked(root: Path, tmp_path: Path, capsys: 
     (out / "labels.csv").write_text("patient,age\n")
     assert export(tmp_path / "run", out, "--overwrite") == 2
     assert "labels.csv was written by something else" in capsys.readouterr().err
+
+
+def test_the_table_keeps_what_it_says_of_files_that_are_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run_of(tmp_path, (0.9,)), tmp_path / "out"
+    point_to(folder, root)
+    torch.save(build_network("unet_3D", 3).state_dict(), folder.best_model)
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort.LabelWriter, "write", fails_at("extra", cohort.LabelWriter.write))
+        assert export(tmp_path / "run", out, "--round", "0") == 1
+    before = rows(out)
+    assert "extra" not in before and before["train5"]["label"] == "round 0"
+    assert all(before["test1"][column] for column in ("expected_dice", "expected_dice_class1", "expected_dice_class2"))
+    assert "error: extra cannot be read; --skip_existing goes on" in capsys.readouterr().err
+    assert export(tmp_path / "run", out, "--round", "1", "--skip_existing") == 0
+    after = rows(out)
+    assert after["extra"]["label"] == "network" and after["extra"]["expected_dice"]
+    assert {name: after[name] for name in before} == before
+    printed = capsys.readouterr().out
+    assert "4 with your own mask, 2 predicted by the network, 4 as before (round 0)" in printed
+    assert "test1 (" in printed.split("not to be trusted")[1], "named again"
+    assert export(tmp_path / "run", out, "--round", "1", "--overwrite") == 0
+    assert rows(out)["train5"]["label"] == "round 1"
+
+
+def fails_at(name: str, write: Callable[..., CohortScan]) -> Callable[..., CohortScan]:
+    def failing(self: cohort.LabelWriter, scan: CohortScan) -> CohortScan:
+        if scan.header.name == name:
+            raise InputError(f"{name} cannot be read")
+        return write(self, scan)
+
+    return failing
 
 
 def test_a_scan_prepared_again_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

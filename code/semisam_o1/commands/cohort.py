@@ -10,7 +10,7 @@ import torch
 
 from semisam_o1.commands.class_file import CLASSES, CLASSES_HEADING, write_classes
 from semisam_o1.commands.cohort_labels import NETWORK, NONE, OWN, ROUND, CohortScan, LabelWriter, RoundFiles, open_files
-from semisam_o1.commands.cohort_table import COLUMNS, TABLE, summary, write_table
+from semisam_o1.commands.cohort_table import COLUMNS, TABLE, CohortTable, expected_of, summary
 from semisam_o1.commands.export import export_path
 from semisam_o1.commands.judging import Judgment, judge
 from semisam_o1.commands.outputs import check_outputs, check_text_file, source_files
@@ -54,10 +54,14 @@ def export_cohort(config: PredictConfig) -> list[Path]:
         check_text_file(config.out / CLASSES, CLASSES_HEADING, "--out")
         inputs = [*source_files(dataset), *dataset.root.glob("data/*")]
         names = check_outputs(planned, "--out", inputs, config.overwrite, config.skip_existing)
+        table = CohortTable(config.out / TABLE, judgment, run.num_classes)
+        kept = {name: row for name, row in table.read(scans).items() if name not in names}
+        scans |= {name: replace(scans[name], expected=expected_of(row)) for name, row in kept.items()}
         predicted = any(scans[name].origin == NETWORK for name in names)
         model = load_model(replace(config, exp=None, ckpt=str(checkpoint)), device) if predicted else None
         settings = read_preparation(dataset.root) or Preparation(orientation="keep")
         writer = LabelWriter(dataset, settings, Classes(run.num_classes, run.stated_names), files, model)
+        pending = set(names)
         for name in progress(names, "exporting"):
             try:
                 scans[name] = writer.write(scans[name])
@@ -65,9 +69,11 @@ def export_cohort(config: PredictConfig) -> list[Path]:
                 if not config.continue_on_error:
                     raise RunError(f"{error}; --skip_existing goes on, --continue_on_error leaves it out") from error
                 failed[name] = str(error)
-    write_table(config.out / TABLE, scans, judgment, run.num_classes)
+            else:
+                pending.remove(name)  # at once into the table: the next scan may fail
+                table.write({name: scan for name, scan in scans.items() if name not in pending}, kept)
     write_classes(config.out / CLASSES, run.stated_names)
-    print(summary(scans, files.labels.path, judgment, config.out / TABLE))
+    print(summary(scans, kept, files.labels.path, table))
     if failed:
         listing = "\n".join(f"  {reason}" for reason in failed.values())
         raise RunError(f"{len(failed)} scans were skipped, all others are written:\n{listing}")

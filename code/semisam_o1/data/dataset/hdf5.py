@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from semisam_o1.core.atomic_io import write_bytes
-from semisam_o1.core.errors import InputError, first_line
+from semisam_o1.core.errors import InputError, RunError, first_line
 from semisam_o1.core.memory import available_memory
 from semisam_o1.data.dataset.geometry import Geometry, Grid
 
@@ -33,7 +33,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except InputError:
+    except (InputError, RunError):  # of the body, and explained
         raise
     except Exception as error:  # a damaged file makes h5py raise nearly any kind
         raise InputError(f"{path} cannot be read as HDF5 ({first_line(error)}); write it again") from None
