@@ -62,6 +62,7 @@ def test_best_plans_what_is_not_given(tmp_path: Path, steps: list[str]) -> None:
     assert (config.patch_size, config.val_stride, config.orientations) == ((80, 64, 48), 32, "none")
     assert (config.precision, config.max_iterations, config.num_rounds, config.val_interval) == ("fp32", 500, 3, 50)
     assert all(decision.reason for decision in found.decisions)
+    assert next(d for d in found.decisions if d.flag == "cache").reason.endswith("of volumes fit in RAM")
     assert {flag: getattr(config, flag) for flag in found.flags} == {d.flag: d.value for d in found.decisions}
 
 
@@ -83,6 +84,15 @@ def test_a_gpu_trains_the_published_length(tmp_path: Path, steps: list[str]) -> 
 def test_headers_of_several_orientations_turn_all_patches(tmp_path: Path) -> None:
     config, _ = plan(tmp_path, scans=dataclasses.replace(SCANS, turned=True), recipe="best")
     assert config.orientations == "all"
+
+
+def test_registrations_that_are_kept_leave_time_for_training(tmp_path: Path) -> None:
+    lengths = []
+    for registered in (0, 19):
+        config, found = plan(tmp_path, scans=dataclasses.replace(SCANS, registered=registered), recipe="best", hours=3)
+        assert 0.8 * 3 * 3600 <= found.seconds <= 3 * 3600
+        lengths.append(config.max_iterations)
+    assert lengths[0] < lengths[1]
 
 
 def test_a_patch_beyond_memory_is_refused_before_a_step(tmp_path: Path, steps: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation import cohort as cohort_module
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
+from semisam_o1.propagation.keys import AtlasKeys
 
 SCANS = {
     "template": scan(),
@@ -128,6 +130,18 @@ def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pyte
     assert again.registered("a").relative_improvement == first[0].relative_improvement
     np.testing.assert_array_equal(again.registered("a").frame_coords, first[0].frame_coords)
     np.testing.assert_array_equal(again.consensus("a"), first[1])
+
+
+def test_the_keys_tell_what_is_kept(cohort: CohortAtlas) -> None:
+    cohort.registered("a")
+    keys = AtlasKeys(cohort.access.cohort, 3, "builtin", True)
+    assert keys.volume("a") in cohort._cache
+    others = [dataclasses.replace(keys, num_classes=2), dataclasses.replace(keys, registration=False)]
+    info = cohort.access.cohort.info
+    for name, changes in (("template", {"label_hash": "other"}), ("a", {"hash": "other"})):
+        changed = info | {name: dataclasses.replace(info[name], **changes)}
+        others.append(dataclasses.replace(keys, cohort=dataclasses.replace(cohort.access.cohort, info=changed)))
+    assert not any(other.volume("a") in cohort._cache for other in others)
 
 
 def test_the_templates_are_known_without_registration(cohort: CohortAtlas) -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from semisam_o1.core import distributed
-from semisam_o1.core.device import HALF_PRECISION
-from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import patch_faults
 from semisam_o1.core.memory import available_memory
+from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.volumes import Grid
 from semisam_o1.data.preflight.check import Cohort, turned_volumes
-from semisam_o1.methods import METHODS
+from semisam_o1.data.sampling.store import choose_cache
 from semisam_o1.networks.levels import ISOTROPIC, choose_levels, divisors
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.memory import check_memory, memory_needed, step_memory
 from semisam_o1.pipeline.trial import step_seconds
-from semisam_o1.plan.decisions import AS_GIVEN, Decision, Plan, memory_fault
+from semisam_o1.plan.decisions import AS_GIVEN, Decision, Plan
 from semisam_o1.plan.facts import Machine, Scans, Template
 from semisam_o1.plan.grid import fitting_patch, window_stride, window_voxels
 from semisam_o1.plan.length import (
@@ -35,20 +35,24 @@ from semisam_o1.plan.length import (
     fit_length,
     published_length,
 )
+from semisam_o1.propagation.keys import AtlasKeys
 from semisam_o1.propagation.region import Pose, structures
 
 MIN_GAIN = 0.95  # of the time of a step: more may be noise
 LENGTH = ("max_iterations", "num_rounds", "val_interval")
 
 
-def describe_scans(config: TrainConfig, cohort: Cohort) -> Scans:
-    """Return the facts about a checked cohort that a plan is made from."""
+def describe_scans(config: TrainConfig, cohort: Cohort, features_key: str, cache: ArrayCache) -> Scans:
+    """Return the facts about a checked cohort that a plan is made from; ``cache`` is that of registrations."""
     train = {name: cohort.info[name] for name in cohort.train}
     grids = [Grid(info.shape, info.geometry) for info in train.values()]
     counts = {key: len(getattr(cohort, key)) for key in ("labeled", "unlabeled", "validation")}
     label = config.dataset.label(cohort.labeled[0])
     turned, region = bool(turned_volumes(train)), _region_cells(label, grids[0])
-    return Scans.of(grids, Template.of(label, config.num_classes), **counts, turned=turned, region=region)
+    keys = AtlasKeys(cohort, config.num_classes, features_key, config.registration)
+    registered = sum(keys.volume(name) in cache for name in cohort.unlabeled)
+    template = Template.of(label, config.num_classes)
+    return Scans.of(grids, template, **counts, turned=turned, registered=registered, region=region)
 
 
 def _region_cells(label: np.ndarray, grid: Grid) -> int:
@@ -64,24 +68,6 @@ def describe_machine(device: torch.device, precision: str) -> Machine:
     memory = torch.cuda.mem_get_info(device)[1] if on_gpu else available_memory()
     memory = memory if on_gpu else memory // distributed.world_size()
     return distributed.from_main(Machine(on_gpu, memory, torch.get_num_threads(), precision))
-
-
-def step_memory(config: TrainConfig, precision: str) -> Callable[[int], int]:
-    """Return the function from the voxels of a patch to the bytes of a training step."""
-    half = precision in HALF_PRECISION
-    ranks, method = distributed.world_size(), METHODS[config.backbone]
-    items = (config.labeled_bs // ranks, (config.batch_size - config.labeled_bs) // ranks)
-    share = config.activations
-    return lambda voxels: method.step_bytes(round(voxels * share), *items, config.num_classes, half)
-
-
-def check_memory(config: TrainConfig, scans: Scans, machine: Machine) -> None:
-    """Raise InputError if memory does not hold a training step, naming a patch that it holds."""
-    step_bytes = step_memory(config, machine.precision)
-    fitting = fitting_patch(scans.size, machine.patch_voxels(step_bytes), divisors(config.network_levels))
-    needed = step_bytes(math.prod(config.patch_size))
-    if fault := memory_fault(config.patch_size, needed, machine.memory, fitting):
-        raise InputError(fault)
 
 
 def as_planned(config: TrainConfig, previous: Mapping[str, Any]) -> TrainConfig:
@@ -110,6 +96,9 @@ def plan_run(
     settings = _decide(config, given, _settings(config, scans, machine, given)) if best else []
     config = _with(config, settings)
     check_memory(config, scans, machine)
+    if best:
+        where = choose_cache(config.cache, device, *memory_needed(config, cohort, machine.precision))[1]
+        settings += _decide(config, given, [Decision("cache", config.cache, where)])
     if not best and config.hours is None:
         return config, None
     wanted = Wanted(config.hours, *(getattr(config, name) if name in given else None for name in LENGTH))
@@ -190,12 +179,13 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
         return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
 
     cells = scans.region * len(cohort.unlabeled) // ranks
+    new = scans.region * (len(cohort.unlabeled) - scans.registered) // ranks
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
         validation=windows(cohort.validation),
         relabeling=windows(cohort.unlabeled),
-        registered=cells if registers else 0,
+        registered=new if registers else 0,
         fused=cells if config.refinement == "fusion" else 0,
     )
 

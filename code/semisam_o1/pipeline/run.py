@@ -17,7 +17,6 @@ from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, RunError
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.core.seeding import derive_seed, torch_generator
-from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.patches import ORIENTATIONS
@@ -31,8 +30,9 @@ from semisam_o1.networks.kernels import Kernels
 from semisam_o1.pipeline import console
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.kernels import choose_kernels
+from semisam_o1.pipeline.memory import memory_needed
 from semisam_o1.pipeline.pseudo_labeling import CohortLabels
-from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, memory_needed, take_folder
+from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, registration_cache, take_folder
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.runs.layout import RunFolder, RunLock
@@ -93,10 +93,10 @@ def build_run(
     """Load the volumes, extract or find their features, and return the run, ready to start."""
     torch.backends.cudnn.deterministic = bool(config.deterministic)
     cohort, device = checked.cohort, checked.device
-    location, reason = choose_cache(config.cache, device, *memory_needed(config, checked))
+    location, reason = choose_cache(config.cache, device, *memory_needed(config, cohort, checked.precision))
     tracker.say(console.opening(config, checked, location, reason))
     store = VolumeStore(config.dataset, [*cohort.train, *cohort.validation], location, device)
-    cache = ArrayCache(config.root_path / "features", checked.folder.cache)
+    cache = registration_cache(config, checked.folder)
     hashes = {name: cohort.info[name].hash for name in cohort.train}
     started = time.monotonic()
     features, computed = extract_features(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,18 +11,17 @@ from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.device import resolve_precision
 from semisam_o1.core.errors import InputError
+from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.preflight.check import Cohort, check_training
 from semisam_o1.pipeline.config import TrainConfig
+from semisam_o1.pipeline.memory import check_memory
 from semisam_o1.pipeline.planning import (
     as_planned,
-    check_memory,
     describe_machine,
     describe_scans,
     plan_run,
-    step_memory,
 )
 from semisam_o1.plan.decisions import Plan, remarks
-from semisam_o1.propagation.matching import MAX_VOXELS
 from semisam_o1.runs.arguments import check_same_run, describe_run, iterations_of, read_previous, write_arguments
 from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import open_round
@@ -85,8 +83,10 @@ def check_run(
     if previous is not None and precision == "auto":  # may mean another one on this device
         precision = previous.get("precision", precision)
     precision = resolve_precision(precision, device.type)
-    scans, machine, plan = describe_scans(config, cohort), describe_machine(device, precision), None
+    cache = registration_cache(config, folder)
+    scans, machine = describe_scans(config, cohort, features_key, cache), describe_machine(device, precision)
     cohort = replace(cohort, warnings=(*cohort.warnings, *remarks(scans)))
+    plan = None
     if previous is not None:
         check_memory(config, scans, machine)
     else:
@@ -99,15 +99,9 @@ def check_run(
     return config, PreflightResult(folder, device, precision, cohort, arguments, previous, plan)
 
 
-def memory_needed(config: TrainConfig, checked: PreflightResult) -> tuple[int, int]:
-    """Return the bytes of the volumes and of all that is kept beside them, and those of a training step on a GPU."""
-    cohort = checked.cohort
-    kept = 1 + config.confidence_weights  # pseudo-labels and their weights
-    sizes = [math.prod(cohort.info[name].shape) for name in cohort.unlabeled]
-    nbytes = cohort.nbytes + kept * sum(sizes)
-    if "template" in config.augmentation:  # coordinates on the working grids
-        nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
-    return nbytes, step_memory(config, checked.precision)(math.prod(config.patch_size))
+def registration_cache(config: TrainConfig, folder: RunFolder) -> ArrayCache:
+    """Return the cache of features and registrations, which all runs on a dataset share."""
+    return ArrayCache(config.root_path / "features", folder.cache)
 
 
 def take_folder(config: TrainConfig, checked: PreflightResult, lock: RunLock) -> ResumePoint:

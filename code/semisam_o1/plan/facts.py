@@ -41,6 +41,7 @@ class Scans:
     unlabeled: int = 1
     validation: int = 0
     turned: bool = False  # whether their headers state different orientations
+    registered: int = 0  # unlabeled scans whose registration to the template is kept from an earlier run
     region: int = 0  # cells around the template's structures, on which every scan is registered
 
     @classmethod

@@ -67,8 +67,8 @@ def by_atlas(
     access: CohortAccess, atlas: CohortAtlas, progress: ProgressFn, say: Callable[[str], None]
 ) -> list[Prediction]:
     """Register the volumes to the templates and to each other, and fuse the warped labels."""
-    if atlas.unknown_spacing:
-        say(f"the spacing of {len(atlas.unknown_spacing)} scans is not known: voxels of the cohort count as cubes")
+    if atlas.keys.unknown_spacing:
+        say(f"the spacing of {len(atlas.keys.unknown_spacing)} scans is not known: voxels of the cohort count as cubes")
     improvements = atlas.register_all(progress)
     unchanged = [name for name, value in zip(access.unlabeled, improvements, strict=True) if value == 0]
     if unchanged and atlas.registration:

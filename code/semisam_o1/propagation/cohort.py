@@ -7,7 +7,6 @@ Image Segmentation", IEEE TMI 2009).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -20,17 +19,16 @@ from torch import Tensor
 from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
-from semisam_o1.data.dataset.volumes import content_hash
 from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
 from semisam_o1.data.sampling.fields import resize, sample, sample_array
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.propagation.appearance import adapt
-from semisam_o1.propagation.atlas import VOXEL, AtlasPropagation, RegisteredVolume, Template
+from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
+from semisam_o1.propagation.keys import AtlasKeys
 from semisam_o1.propagation.region import MAX_CELLS, Region, fit_affine
 from semisam_o1.propagation.registration import Channels, Step, local_mismatch
 
-VERSION = 3  # part of the cache key, to be raised whenever results change
 DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
 BYTES_PER_CELL = 200  # of a description, at most: 50 channels
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
@@ -83,27 +81,14 @@ class CohortAtlas:
         return self._propagation
 
     @cached_property
-    def _folder(self) -> str:
+    def keys(self) -> AtlasKeys:
+        """The keys that the registrations are cached under."""
         access = self.access
-        settings = f"{VERSION} {access.num_classes} {access.features_key} {self.registration}"
-        digest = hashlib.blake2b(settings.encode(), digest_size=8)
-        for name in access.labeled:
-            digest.update(f"{self._key(name)} {content_hash(access.label(name))}".encode())
-        return f"atlas-{digest.hexdigest()}"
-
-    def _key(self, name: str) -> str:
-        """Return what the registration of a volume depends on: its image and its spacing."""
-        return "-".join([self.access.content_hash(name), *(f"{length:g}" for length in self.spacing(name))])
-
-    @cached_property
-    def unknown_spacing(self) -> list[str]:
-        """The volumes whose spacing is not known."""
-        info = self.access.cohort.info
-        return [name for name in self.access.features if not info[name].geometry.known]
+        return AtlasKeys(access.cohort, access.num_classes, access.features_key, self.registration)
 
     def spacing(self, name: str) -> Step:
         """Return the spacing of a volume in mm, or that of cubes if it is not known throughout the cohort."""
-        return VOXEL if self.unknown_spacing else tuple(self.access.cohort.info[name].geometry.spacing)
+        return self.keys.spacing(name)
 
     def on_grid(self, name: str, probabilities: Tensor) -> np.ndarray:
         """Resample probabilities (C, W, H, D) of a volume to its working grid, in half precision."""
@@ -125,7 +110,7 @@ class CohortAtlas:
         """Return a volume registered to the templates."""
         if name in self.access.labeled:
             return self.propagation.templates[self.access.labeled.index(name)]
-        key = f"{self._folder}/{self._key(name)}"
+        key = self.keys.volume(name)
         cached = self._cache.get(key, places=4, probabilities=4, gain=0, region=2, pose=2)
         if cached is not None:
             region = Region.from_arrays(cached["region"], cached["pose"])
@@ -202,7 +187,7 @@ class CohortAtlas:
 
     def _cell_coords(self, fixed: str, moving: str) -> np.ndarray:
         """Return the cell coordinates (3, w, h, d) in one volume of another's cells, by registration."""
-        key = f"{self._folder}/pairs/{self._key(fixed)}-{self._key(moving)}"
+        key = self.keys.pair(fixed, moving)
         cached = self._cache.get(key, displacement=4, start=0)
         volumes = [self.registered(name) for name in (fixed, moving)]
         starts = self.propagation.pair_starts(*volumes)

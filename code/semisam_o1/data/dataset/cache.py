@@ -35,6 +35,10 @@ class ArrayCache:
                 return _read(folder / f"{key}.npz", dimensions)
         return None
 
+    def __contains__(self, key: str) -> bool:
+        """Return whether there is a file for ``key``; it may be damaged."""
+        return any((folder / f"{key}.npz").is_file() for folder in self.folders)
+
     def put(self, key: str, **arrays: np.ndarray) -> None:
         """Store arrays under ``key``; raises WriteError if no folder can be written."""
         buffer = io.BytesIO()
