@@ -27,7 +27,7 @@ def dice(folder: Path, seed: int, precision: str, iterations: int) -> float:
         exp = str(folder / f"{precision}_{seed}")
         started = time.monotonic()
         train(train_config(folder / "data", exp, iterations, precision=precision, seed=seed, overwrite=True))
-        summary = test(TestConfig(root_path=folder / "data", exp=exp, stride_xy=24, stride_z=16, precision=precision))
+        summary = test(TestConfig(root_path=folder / "data", exp=exp, precision=precision))
         found = {"dice": summary["overall"]["dice"]["mean"], "seconds": time.monotonic() - started}
         kept.write_text(json.dumps(found), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))["dice"]

@@ -16,10 +16,11 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from semisam_o1.core.atomic_io import write_text
+from semisam_o1.core.atomic_io import write_json, write_text
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.seeding import numpy_generator
 from semisam_o1.data.dataset.volumes import Dataset, Geometry, Volume, write_volume
+from semisam_o1.data.preparation.settings import FILE_NAME, Classes, Preparation, read_classes
 
 SHAPE = (56, 48, 40)  # of the average scan in voxels; the anatomy is drawn in these, relative to the center
 SHAPE_RANGE = 3  # largest difference of a scan's shape per axis in voxels; too small to make two axes equal
@@ -34,6 +35,7 @@ WARP = 2.4  # displacement in voxels
 WARP_SMOOTHNESS = 5.0  # Gaussian width of the displacement field in voxels
 POSITION = 1.3  # of a structure, in voxels
 LOG_RADIUS = 0.1  # of a structure
+CLASSES = Classes(3, {1: "chamber", 2: "arch"})
 NOISE = (0.02, 0.035)  # range of the noise level; tissue has intensities of about 0 to 1
 
 
@@ -73,6 +75,8 @@ class PhantomCohort:
         """Write the dataset folder; files of the same names are replaced."""
         for volume in self.volumes():
             write_volume(Dataset(root).path(volume.name), volume)
+        # Scans of the same subjects in other formats are prepared like these.
+        write_json(root / FILE_NAME, Preparation(orientation="LPS").to_json() | CLASSES.to_json())
         for split, names in self.lists.items():  # last, so that a folder with lists has all scans
             write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
 
@@ -87,6 +91,7 @@ class PhantomCohort:
 
         try:
             same_lists = all(dataset.names(f"{split}.txt") == names for split, names in self.lists.items())
+            same_lists = same_lists and read_classes(root) == CLASSES
             return same_lists and all(map(is_there, self.volumes()))
         except InputError:  # a list or a file is missing or cannot be read
             return False

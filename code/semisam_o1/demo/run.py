@@ -17,14 +17,13 @@ from semisam_o1.core.terminal import text_table
 from semisam_o1.demo.phantom import PhantomCohort
 from semisam_o1.drawing.figures import draw_labels
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.pipeline.config import RECIPES, TrainConfig
+from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.run import train
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.report.page import ReportConfig, report
 from semisam_o1.runs.results import RunResults, read_run
 
 DATA = PROJECT_ROOT / "data" / "demo"
-FAST = ("base_lr", "ema_decay", "foreground", "use_teacher", "warm_start")  # of the recipe, for short rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ def run_demo(config: DemoConfig) -> None:
     if config.data_only:
         return
     train(train_config(root, config.exp, config.iterations, num_rounds=config.rounds, overwrite=config.overwrite))
-    test(TestConfig(root_path=root, exp=config.exp, backbone="mt", stride_xy=24, stride_z=16))
+    test(TestConfig(root_path=root, exp=config.exp, backbone="mt"))
     print(compare_with_round0(read_run(config.exp, "mt")))
     report(ReportConfig(run=config.exp, backbone="mt"))
     print(f"the whole demo took {(time.monotonic() - started) / 60:.1f} minutes")
@@ -70,13 +69,11 @@ def write_data(root: Path, seed: int, overwrite: bool) -> None:
 
 
 def train_config(root: Path, exp: str, iterations: int, **changes: Any) -> TrainConfig:
-    """Return the settings of the demo's training; ``changes`` replace fields."""
+    """Return the settings of the demo's training, the rest is planned; ``changes`` replace fields."""
     # The subjects have the same orientation and differ by smooth warps only: registration would leave nothing to learn.
-    method = {"backbone": "mt", "propagation": "atlas", "features": "builtin", "registration": False}
-    small = {"num_classes": 3, "patch_size": (48, 48, 32), "num_rounds": 2, "orientations": "none"}
-    fast = {name: RECIPES["best"][name] for name in FAST} | {"augmentation": ("spatial", "intensity")}
-    logged = {"val_interval": 40, "val_stride": 24, "log_images": 50}
-    return TrainConfig(root_path=root, exp=exp, max_iterations=iterations, **(method | small | fast | logged | changes))
+    simple = {"registration": False, "refinement": "knn", "augmentation": ("spatial", "intensity")}
+    short = {"features": "builtin", "max_iterations": iterations, "num_rounds": 2, "log_images": 50}
+    return TrainConfig(root_path=root, exp=exp, recipe="best", **(simple | short | changes))
 
 
 def compare_with_round0(results: RunResults) -> str:

@@ -101,7 +101,10 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         False, "shift the decision between classes where at least three validation labels ask for it"
     )
     augmentation: tuple[str, ...] = option(
-        (), "random changes to patches; template: warps to the shapes of other scans", nargs="*", choices=AUGMENTATIONS
+        (),
+        "random changes to patches; template: warps to the shapes of other scans; local: structures grow and shrink",
+        nargs="*",
+        choices=AUGMENTATIONS,
     )
     largest_component: bool = option(False, "keep only the largest connected component of each class")
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", resume="any")

@@ -134,7 +134,7 @@ class CohortLabels:
             self.atlas.register_all(self.progress)
             warps = self.atlas.warps()
         spacing = self.access.cohort.info[self.access.labeled[0]].geometry.spacing
-        return Augmentation("spatial" in kinds, "intensity" in kinds, warps, spacing)
+        return Augmentation("spatial" in kinds, "intensity" in kinds, warps, local="local" in kinds, spacing=spacing)
 
     def _vote(self, pseudo: PseudoLabels) -> PseudoLabels:
         """Let the nearest certain volumes (by global feature) vote on the uncertain ones."""

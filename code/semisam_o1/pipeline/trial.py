@@ -47,7 +47,7 @@ def batch_seconds(config: TrainConfig, cohort: Cohort, device: torch.device) -> 
         length=BATCHES + 1,
         seed=(0,),
         orientations=ORIENTATIONS[config.orientations],
-        augmentation=Augmentation("spatial" in kinds, "intensity" in kinds, None, spacing),
+        augmentation=Augmentation("spatial" in kinds, "intensity" in kinds, local="local" in kinds, spacing=spacing),
     )
     source = TwoScans.read(config, cohort)
     stream = BatchStream(cohort.labeled[:1], cohort.unlabeled[:1], source, settings, device=device)

@@ -50,7 +50,7 @@ def test_a_volume_without_foreground_has_no_voxel_to_draw() -> None:
 def test_large_classes_are_represented_over_their_whole_extent() -> None:
     voxels = ForegroundVoxels(lambda _: torch.ones(40, 40, 40, dtype=torch.uint8))
     drawn = np.stack([voxels.choose("any", numpy_generator(i).random(2)) for i in range(300)])
-    assert len(voxels._by_name["any"][0]) <= MAX_VOXELS
+    assert len(voxels._by_name["any"][0].coords) <= MAX_VOXELS
     assert (drawn.min(0) < 5).all()
     assert (drawn.max(0) > 34).all()
 

@@ -1,5 +1,7 @@
 """Random augmentation of patches: spatial deformation, intensity changes, and warps of the template.
 
+``local_zoom`` has a fourth kind.
+
 Random numbers come from a generator that the caller seeds per item. All computation is on the device of the volumes.
 """
 
@@ -18,7 +20,7 @@ from semisam_o1.core.device import to_device
 from semisam_o1.core.seeding import torch_generator
 from semisam_o1.data.sampling.fields import rescale, sample
 
-KINDS = ("spatial", "intensity", "template")
+KINDS = ("spatial", "intensity", "template", "local")
 
 MAX_ANGLE = 12.0  # degrees, about each axis
 MAX_LOG_ZOOM = 0.15
@@ -84,12 +86,13 @@ class Augmentation:
     spatial: bool = False  # rotation, zoom and elastic deformation
     intensity: bool = False  # gamma, contrast, brightness, noise and blur
     warps: Warps | None = None
+    local: bool = False  # structures grow and shrink
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the volumes, in mm
 
     @property
     def active(self) -> bool:
         """Whether any is."""
-        return self.spatial or self.intensity or self.warps is not None
+        return self.spatial or self.intensity or self.local or self.warps is not None
 
     def draw_warp(self, name: str, generator: np.random.Generator) -> Warp | None:
         """Draw a warp for an item of volume ``name``; None for volumes other than the template, and at random."""

@@ -27,6 +27,7 @@ from semisam_o1.data.sampling.augmentation import (
     warp_coords,
 )
 from semisam_o1.data.sampling.fields import indices
+from semisam_o1.data.sampling.local_zoom import LocalZoom, draw_local_zoom
 from semisam_o1.data.sampling.patches import ORIENTATIONS, Orientation
 
 
@@ -95,6 +96,7 @@ class _Item:
     size: tuple[int, ...]  # voxels per axis of the patch before it is oriented
     warp: Warp | None
     deformation: np.ndarray | None  # of ``draw_deformation``
+    zoom: LocalZoom | None
     generator: np.random.Generator  # of what is drawn later, about intensities
 
 
@@ -156,7 +158,9 @@ class BatchStream(torch.utils.data.Dataset):
         share = self.settings.foreground
         choice = generator.random(2) if share and generator.random() < share else None
         deformation = draw_deformation(size, generator, augmentation.spacing) if augmentation.spatial else None
-        return _Item(name, orientation, position, choice, size, warp, deformation, generator)
+        structure = self._foreground.structure(name, generator.random(2)) if augmentation.local else None
+        zoom = draw_local_zoom(structure, augmentation.spacing, generator) if structure else None
+        return _Item(name, orientation, position, choice, size, warp, deformation, zoom, generator)
 
     def _start(self, item: _Item, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the first voxel of an item's patch in its volume, or in the donor of its warp."""
@@ -175,13 +179,15 @@ class BatchStream(torch.utils.data.Dataset):
         if volumes[1].shape != shape:
             raise ValueError(f"{name}: image has shape {tuple(shape)} and label {tuple(volumes[1].shape)}")
         warp = item.warp and item.warp.to(device)
-        start, coords = self._start(item, shape), None
+        first = start = self._start(item, shape)
+        coords = None
         if volumes[0].device.type != device.type:
             volumes, start = self._move(volumes, start, item, device)
-        if warp or deformation is not None:
+        if warp or item.zoom or deformation is not None:
             coords, start = indices(item.size, device, start), (0, 0, 0)
             coords = coords if deformation is None else deform(coords, deformation)
             coords = warp_coords(coords, warp) if warp else coords
+            coords = item.zoom.seen_from(np.subtract(first, start))(coords) if item.zoom else coords
         for out, volume in zip(outs, volumes, strict=True):
             if volume is not None:
                 volume = volume if coords is None else resample_at(volume, coords, nearest=out is not outs[0])
@@ -201,6 +207,8 @@ class BatchStream(torch.utils.data.Dataset):
         low, high = start, np.add(start, item.size) - 1
         if item.deformation is not None:
             low, high = deformed_bounds(start, item.size, item.deformation)
+        if item.zoom:
+            low, high = low - item.zoom.reach, high + item.zoom.reach
         boxes = [v if v is None else patches.crop(v, low, high) for v in volumes]
         corner = boxes[0][1]
         moved = [box if box is None else to_device(box[0], device) for box in boxes]

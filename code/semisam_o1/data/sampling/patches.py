@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from semisam_o1.core.seeding import numpy_generator
+from semisam_o1.data.sampling.local_zoom import Structure
 
 MAX_VOXELS = 4096  # of a foreground class that are kept per volume
 MARGIN = 3  # voxels of padding around a volume that is not larger than the patch
@@ -108,7 +110,7 @@ class ForegroundVoxels:
 
     def __init__(self, label: Callable[[str], Tensor]):
         self._label = label
-        self._by_name: dict[str, list[np.ndarray]] = {}
+        self._by_name: dict[str, list[_Voxels]] = {}
 
     def choose(self, name: str, choice: Sequence[float]) -> np.ndarray | None:
         """Return the coordinates (3,) of a foreground voxel; None if the volume has none.
@@ -117,13 +119,18 @@ class ForegroundVoxels:
             choice: two uniform numbers in [0, 1). The first chooses a class, all of them equally often, so that small
                 ones are seen, too; the second chooses one of its voxels.
         """
+        structure = self.structure(name, choice)
+        return structure and structure.voxel
+
+    def structure(self, name: str, choice: Sequence[float]) -> Structure | None:
+        """Return the class of a foreground voxel, chosen as ``choose`` does; None if the volume has no foreground."""
         if name not in self._by_name:
             self._by_name[name] = _voxels_per_class(self._label(name).cpu().numpy())
         classes = self._by_name[name]
         if not classes:
             return None
-        voxels = classes[int(choice[0] * len(classes))]
-        return voxels[int(choice[1] * len(voxels))]
+        chosen = classes[int(choice[0] * len(classes))]
+        return Structure(chosen.center, chosen.coords[int(choice[1] * len(chosen.coords))], chosen.count)
 
 
 def patch_around(
@@ -140,14 +147,24 @@ def patch_around(
     return tuple(starts)
 
 
-def _voxels_per_class(label: np.ndarray) -> list[np.ndarray]:
-    """Return the voxel coordinates (n, 3) of every foreground class that is present, or a random choice of them."""
+@dataclass(frozen=True)
+class _Voxels:
+    """Of one class: coordinates (n, 3) of its voxels or a random choice, their center (3,), and their number."""
+
+    coords: np.ndarray
+    center: np.ndarray
+    count: int
+
+
+def _voxels_per_class(label: np.ndarray) -> list[_Voxels]:
+    """Return the voxels of every foreground class that is present."""
     flat = label.ravel()
     foreground = np.flatnonzero(flat)
     values, found = flat[foreground], []
     for value in np.unique(values):
-        chosen = foreground[values == value]
+        all_of_it = chosen = foreground[values == value]
         if len(chosen) > MAX_VOXELS:  # at random: a regular choice would keep to some slices
             chosen = numpy_generator(len(chosen)).choice(chosen, MAX_VOXELS, replace=False)
-        found.append(np.stack(np.unravel_index(chosen, label.shape), axis=1))
+        coords = np.stack(np.unravel_index(chosen, label.shape), axis=1)
+        found.append(_Voxels(coords, coords.mean(axis=0), len(all_of_it)))
     return found
