@@ -20,7 +20,7 @@ from semisam_o1.plan.facts import Machine, Scans, Template
 
 LAPTOP, GPU = Machine(False, 6 * 2**30, 2, "bf16"), Machine(True, 80 * 2**30, 16, "bf16")
 SIZE = (97, 72, 44)
-SCANS = Scans(SIZE, (1.25, 1.25, 1.25), Template((76, 43, 30), (19_000,)), 1, 19, 5, region=200_000)
+SCANS = Scans(SIZE, (1.25, 1.25, 1.25), Template((76, 43, 30), (19_000,)), 1, 19, 5, region=200_000, searched=25_000)
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +96,13 @@ def test_headers_of_several_orientations_turn_all_patches(tmp_path: Path) -> Non
 def test_registrations_that_are_kept_leave_time_for_training(tmp_path: Path) -> None:
     lengths = []
     for registered in (0, 19):
-        config, found = plan(tmp_path, scans=dataclasses.replace(SCANS, registered=registered), recipe="best", hours=3)
-        assert 0.8 * 3 * 3600 <= found.seconds <= 3 * 3600
+        config, found = plan(
+            tmp_path,
+            scans=dataclasses.replace(SCANS, registered=registered, searched=400_000),
+            recipe="best",
+            hours=0.5,
+        )
+        assert 0.8 * 1800 <= found.seconds <= 1800
         lengths.append(config.max_iterations)
     assert lengths[0] < lengths[1]
 

@@ -8,6 +8,7 @@ from semisam_o1.plan.length import (
     FORWARD,
     REGISTRATION,
     START,
+    WARPING,
     Clock,
     Length,
     Wanted,
@@ -19,7 +20,7 @@ from semisam_o1.plan.length import (
 )
 
 BATCH = 2 * 80 * 64 * 48
-LEFT_ATRIA = Workload(BATCH, 5 * 4 * BATCH // 2, 29 * 4 * BATCH // 2, 29 * 283_000, 29 * 283_000)
+LEFT_ATRIA = Workload(BATCH, 5 * 4 * BATCH // 2, 29 * 4 * BATCH // 2, 29 * 35_000, 29 * 283_000, 29 * 283_000)
 
 
 def clock(step: float = 0.5, work: Workload = LEFT_ATRIA) -> Clock:
@@ -42,9 +43,9 @@ def test_a_run_fills_the_hours(hours: float, step: float, wanted: dict[str, int]
 
 
 def test_the_prediction_is_the_sum_of_the_stages() -> None:
-    work = Workload(batch=1000, validation=5000, relabeling=20_000, registered=10_000, fused=0)
+    work = Workload(batch=1000, validation=5000, relabeling=20_000, registered=10_000, warped=20_000, fused=0)
     found = Clock(work, step=2.0)
-    before, validation, relabeling = START + REGISTRATION * 20.0, FORWARD * 10.0, FORWARD * 40.0
+    before, validation, relabeling = START + REGISTRATION * 20.0 + WARPING * 40.0, FORWARD * 10.0, FORWARD * 40.0
     assert found.total(100, 3, 50) == pytest.approx(before + 3 * (100 * 2.0 + 2 * validation + relabeling))
 
 
@@ -71,7 +72,7 @@ def test_what_is_given_stays() -> None:
 
 
 def test_validation_is_rarer_where_it_takes_long() -> None:
-    dear = Workload(BATCH, 2000 * BATCH, 0, 0, 0)
+    dear = Workload(BATCH, 2000 * BATCH, 0, 0, 0, 0)
     found = clock(work=dear)
     interval = found.val_interval(50_000)
     assert interval >= 2000 * FORWARD / 0.15

@@ -35,6 +35,7 @@ from semisam_o1.plan.length import (
     fit_length,
     published_length,
 )
+from semisam_o1.propagation.description import reduced_grid
 from semisam_o1.propagation.keys import AtlasKeys
 from semisam_o1.propagation.region import Pose, structures
 
@@ -48,18 +49,20 @@ def describe_scans(config: TrainConfig, cohort: Cohort, features_key: str, cache
     grids = [Grid(info.shape, info.geometry) for info in train.values()]
     counts = {key: len(getattr(cohort, key)) for key in ("labeled", "unlabeled", "validation")}
     label = config.dataset.label(cohort.labeled[0])
-    turned, region = bool(turned_volumes(train)), _region_cells(label, grids[0])
+    turned, (region, searched) = bool(turned_volumes(train)), _region_cells(label, grids[0])
     keys = AtlasKeys(cohort, config.num_classes, features_key, config.registration)
     registered = sum(keys.volume(name) in cache for name in cohort.unlabeled)
     template = Template.of(label, config.num_classes)
-    return Scans.of(grids, template, **counts, turned=turned, registered=registered, region=region)
+    return Scans.of(grids, template, **counts, turned=turned, registered=registered, region=region, searched=searched)
 
 
-def _region_cells(label: np.ndarray, grid: Grid) -> int:
-    """Return the cells of the region that registration compares, in the template."""
+def _region_cells(label: np.ndarray, grid: Grid) -> tuple[int, int]:
+    """Return the cells of the template's region, and those at the resolution of registration."""
     spacing = grid.geometry.spacing
     found = structures(label, spacing)
-    return math.prod(found.region(grid.size, spacing, Pose(found.center)).grid)
+    region = found.region(grid.size, spacing, Pose(found.center))
+    step = tuple(length / found.unit for length in region.step)
+    return math.prod(region.grid), math.prod(reduced_grid(region.grid, step, found.coarseness))
 
 
 def describe_machine(device: torch.device, precision: str) -> Machine:
@@ -179,20 +182,21 @@ def _with(config: TrainConfig, decisions: Sequence[Decision]) -> TrainConfig:
 
 def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
     """Return what the stages of a run compute, in the share of one process."""
-    ranks, shapes = distributed.world_size(), {name: info.shape for name, info in cohort.info.items()}
+    shapes = {name: info.shape for name, info in cohort.info.items()}
 
     def windows(names: Sequence[str]) -> int:
         return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
 
-    cells = scans.region * len(cohort.unlabeled) // ranks
-    new = scans.region * (len(cohort.unlabeled) - scans.registered) // ranks
+    count, ranks = len(cohort.unlabeled), distributed.world_size()
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
+    new = count - scans.registered if registers else 0
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
         validation=windows(cohort.validation),
         relabeling=windows(cohort.unlabeled),
-        registered=new if registers else 0,
-        fused=cells if config.refinement == "fusion" else 0,
+        registered=new * scans.searched // ranks,
+        warped=new * scans.region // ranks,
+        fused=count * scans.region // ranks if config.refinement == "fusion" else 0,
     )
 
 

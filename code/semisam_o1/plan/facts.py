@@ -42,7 +42,8 @@ class Scans:
     validation: int = 0
     turned: bool = False  # whether their headers state different orientations
     registered: int = 0  # unlabeled scans whose registration to the template is kept from an earlier run
-    region: int = 0  # cells around the template's structures, on which every scan is registered
+    region: int = 0  # cells around the template's structures, on which labels are carried over
+    searched: int = 0  # the same at the resolution of registration
 
     @classmethod
     def of(cls, grids: Sequence[Grid], template: Template | None = None, **others: int | bool) -> Scans:

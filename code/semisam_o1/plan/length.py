@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 # In units of the time that a training step takes per voxel of its batch, so that they follow the speed of the machine:
 FORWARD = 0.3  # per voxel of a window in validation and relabeling
-REGISTRATION, FUSION = 27.0, 4.0  # per cell of the region that is registered, in round 0 and after each round
+REGISTRATION = 23.0  # per cell at the resolution of registration, in round 0
+WARPING, FUSION = 3.5, 4.0  # per cell of the region that labels are carried over to, in round 0 and after each round
 START = 10.0  # seconds: reading, checks, figures
 RESERVE = 0.05  # of the time, for what is not foreseen
 VALIDATIONS, VALIDATION_SHARE = 10, 0.15  # per round, and the share of training time that they may take
@@ -24,8 +25,9 @@ class Workload:
     batch: int  # of a training step
     validation: int  # of all windows of a validation
     relabeling: int  # of all windows of a relabeling
-    registered: int  # cells of all regions that are registered in round 0, 0 without registration
-    fused: int  # the same of those whose labels are fused after each round
+    registered: int  # cells of all regions in round 0, at the resolution of registration, 0 without it
+    warped: int  # cells of the same regions
+    fused: int  # cells of the regions whose labels are fused after each round
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Clock:
     @property
     def before(self) -> float:
         """Seconds before the first iteration: reading, registration."""
-        return START + self._seconds(REGISTRATION * self.work.registered)
+        return START + self._seconds(REGISTRATION * self.work.registered + WARPING * self.work.warped)
 
     @property
     def after_round(self) -> float:

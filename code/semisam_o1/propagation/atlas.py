@@ -23,7 +23,6 @@ from semisam_o1.propagation.matching import TemplateMatcher
 from semisam_o1.propagation.region import Pose, Region, structures
 from semisam_o1.propagation.registration import PairRegistration, Step, box_mean, displaced, local_mismatch, register
 
-COARSE_RADIUS = 9.0  # units; larger structures are registered at half the resolution
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
 VOTE_WINDOW = 9  # units
 VOTE_SHARE = 1e-3  # of warped foreground in that window, above which a voxel's matches vote
@@ -88,7 +87,7 @@ class AtlasPropagation:
         first = templates[0]
         self._structures, self._spacing = structures(first.label, first.spacing), first.spacing
         self._locator = Locator(first.image, first.spacing, self._structures)
-        self._coarseness = 2 if self._structures.radius > COARSE_RADIUS * self._structures.unit else 1
+        self._coarseness = self._structures.coarseness
         features = [template.features for template in templates if template.features is not None]
         self._components = FeatureComponents(features) if features else None
         regions = self._template_regions(templates)

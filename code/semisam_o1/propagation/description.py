@@ -98,11 +98,15 @@ def describe(
 def reduced_channels(channels: Channels, coarseness: int) -> Channels:
     """Return channels at a resolution that is lower by a factor, their step in units that are longer by it."""
     shape = channels.values.shape[1:]
-    factors = [max(1, round(coarseness / length)) for length in channels.step]
-    grid = [-(-n // factor) for n, factor in zip(shape, factors, strict=True)]
+    grid = reduced_grid(shape, channels.step, coarseness)
     values = channels.values if grid == list(shape) else F.adaptive_avg_pool3d(channels.values[None], grid)[0]
     step = tuple(length * n / g / coarseness for length, n, g in zip(channels.step, shape, grid, strict=True))
     return Channels(values, step)
+
+
+def reduced_grid(shape: Sequence[int], step: Step, coarseness: int) -> list[int]:
+    """Return the cells per axis of a grid (w, h, d) at a resolution that is lower by a factor."""
+    return [-(-n // max(1, round(coarseness / length))) for n, length in zip(shape, step, strict=True)]
 
 
 def principal_directions(description: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from semisam_o1.features.builtin import cell_means
 
 MAX_CELLS = 500_000  # of the template's working grid
 MARGIN = 1.25  # around the structures, in mean radii; frame coordinates up to 1 are registered
+COARSE_RADIUS = 9.0  # units; larger structures are registered at half the resolution
 SLACK = 0.5  # additional margin of the other volumes, in mean radii
 
 Length3 = tuple[float, float, float]
@@ -173,6 +174,11 @@ class Structures:
     upper: Length3
     radius: float
     unit: float
+
+    @property
+    def coarseness(self) -> int:
+        """Factor by which registration reduces the resolution."""
+        return 2 if self.radius > COARSE_RADIUS * self.unit else 1
 
     def extended(self, other: Structures, pose: Pose) -> Structures:
         """Return the extent that includes the structures of another volume, where these ones have a pose."""
