@@ -47,6 +47,20 @@ def test_closing_table_marks_the_round_that_was_kept() -> None:
     assert "*" not in lines[1] + lines[3]
 
 
+def test_next_names_the_test_only_where_scans_are_left_for_it(tmp_path: Path) -> None:
+    config = TrainConfig(root_path=tmp_path, exp="mine")
+    assert "test_baseline.py" not in console.next_commands(config)
+    (tmp_path / "test.txt").write_text("a\n")
+    assert f"test_baseline.py --root_path {tmp_path} --exp mine" in console.next_commands(config)
+
+
+def test_one_round_is_no_rounds(tmp_path: Path) -> None:
+    config = TrainConfig(root_path=tmp_path, num_rounds=1, max_iterations=1)
+    cohort = Cohort(("a",), ("b",), (), {})
+    checked = PreflightResult(RunFolder(tmp_path, "unet_3D"), torch.device("cpu"), "fp32", cohort, {}, None)
+    assert "1 round of 1 iteration, " in console.opening(config, checked, "ram", "it fits")
+
+
 def test_progress_in_a_file_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

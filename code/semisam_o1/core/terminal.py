@@ -61,6 +61,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 scan, 2 scans."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def text_table(rows: Sequence[Sequence[str]], align: str = ">") -> list[str]:
     """Return one line per row, with aligned columns and two spaces between them.
 

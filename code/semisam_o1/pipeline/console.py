@@ -9,7 +9,7 @@ import torch
 
 from semisam_o1.core.device import cuda_fault
 from semisam_o1.core.flags import shell_command
-from semisam_o1.core.terminal import duration, text_table
+from semisam_o1.core.terminal import counted, duration, text_table
 from semisam_o1.data.preflight.check import Cohort
 from semisam_o1.networks.levels import ISOTROPIC
 from semisam_o1.pipeline.config import TrainConfig
@@ -33,7 +33,7 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
     native = "is computed natively here" if precision == "bf16" else "is what this device computes best"
     features = "as requested" if config.sam_ckpt.is_file() else f"there is no {config.sam_ckpt}"
     rule = (
-        f"by the Dice of {_labels(len(cohort.validation))}"
+        f"by the Dice of {counted(len(cohort.validation), 'validation label')}"
         if cohort.validation
         else ("the last of each round, since val.txt names no scan; their quality is not measured")
     )
@@ -41,8 +41,8 @@ def opening(config: TrainConfig, checked: PreflightResult, location: str, locati
     held = {"ram": "in RAM", "gpu": "on the GPU", "none": "in their files"}[location]
     rows = {
         "scans": f"{_counts(cohort)} volumes of {config.root_path}",
-        "method": f"{config.backbone} with {config.model}, {config.num_rounds} rounds of {config.max_iterations} "
-        f"iterations, patch {' '.join(map(str, config.patch_size))}{levels}",
+        "method": f"{config.backbone} with {config.model}, {counted(config.num_rounds, 'round')} of "
+        f"{counted(config.max_iterations, 'iteration')}, patch {' '.join(map(str, config.patch_size))}{levels}",
         "round 0": f"{config.propagation} propagation, {config.features} features"
         + (f" ({features})" if config.features == "builtin" else ""),
         "selection": rule,
@@ -114,24 +114,21 @@ def selection(best: RoundRecord, validated: int) -> str:
     """Return which network was kept and by how many validation labels."""
     if best.validation_dice is None:
         return f"round {best.round}, the last one (no validation label to select by)"
-    return f"round {best.round}, validation Dice {best.validation_dice:.4f} on {_labels(validated)}"
+    return f"round {best.round}, validation Dice {best.validation_dice:.4f} on {counted(validated, 'validation label')}"
 
 
 def next_commands(config: TrainConfig) -> str:
-    """Return the commands that test the run, show it and export its labels."""
+    """Return the commands that test the run where there are test scans, show it and export its labels."""
     run = f"--exp {shlex.quote(config.exp)} --backbone {config.backbone}"
+    test = f"  {shell_command('test')} --root_path {shlex.quote(str(config.root_path))} {run}"
     return "\n".join(
         [
             "next:",
-            f"  {shell_command('test')} --root_path {shlex.quote(str(config.root_path))} {run}",
+            *([test] if (config.root_path / "test.txt").is_file() else []),
             f"  {shell_command('report')} {shlex.quote(config.exp)} --backbone {config.backbone}",
             f"  {shell_command('predict')} {run} --cohort --out labels",
         ]
     )
-
-
-def _labels(count: int) -> str:
-    return f"{count} validation label{'s' if count > 1 else ''}"
 
 
 def _counts(cohort: Cohort) -> str:

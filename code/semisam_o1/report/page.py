@@ -19,7 +19,7 @@ from semisam_o1.commands.outputs import check_folder
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.core.errors import InputError, listed
 from semisam_o1.core.flags import AT_LEAST_0, CommandConfig, option, shell_command
-from semisam_o1.core.terminal import duration
+from semisam_o1.core.terminal import counted, duration
 from semisam_o1.drawing import figures
 from semisam_o1.drawing.outlines import CLASS_COLORS, class_color
 from semisam_o1.methods import METHODS
@@ -102,11 +102,6 @@ def badness(case: Case) -> tuple[float, float]:
     """Return a key that sorts the worst case first: by Dice, else by expected Dice, else by uncertainty."""
     dice = case.mean_dice if case.dice is not None else statistics.fmean(case.expected) if case.expected else 2.0
     return (dice, -(case.uncertainty or 0.0))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: 1 scan, 2 scans."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def link(file: Path, page: Path) -> str:

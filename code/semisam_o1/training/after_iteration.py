@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from semisam_o1.core import distributed
-from semisam_o1.core.terminal import duration
+from semisam_o1.core.terminal import counted, duration
 from semisam_o1.data.sampling.batches import Batch
 from semisam_o1.drawing.outlines import overlay
 from semisam_o1.methods import LossTerm
@@ -87,7 +87,8 @@ def estimate_duration(trainer: RoundTrainer, batch: Batch) -> None:
         end = datetime.datetime.now() + datetime.timedelta(seconds=left)
         trainer.context.tracker.say(
             f"{trainer.loss_log.rate:.2f} iterations/s: about {duration(left)} of training are left in "
-            f"{options.num_rounds} rounds, until {end:%a %H:%M}; validation and relabeling take additional time"
+            f"{counted(options.num_rounds, 'round')}, until {end:%a %H:%M}; "
+            "validation and relabeling take additional time"
         )
 
 
