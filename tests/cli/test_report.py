@@ -184,6 +184,12 @@ def test_page_fits_a_phone_and_both_color_schemes(run: Path, tmp_path: Path, dar
         )
         assert all(hint == fits for hint, fits in hidden)
         assert not all(fits for _, fits in hidden)
+        command_overflow, name_height = driver.execute_script(
+            "const c = document.querySelector('code.command');"
+            "const n = document.querySelector('#t-cohort th[data-value] > *');"
+            "n.textContent = 'hippocampus_025'; return [c.scrollWidth - c.clientWidth, n.offsetHeight]"
+        )
+        assert command_overflow <= 0 and name_height < 30, "the command is whole, the name on one line"
         colors = driver.execute_script(
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color, "
             "getComputedStyle(document.querySelector('.chart text')).fill]"
