@@ -25,7 +25,7 @@ from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.features.extract import VolumeFeatures
 from semisam_o1.propagation import class_prototypes, propagate
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
-from semisam_o1.propagation.representativeness import Distances, rank
+from semisam_o1.propagation.representativeness import Distances, rank, rank_beside
 from semisam_o1.runs.results import read_run
 
 ALONE = "the labeled ones alone"
@@ -60,7 +60,7 @@ def main() -> None:
         results = read_run(arguments.run, root_path=arguments.root)
         labeled, quality = results.labeled, label_quality(results)
         ranking = rank_next(results, quality, "builtin", Path(), "cpu")
-        criteria = other_criteria(cohort_distances(dataset, results.unlabeled, "builtin", Path(), "cpu"), quality)
+        criteria = other_criteria(cohort_distances(dataset, names, "builtin", Path(), "cpu"), labeled, quality)
     else:
         ranking = rank(cohort_distances(dataset, names, "builtin", Path(), "cpu"))
     place = [candidate.name for candidate in ranking]
@@ -94,12 +94,19 @@ def main() -> None:
         f"{spearmanr([place.index(name) for name in chosen], [_mean(done[name]) for name in chosen])[0]:+.2f}"
     )
     if criteria:
-        gains = {name: gain(done[name], done[ALONE]) for name in chosen}
-        print("\n| chosen by | scan | Dice of the other scans | more than without |\n| --- | --- | --- | --- |")
-        for criterion, name in {"the suggestion": place[0], **criteria}.items():
-            print(f"| {criterion} | {name} | {_mean(done[name]):.3f} | {gains[name]:+.3f} |")
-        dice, more = (np.mean([values(name) for name in even]) for values in (lambda n: _mean(done[n]), gains.get))
-        print(f"| at random | mean of {len(even)} | {dice:.3f} | {more:+.3f} |")
+        compare({"the suggestion": place[0], **criteria}, place, even, done)
+
+
+def compare(criteria: dict[str, str], place: list[str], even: list[str], done: dict[str, dict]) -> None:
+    """Print a Markdown row per criterion, with the scan that it chooses, and one for a random choice."""
+    gains = {name: gain(scores, done[ALONE]) for name, scores in done.items() if name in place}
+    print("\n| chosen by | scan | Dice of the other scans | more than without |\n| --- | --- | --- | --- |")
+    for criterion, name in criteria.items():
+        print(f"| {criterion} | {name} | {_mean(done[name]):.3f} | {gains[name]:+.3f} |")
+    dice, more = np.mean([_mean(done[name]) for name in even]), np.mean([gains[name] for name in even])
+    print(f"| at random | mean of {len(even)} | {dice:.3f} | {more:+.3f} |")
+    correlation = spearmanr([place.index(name) for name in gains], list(gains.values()))[0]
+    print(f"rank correlation of place and the last column: {correlation:+.2f}")
 
 
 def gain(scores: dict[str, list[float]], without: dict[str, list[float]]) -> float:
@@ -107,15 +114,28 @@ def gain(scores: dict[str, list[float]], without: dict[str, list[float]]) -> flo
     return _mean(scores) - _mean({name: without[name] for name in scores})
 
 
-def other_criteria(distances: Distances, quality: LabelQuality) -> dict[str, str]:
+def other_criteria(distances: Distances, labeled: list[str], quality: LabelQuality) -> dict[str, str]:
     """Return what the suggestion of the next scan is compared with: criterion → the scan that it chooses."""
-    others = {"the suggestion, every scan counting the same": rank(distances)[0].name}
+    others = {"gain, every scan counting the same": rank_beside(distances, labeled)[0].name}
+    for measure, weights in (("1 − expected Dice", quality.failing), ("uncertainty", quality.uncertainty)):
+        if weights:
+            others[f"distance to the others, weighted by {measure}"] = nearest(distances, weights)
     if quality.uncertainty:
-        others["the suggestion, weighted by uncertainty"] = rank(distances, quality.uncertainty)[0].name
         others["highest uncertainty"] = max(quality.uncertainty, key=quality.uncertainty.get)
     if quality.expected:
         others["lowest expected Dice"] = min(quality.expected, key=quality.expected.get)
     return others
+
+
+def nearest(distances: Distances, weights: dict[str, float]) -> str:
+    """Return the unlabeled scan with the smallest mean distance to the others, which count by ``weights``."""
+    target_weights = np.array([weights.get(name, 0.0) for name in distances.targets])
+    means = {
+        name: np.nansum(row * target_weights) / target_weights[np.isfinite(row)].sum()
+        for name, row in zip(distances.candidates, distances.values, strict=True)
+        if name in weights
+    }
+    return min(means, key=means.get)
 
 
 def labeller(volumes, features, templates: list[str], arguments: argparse.Namespace):

@@ -23,7 +23,7 @@ from semisam_o1.data.dataset.volumes import Volume, write_volume
 from semisam_o1.features.builtin import cell_means
 from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, global_feature
 from semisam_o1.propagation import representativeness
-from semisam_o1.propagation.representativeness import Distances, distances_between, rank
+from semisam_o1.propagation.representativeness import Distances, distances_between, rank, rank_beside
 from semisam_o1.runs.results import RunResults, read_run
 from tiny_cohort import train_flags, write_cohort
 
@@ -90,16 +90,23 @@ def test_the_border_counts_little() -> None:
     assert values[1, 0] < 0.3 * values[2, 0]
 
 
-def test_targets_count_by_their_weights() -> None:
-    distances = Distances(
-        list("abc"), list("abc"), np.array([[np.nan, 0.5, 1.5], [0.6, np.nan, 0.5], [1.4, 1.5, np.nan]])
-    )
-    assert [(c.name, c.distance) for c in rank(distances)] == [("b", 0.55), ("a", 1.0), ("c", 1.45)]
-    weighted = rank(distances, {"a": 0.0, "b": 3.0, "c": 1.0})
-    assert [(c.name, c.distance) for c in weighted] == [("b", 0.5), ("a", 0.75), ("c", 1.5)]
-    assert (weighted[1].nearest, weighted[1].farthest) == (0.5, 1.5)
+def test_candidates_are_ranked_by_what_they_add_to_the_templates() -> None:
+    names = [*"tabc"]
+    values = [[np.nan, 1.0, 0.5, 1.2], [1.0, np.nan, 0.6, 1.0], [0.5, 0.9, np.nan, 1.5], [1.5, 1.4, 0.1, np.nan]]
+    distances = Distances(names, names, np.array(values))
+    assert [c.name for c in rank(distances)] == ["a", "t", "b", "c"]
+    assert rank(distances)[0].distance == pytest.approx((1.0 + 0.6 + 1.0) / 3)
+    # c alone explains b better than the template does; a and b explain a little of c and of a.
+    beside = rank_beside(distances, ["t"])
+    assert [c.name for c in beside] == ["c", "a", "b"]
+    assert [c.gain for c in beside] == pytest.approx([0.2, 0.1, 0.05])
+    weighted = rank_beside(distances, ["t"], {"a": 0.2, "b": 0.0, "c": 0.6})
+    assert [c.name for c in weighted] == ["a", "b", "c"]
+    assert [c.gain for c in weighted] == pytest.approx([0.2, 0.025, 0.0])
+    assert (weighted[0].nearest, weighted[0].farthest) == (0.6, 1.0)
     # Nothing to go by: all count the same.
-    assert [c.distance for c in rank(distances, dict.fromkeys("abc", 0.0))] == [0.55, 1.0, 1.45]
+    assert [c.gain for c in rank_beside(distances, ["t"], dict.fromkeys("abc", 0.0))] == [c.gain for c in beside]
+    assert [c.name for c in rank_beside(distances, ["t", "c"])] == ["b", "a"], "c explains b already"
 
 
 def grids(monkeypatch: pytest.MonkeyPatch, *shapes: tuple[int, int, int]) -> list[tuple[int, ...]]:
@@ -191,10 +198,12 @@ def judged(
     Of its unlabeled scans, train4 is near to all but train5, and train3 to train5 alone.
     """
     (run,) = trained.glob("run_*/unet_3D")
-    names = [f"train{i}" for i in range(2, 6)]
+    train = [f"train{i}" for i in range(6)]
     near = {("train4", "train2"): 0.5, ("train4", "train3"): 0.5, ("train3", "train5"): 0.2}
-    values = [[np.nan if a == b else near.get((a, b), 1.5) for b in names] for a in names]
-    monkeypatch.setattr(suggestion, "cohort_distances", lambda *_: Distances(names, names, np.array(values)))
+    near |= {("train1", name): 1.0 for name in train}
+    values = [[np.nan if a == b else near.get((a, b), 1.5) for b in train] for a in train]
+    monkeypatch.setattr(suggestion, "cohort_distances", lambda *_: Distances(train, train, np.array(values)))
+    names = train[2:]
 
     def state(expected: dict[str, Sequence[float]], uncertainty: Sequence[float]) -> Path:
         with h5py.File(run / "pseudo_labels" / "round1.h5", "r+") as file:
@@ -215,11 +224,11 @@ def test_after_a_run_those_that_stand_for_failing_labels_come_first(
     run = judged(dice, (0.9, 0.1, 0.1, 0.1))
     assert run_command(suggest_template.main, ["--run", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("the others count by their 1 − expected Dice")
+    assert lines[0].endswith("by what the others gain; these count by their 1 − expected Dice")
     assert lines[1].split()[:4] == ["place", "scan", "expected", "Dice"]
     rows = [line.split() for line in lines[2:6]]
     assert (rows[0][1], rows[0][2]) == ("train3", "0.900")
-    assert rows[0][3] == f"{(0.1 * 1.5 + 0.1 * 1.5 + 0.9 * 0.2) / 1.1:.3f}"
+    assert rows[0][3] == f"{0.9 * (1.0 - 0.2) / (0.1 + 0.1 + 0.9):.3f}"
     assert "label next: train3" in lines
     assert "add_label.py" in lines[-1] and lines[-1].endswith(" train3 MASK --labeled_num 2")
 
@@ -230,10 +239,10 @@ def test_where_the_expected_dice_of_a_label_is_not_known_the_uncertainty_counts(
     run = judged({"train2": (0.0, 0.0), "train3": (1.0, 1.0), "train4": (1.0, 1.0)}, (0.1, 0.1, 0.1, 0.9))
     assert run_command(suggest_template.main, ["--run", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("the others count by their uncertainty")
+    assert lines[0].endswith("these count by their uncertainty")
     rows = [line.split() for line in lines[2:6]]
     assert (rows[0][1], rows[0][2]) == ("train3", "0.1000")
-    assert rows[0][3] == f"{(0.1 * 1.5 + 0.1 * 1.5 + 0.9 * 0.2) / 1.1:.3f}"
+    assert rows[0][3] == f"{0.9 * (1.0 - 0.2) / (0.1 + 0.1 + 0.9):.3f}"
 
 
 def round0_alone(run: Path) -> RunResults:
@@ -263,8 +272,8 @@ def test_a_run_is_asked_by_the_real_way(trained: Path, capsys: pytest.CaptureFix
     assert run_command(suggest_template.main, ["--run", str(run), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("4 unlabeled scans after round 1")
-    distances = [float(line.split()[3]) for line in lines[2:5]]
-    assert distances == sorted(distances)
+    gains = [float(line.split()[3]) for line in lines[2:5]]
+    assert gains == sorted(gains, reverse=True)
 
 
 def test_a_damaged_round_is_named_and_does_not_count_once_moved_away(

@@ -22,7 +22,7 @@ from semisam_o1.data.preflight.inspection import Need, inspect
 from semisam_o1.features.extract import FEATURE_SETS, VolumeFeatures, extract_features
 from semisam_o1.methods import METHODS
 from semisam_o1.pipeline.config import find_checkpoint, image_key_faults
-from semisam_o1.propagation.representativeness import Candidate, Distances, distances_between, rank
+from semisam_o1.propagation.representativeness import Candidate, Distances, distances_between, rank, rank_beside
 from semisam_o1.runs.records import open_round
 from semisam_o1.runs.results import RunResults, read_run
 
@@ -107,7 +107,7 @@ def suggest(config: SuggestConfig) -> None:
         ranking = rank_next(run, quality, features, config.sam_ckpt, device)
         after = f"round {run.records[-1].round} of {run.folder.path}"
         counted = "1 − expected Dice" if quality.expected else "uncertainty"
-        heading = f"unlabeled scans after {after}; the others count by their {counted}"
+        heading = f"unlabeled scans after {after}, by what the others gain; these count by their {counted}"
         put = f"{run.dataset.root} {ranking[0].name} MASK --labeled_num {run.arguments['labeled_num']}"
         what, advice = "label next", f"draw its mask, then: {shell_command('label')} {put}"
     print(f"{len(ranking)} {heading}", table(ranking, config.top, quality), sep="\n")
@@ -138,13 +138,13 @@ def label_quality(results: RunResults) -> LabelQuality:
 def rank_next(
     results: RunResults, quality: LabelQuality, features: str, checkpoint: Path, device: torch.device
 ) -> list[Candidate]:
-    """Rank the unlabeled scans of a run as the next one to label.
+    """Rank the unlabeled scans of a run by what their label adds to those that there are.
 
-    A scan's distances to the others count by how much the labels of those are expected to fail. Its own does not count:
-    odd and noisy scans fail, and make poor templates.
+    What the others gain counts by how much their labels are expected to fail. A scan's own label does not count: odd
+    and noisy scans fail, and make poor templates.
     """
-    distances = cohort_distances(results.dataset, results.unlabeled, features, checkpoint, device)
-    return rank(distances, quality.failing)
+    distances = cohort_distances(results.dataset, [*results.labeled, *results.unlabeled], features, checkpoint, device)
+    return rank_beside(distances, results.labeled, quality.failing)
 
 
 def cohort_distances(
@@ -192,14 +192,14 @@ def _with_own(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def table(candidates: Sequence[Candidate], top: int, quality: LabelQuality | None = None) -> str:
-    """Return a table of a heading, the first candidates and the last one; with ``quality``, a column of it."""
+    """Return a table of a heading, the first candidates and the last one; with ``quality``, two more columns."""
     ranked = list(enumerate(candidates, start=1))
     if len(ranked) > top + 1:
         ranked = [*ranked[:top], ranked[-1]]
-    measure = [quality.measure] if quality else []
+    measure = [quality.measure, "gain"] if quality else []
     heading = "mean distance to the others (nearest – farthest); the average scan has 1"
     rows = [["place", "scan", *measure, heading]]
     for place, c in ranked:
-        own = [quality.shown(c.name)] if quality else []
+        own = [quality.shown(c.name), f"{c.gain:.3f}"] if quality else []
         rows.append([str(place), c.name, *own, f"{c.distance:.3f} ({c.nearest:.3f} – {c.farthest:.3f})"])
-    return "\n".join("  " + line for line in text_table(rows, "><><" if measure else "><<"))
+    return "\n".join("  " + line for line in text_table(rows, "><>><" if measure else "><<"))

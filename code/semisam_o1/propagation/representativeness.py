@@ -5,8 +5,8 @@ Label propagation fails where registration leaves differences; these can be meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class Candidate:
     distance: float  # mean
     nearest: float
     farthest: float
+    gain: float | None = None  # mean decrease of the others' distances by it, beside the templates that there are
 
 
 class Distances(NamedTuple):
@@ -48,18 +49,39 @@ class Distances(NamedTuple):
     values: np.ndarray
 
 
-def rank(distances: Distances, weights: Mapping[str, float] | None = None) -> list[Candidate]:
-    """Return the candidates by their mean distance to the targets, the smallest first.
-
-    Targets have equal weights without ``weights``, or if all but the candidate's own are 0.
-    """
-    target_weights = np.array([1.0 if weights is None else weights[name] for name in distances.targets])
+def rank(distances: Distances) -> list[Candidate]:
+    """Return the candidates by their mean distance to the targets, the smallest first."""
     result = []
     for row, name in zip(distances.values, distances.candidates, strict=True):
-        known = np.isfinite(row)
-        mean = np.average(row[known], weights=target_weights[known] if target_weights[known].any() else None)
-        result.append(Candidate(name, float(mean), float(row[known].min()), float(row[known].max())))
+        known = row[np.isfinite(row)]
+        result.append(Candidate(name, float(known.mean()), float(known.min()), float(known.max())))
     return sorted(result, key=lambda candidate: candidate.distance)
+
+
+def rank_beside(
+    distances: Distances, templates: Collection[str], weights: Mapping[str, float] | None = None
+) -> list[Candidate]:
+    """Return the candidates by what they add to templates, the largest gain first.
+
+    A target that is nearer to the candidate than to every template gains the difference; others gain nothing.
+
+    Args:
+        weights: of the targets in the mean gain; equal if None, or if all but the candidate's own are 0.
+    """
+    is_template = [name in templates for name in distances.candidates]
+    open_targets = np.array([name not in templates for name in distances.targets])
+    reached = distances.values[is_template].min(axis=0, where=open_targets, initial=np.inf)
+    target_weights = np.array([1.0 if weights is None else weights.get(name, 0.0) for name in distances.targets])
+    rows = dict(zip(distances.candidates, distances.values, strict=True))
+    result = []
+    for candidate in rank(distances):
+        if candidate.name not in templates:
+            row = rows[candidate.name]
+            known = np.isfinite(row) & open_targets
+            gained = np.maximum(reached[known] - row[known], 0)
+            shares = target_weights[known] if target_weights[known].any() else None
+            result.append(replace(candidate, gain=float(np.average(gained, weights=shares))))
+    return sorted(result, key=lambda candidate: -candidate.gain)  # equal ones stay in order of their distance
 
 
 def distances_between(
