@@ -6,6 +6,7 @@ import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from semisam_o1.propagation import cohort as cohort_module
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.keys import AtlasKeys
+from semisam_o1.propagation.region import Pose
 
 SCANS = {
     "template": scan(),
@@ -130,6 +132,12 @@ def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pyte
     assert again.registered("a").relative_improvement == first[0].relative_improvement
     np.testing.assert_array_equal(again.registered("a").frame_coords, first[0].frame_coords)
     np.testing.assert_array_equal(again.consensus("a"), first[1])
+
+
+def test_turned_volumes_are_named(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    poses = {"a": Pose((0, 0, 0)), "b": Pose((0, 0, 0), 1.0, (1, 0, 2), (False, True, False)), "c": Pose((0, 0, 0))}
+    monkeypatch.setattr(cohort, "registered", lambda name: SimpleNamespace(region=SimpleNamespace(pose=poses[name])))
+    assert cohort.turned() == ["b (+y −x +z)"]
 
 
 def test_the_keys_tell_what_is_kept(cohort: CohortAtlas) -> None:

@@ -12,7 +12,6 @@ from semisam_o1.data.dataset.geometry import from_patch, resize_nearest, to_patc
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.cohort import CohortAtlas
-from semisam_o1.propagation.region import Pose
 
 Propagation = Callable[[CohortAccess, CohortAtlas, ProgressFn, Callable[[str], None]], list[Prediction]]
 """(volumes, their atlas, progress, function that tells the user) → predictions of the unlabeled volumes in order."""
@@ -73,22 +72,13 @@ def by_atlas(
     unchanged = [name for name, value in zip(access.unlabeled, improvements, strict=True) if value == 0]
     if unchanged and atlas.registration:
         say(f"registration did not improve the alignment of {', '.join(unchanged)}; the initial alignment is used")
-
-    poses = {name: atlas.registered(name).region.pose for name in access.unlabeled}
-    turned = [f"{name} ({_orientation(pose)})" for name, pose in poses.items() if pose.turned]
-    if turned:
+    if turned := atlas.turned():
         say(f"in another orientation than the template, by the look of them: {', '.join(turned)}")
 
     def label(name: str) -> Prediction:
         return Prediction.from_probabilities(atlas.on_volume(name, atlas.consensus(name)))
 
     return share_out(label, access.unlabeled, progress, "round 0", cpu_threads())
-
-
-def _orientation(pose: Pose) -> str:
-    """Describe which axes of a volume run along the template's, such as '+y −x +z'."""
-    signs = ["−" if flip else "+" for flip in pose.flips]
-    return " ".join(sign + "xyz"[axis] for sign, axis in zip(signs, pose.axes, strict=True))
 
 
 PROPAGATIONS: dict[str, Propagation] = {"prototype": by_prototype, "atlas": by_atlas}

@@ -121,6 +121,11 @@ class CohortAtlas:
         self._cache.put(key, **arrays, gain=np.array(volume.relative_improvement))
         return volume
 
+    def turned(self) -> list[str]:
+        """Return the unlabeled volumes that lie in another orientation than the template, and in which, as text."""
+        poses = {name: self.registered(name).region.pose for name in self.access.unlabeled}
+        return [f"{name} ({pose})" for name, pose in poses.items() if pose.turned]
+
     def neighbors(self, name: str) -> list[str]:
         """Return the volumes whose global features are most like a volume's, the nearest first."""
         features = self.access.features

@@ -44,6 +44,11 @@ class Pose:
         """Whether the volume's orientation differs from the template's."""
         return self.axes != (0, 1, 2) or any(self.flips)
 
+    def __str__(self) -> str:
+        """Which axes of the volume run along the template's, such as '+y −x +z'."""
+        signs = ["−" if flip else "+" for flip in self.flips]
+        return " ".join(sign + "xyz"[axis] for sign, axis in zip(signs, self.axes, strict=True))
+
     def reorient(self, image: np.ndarray) -> np.ndarray:
         """Return an image (..., W, H, D) in the template's orientation."""
         leading = image.ndim - 3

@@ -165,6 +165,9 @@ def advise(results: RunResults, groups: Mapping[str, Group]) -> list[str]:
 
 def _about_rounds(results: RunResults) -> list[str]:
     lines = []
+    if turned := results.records[0].turned:
+        scans = listed(turned, 8)
+        lines.append(f"In another orientation than the template, by the look of them: {scans}. Their labels follow it.")
     scored = [record for record in results.records if record.pseudo_dice is not None]
     if len(scored) > 1:
         first, last, best = scored[0], scored[-1], max(scored, key=lambda record: record.pseudo_dice)
