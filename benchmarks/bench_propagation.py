@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Round 0 by atlas against affine and B-spline registration with SimpleITK: Dice, volumes and CPU seconds.
+"""Round 0 by atlas against registration with SimpleITK and, where antspyx is installed, ANTs.
 
-The dataset's first training scan is the template; the scans it is carried to need labels, to score with. SimpleITK
-registers whole scans at the resolution that the atlas works at, half that of a left atrium.
+Dice, volumes and CPU seconds. The dataset's first training scan is the template; the scans it is carried to need
+labels, to score with. The others register whole scans in millimeters, at the resolution that the atlas works at, half
+that of a left atrium.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +32,30 @@ from semisam_o1.features.extract import CohortAccess, VolumeFeatures
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.region import structures
 
+CONSENSUS = "atlas, consensus with 5 neighbors (on top)"
+Steps = tuple[tuple[float, ...], tuple[float, ...]]  # mm between voxels of the fixed and of the moving image
 
-def with_simpleitk(fixed: np.ndarray, moving: np.ndarray, label: np.ndarray, deformable: bool) -> np.ndarray:
+
+def with_ants(fixed: np.ndarray, moving: np.ndarray, label: np.ndarray, steps: Steps) -> np.ndarray:
+    """Return the label of ``moving`` carried to ``fixed`` by symmetric normalization with the defaults of antspyx."""
+    import ants
+
+    target, source = (ants.from_numpy(image, spacing=step) for image, step in zip((fixed, moving), steps, strict=True))
+    carried = ants.from_numpy(label.astype(np.float32), spacing=steps[1])
+    found = ants.registration(target, source, type_of_transform="SyN", random_seed=1337)
+    warped = ants.apply_transforms(target, carried, found["fwdtransforms"], interpolator="genericLabel")
+    return warped.numpy().astype(np.uint8)
+
+
+def with_simpleitk(
+    fixed: np.ndarray, moving: np.ndarray, label: np.ndarray, steps: Steps, deformable: bool
+) -> np.ndarray:
     """Return the label of ``moving`` carried to ``fixed``, by mutual information over three resolutions."""
-    target, source = (sitk.Cast(sitk.GetImageFromArray(image), sitk.sitkFloat32) for image in (fixed, moving))
+    target, source, labels = (
+        sitk.GetImageFromArray(array) for array in (fixed.astype(np.float32), moving.astype(np.float32), label)
+    )
+    for image, step in ((target, steps[0]), (source, steps[1]), (labels, steps[1])):
+        image.SetSpacing([float(length) for length in step[::-1]])  # its axes run the other way round
 
     def registration(transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
         method = sitk.ImageRegistrationMethod()
@@ -61,7 +84,7 @@ def with_simpleitk(fixed: np.ndarray, moving: np.ndarray, label: np.ndarray, def
         method.SetOptimizerAsLBFGSB(1e-5, 40)
         method.Execute(target, source)
         transform = sitk.CompositeTransform([affine, spline])
-    carried = sitk.Resample(sitk.GetImageFromArray(label), target, transform, sitk.sitkNearestNeighbor, 0)
+    carried = sitk.Resample(labels, target, transform, sitk.sitkNearestNeighbor, 0)
     return sitk.GetArrayFromImage(carried)
 
 
@@ -74,6 +97,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="measure only ways of this name, as 'atlas'")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # of ANTs
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     dataset = Dataset(arguments.root)
     names = dataset.names("train.txt")
@@ -89,10 +113,9 @@ def main() -> None:
     access = CohortAccess(cohort, store, features, compute.key, arguments.num_classes)
     atlas = CohortAtlas(access, ArrayCache(arguments.cache), neighbors=5)
     chosen = [names[i] for i in np.unique(np.linspace(1, len(names) - 1, arguments.volumes).astype(int))]
-    # The neighbors' own registrations count as time of their own volumes.
-    for name in {other for each in chosen for other in atlas.neighbors(each)} - set(chosen):
-        atlas.registered(name)
-
+    if arguments.only in CONSENSUS:  # the neighbors' own registrations count as time of their own volumes
+        for name in {other for each in chosen for other in atlas.neighbors(each)} - set(chosen):
+            atlas.registered(name)
     spacing = atlas.spacing(names[0])
     unit = structures(template.label, spacing).unit
     factors = [max(1, round(unit / length)) for length in spacing]
@@ -102,6 +125,13 @@ def main() -> None:
 
     def reduced(name: str) -> np.ndarray:
         return cell_means(volumes[name].image, coarse_grid(volumes[name].image))
+
+    def step(name: str) -> tuple[float, ...]:
+        shape = volumes[name].image.shape
+        return tuple(np.array(shape) / coarse_grid(volumes[name].image) * atlas.spacing(name))
+
+    def pair(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Steps]:
+        return reduced(name), reduced(names[0]), coarse, (step(name), step(names[0]))
 
     grid = coarse_grid(template.label)
     shares = np.stack([cell_means(template.label == c, grid) for c in range(arguments.num_classes)])
@@ -115,17 +145,16 @@ def main() -> None:
         return atlas.on_volume(name, probabilities).argmax(0).numpy()
 
     ways: dict[str, Callable[[str], np.ndarray]] = {
-        "SimpleITK, affine": lambda n: on_volume(with_simpleitk(reduced(n), reduced(names[0]), coarse, False), n),
-        "SimpleITK, affine and B-spline": lambda n: on_volume(
-            with_simpleitk(reduced(n), reduced(names[0]), coarse, True), n
-        ),
+        "SimpleITK, affine": lambda n: on_volume(with_simpleitk(*pair(n), False), n),
+        "SimpleITK, affine and B-spline": lambda n: on_volume(with_simpleitk(*pair(n), True), n),
+        "ANTs, SyN": lambda n: on_volume(with_ants(*pair(n)), n),
         "atlas, every volume by itself": lambda n: labeled(n, atlas.registered(n).probabilities),
-        "atlas, consensus with 5 neighbors (on top)": lambda n: labeled(n, atlas.consensus(n)),
+        CONSENSUS: lambda n: labeled(n, atlas.consensus(n)),
     }
     print(f"{len(chosen)} volumes of {arguments.root}, template {names[0]}, one core")
     print(f"{'way':44s}  {'Dice':>6s}  s per volume  Dice and median volume, relative to the true one, of each class")
     for way, label in ways.items():
-        if arguments.only in way:
+        if arguments.only in way and (way != "ANTs, SyN" or importlib.util.find_spec("ants")):
             print(f"{way:44s}  {measure(label, [volumes[name] for name in chosen], arguments.num_classes)}", flush=True)
 
 
