@@ -75,13 +75,6 @@ def test_a_flag_takes_the_place_of_its_line_and_the_rest_follows(tmp_path: Path,
     assert not steps, "nothing has to be timed"
 
 
-def test_a_cpu_chooses_the_precision_of_a_given_length_too(tmp_path: Path, steps: list[str]) -> None:
-    config, found = plan(tmp_path, recipe="best", max_iterations=700)
-    assert steps == ["bf16", "fp32"]
-    assert (config.precision, config.max_iterations, config.num_rounds) == ("fp32", 700, 3)
-    assert found.seconds > 3 * 700 * 0.5
-
-
 def test_a_gpu_trains_the_published_length(tmp_path: Path, steps: list[str]) -> None:
     config, found = plan(tmp_path, GPU, recipe="best")
     assert (config.max_iterations, config.num_rounds, config.val_interval) == (15000, 3, 200)

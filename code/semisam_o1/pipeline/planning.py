@@ -105,20 +105,14 @@ def plan_run(
     if not best and config.hours is None:
         return config, None
     wanted = Wanted(config.hours, *(getattr(config, name) if name in given else None for name in LENGTH))
-    free = config.hours is None and (machine.on_gpu or wanted.iterations)  # of any time
-    choose = best and not machine.on_gpu and "precision" not in given
-    if not free or choose:
-        seconds = time_steps(config, cohort, machine, device, choose)
+    if config.hours is None and (machine.on_gpu or wanted.iterations):  # nothing is timed: the same run every time
+        length, reason = published_length(wanted), "the published length"
+    else:
+        seconds = time_steps(config, cohort, machine, device, best and "precision" not in given)
         settings += _decide(config, given, [_precision(seconds, config.precision)]) if best else []
         config = _with(config, settings)
-        step = min(seconds.values())
-        clock = Clock(workload(config, cohort, scans), step)
-    if free:
-        length, reason = published_length(wanted), "the published length"
-        length = clock.timed(length) if choose else length
-    else:
-        length = fit_length(clock, wanted)
-        reason = _reason(length, wanted, step)
+        length = fit_length(Clock(workload(config, cohort, scans), min(seconds.values())), wanted)
+        reason = _reason(length, wanted, min(seconds.values()))
     values = (length.iterations, length.rounds, length.val_interval)
     reasons = (reason, "each learns from the labels of the one before", "about ten validations a round")
     lengths = _decide(config, given, [Decision(*row) for row in zip(LENGTH, values, reasons, strict=True)])

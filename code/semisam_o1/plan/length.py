@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # In units of the time that a training step takes per voxel of its batch, so that they follow the speed of the machine:
 FORWARD = 0.3  # per voxel of a window in validation and relabeling
@@ -68,10 +68,6 @@ class Clock:
         """Return the seconds of a whole run."""
         return self.before + rounds * (iterations * self.per_iteration(val_interval) + self.after_round)
 
-    def timed(self, length: Length) -> Length:
-        """Return a length with the seconds that it takes."""
-        return replace(length, seconds=self.total(length.iterations, length.rounds, length.val_interval))
-
     def val_interval(self, iterations: int) -> int:
         """Return the iterations between validations: ten per round, fewer where they would take too long."""
         dear = self.validation / (VALIDATION_SHARE * self.step)
@@ -122,7 +118,8 @@ def _candidate(clock: Clock, wanted: Wanted, rounds: int) -> Length:
         interval = wanted.val_interval or clock.val_interval(max(1, int(left / clock.step)))
         fewest = FEWEST_ITERATIONS if wanted.hours else MIN_ITERATIONS  # a first result is to be a useful one
         iterations = min(max(round_down(left / clock.per_iteration(interval)), fewest), most)
-    return clock.timed(Length(iterations, rounds, wanted.val_interval or clock.val_interval(iterations)))
+    interval = wanted.val_interval or clock.val_interval(iterations)
+    return Length(iterations, rounds, interval, clock.total(iterations, rounds, interval))
 
 
 def round_down(number: float) -> int:
