@@ -34,7 +34,7 @@ class DemoConfig(CommandConfig):
     exp: str = option("demo", "name of the run, a folder below model/")
     seed: int = option(21, "random seed of the subjects", within=AT_LEAST_0)
     rounds: int = option(2, "rounds of training", metavar="N")
-    iterations: int = option(160, "iterations per round", metavar="N")
+    iterations: int = option(120, "iterations per round", metavar="N")
     data_only: bool = option(False, "write the scans and stop")
     overwrite: bool = option(False, "replace other scans in DST, and an earlier run")
 
