@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import struct
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -20,31 +14,16 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import test_baseline
-import train_SemiSAM_O1
+from real_training import same, train, weights
 from semisam_o1.commands.api import load_run
 from semisam_o1.core.errors import run_command
 from semisam_o1.networks.levels import ISOTROPIC, choose_levels
-from semisam_o1.training.trainer import RoundTrainer
 from tiny_cohort import train_flags, write_cohort
-
-CODE = Path(__file__).resolve().parents[2] / "code"
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("tiny"))
-
-
-def train(*flags: str) -> int:
-    return run_command(train_SemiSAM_O1.main, list(flags))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "round1_best.pth", weights_only=True)
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def tags(folder: Path) -> set[str]:
@@ -202,143 +181,6 @@ def test_binary_label_and_saved_predictions(dataset: Path, tmp_path: Path, capsy
         "test_metrics_1.json", "test_metrics_1.csv", "test_predictions_1.h5",
     }  # fmt: skip
     assert json.loads((folder / "test_metrics.json").read_text())["stride"][2] == 3
-
-
-@pytest.mark.parametrize("backbone", ["mt", "dan"])
-def test_an_interrupted_run_goes_on_to_the_same_end(
-    backbone: str,
-    dataset: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    settings = {"backbone": backbone, "num_rounds": 2, "precision": "fp32"}
-    assert train(*train_flags(dataset, tmp_path / "whole", **settings)) == 0
-    step = RoundTrainer.train_step
-
-    def step_and_stop(self: RoundTrainer, batch: object) -> None:
-        step(self, batch)
-        if self.context.round_ == 2 and self.iteration == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(RoundTrainer, "train_step", step_and_stop)
-    assert train(*train_flags(dataset, tmp_path / "cut", **settings)) == 130
-    assert "--resume" in capsys.readouterr().err
-    monkeypatch.undo()
-    assert train(*train_flags(dataset, tmp_path / "cut", **settings), "--resume") == 0
-    assert "continues after iteration 3" in capsys.readouterr().out
-    whole, cut = (tmp_path / f"{name}_{backbone.upper()}_1label_1" / "unet_3D" for name in ("whole", "cut"))
-    for name in ("round2_best.pth", "unet_3D_best_model.pth"):
-        assert same(*(torch.load(folder / name, weights_only=True) for folder in (whole, cut)))
-    steps = [json.loads(line)["step"] for line in (cut / "metrics.jsonl").open() if "loss/total" in line]
-    assert steps == list(range(1, 9))
-
-
-def test_resume_refuses_other_arguments_and_runs_are_not_overwritten(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = train_flags(dataset, tmp_path / "run")
-    assert train(*flags) == 0
-    before = (tmp_path / "run_MT_1label_1" / "unet_3D" / "round1_best.pth").stat().st_mtime_ns
-    assert train(*flags) == 2
-    assert "--resume" in capsys.readouterr().err
-    assert train(*train_flags(dataset, tmp_path / "run", base_lr=0.02), "--resume") == 2
-    assert "--base_lr was 0.01 and is 0.02" in capsys.readouterr().err
-    assert train(*flags, "--resume") == 0
-    assert (tmp_path / "run_MT_1label_1" / "unet_3D" / "round1_best.pth").stat().st_mtime_ns == before
-    assert train(*flags, "--overwrite") == 0
-
-
-def test_resume_refuses_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write_cohort(tmp_path / "data")
-    flags = train_flags(root, tmp_path / "run", max_iterations=2)
-    assert train(*flags) == 0
-    with h5py.File(root / "data" / "train0.h5", "r+") as file:
-        file["label"][5, 6, 7] = 2 - file["label"][5, 6, 7]
-    assert train(*flags, "--resume") == 2
-    error = capsys.readouterr().err
-    assert f"labels of {root} changed" in error
-    assert "train0" in error
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to signal")
-def test_a_signal_to_the_whole_group_saves_the_state(dataset: Path, tmp_path: Path) -> None:
-    flags = train_flags(
-        dataset, tmp_path / "run", cache="none", num_workers=1, max_iterations=2000, val_interval=2000, log_images=0
-    )
-    command = [sys.executable, str(CODE / "train_SemiSAM_O1.py"), *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True, env=environment
-    ) as run:
-        metrics = tmp_path / "run_MT_1label_1" / "unet_3D" / "metrics.jsonl"
-        for _ in range(600):
-            if run.poll() is not None or (metrics.is_file() and "loss/total" in metrics.read_text()):
-                break
-            time.sleep(0.1)
-        os.killpg(run.pid, signal.SIGTERM)
-        error = run.communicate(timeout=60)[1]
-    assert run.returncode == 130, error
-    assert (metrics.parent / "state.pth").is_file()
-
-
-def test_two_processes_train_and_test_from_any_folder(dataset: Path, tmp_path: Path) -> None:
-    def together(command: str, *flags: str) -> None:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-        done = subprocess.run(
-            [*launch, str(CODE / command), *flags], cwd=tmp_path, capture_output=True, encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-
-    together("train_SemiSAM_O1.py", *train_flags(dataset, tmp_path / "run", labeled_bs=2, batch_size=4))
-    folder = tmp_path / "run_MT_1label_1" / "unet_3D"
-    assert (folder / "log.txt").read_text().count("round 1 iteration 4/4") == 1
-
-    def flags(out: str) -> list[str]:
-        named = {"root_path": dataset, "exp": tmp_path / "run", "device": "cpu", "save_pred": tmp_path / out}
-        return [part for key, value in named.items() for part in (f"--{key}", str(value))]
-
-    assert run_command(test_baseline.main, flags("alone")) == 0
-    alone = (folder / "test_metrics.csv").read_text()
-    together("test_baseline.py", *flags("together"))
-    assert (folder / "test_metrics.csv").read_text() == alone
-    outputs = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("alone", "together")]
-    assert len(outputs[0]) == 6
-    assert outputs[0] == outputs[1]
-
-
-def test_when_one_process_is_killed_the_other_ends_and_says_so(dataset: Path, tmp_path: Path) -> None:
-    flags = train_flags(
-        dataset, tmp_path / "run", labeled_bs=2, batch_size=4, max_iterations=3000, val_interval=3000, log_images=0
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    metrics = tmp_path / "run_MT_1label_1" / "unet_3D" / "metrics.jsonl"
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(CODE / "train_SemiSAM_O1.py"), *flags],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        for _ in range(900):
-            if metrics.is_file() and "loss/total" in metrics.read_text():
-                break
-            time.sleep(0.1)
-        ranks[1].kill()
-        error = ranks[0].communicate(timeout=60)[1]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    assert ranks[0].returncode == 1
-    assert "another process of this run has ended" in error
-    assert "the same command with --resume continues" in error
 
 
 def test_the_best_recipe_trains_resumes_and_is_tested(

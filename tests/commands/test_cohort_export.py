@@ -2,90 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 
-import predict
 import prepare_data
-from semisam_o1.commands import cohort, judging
-from semisam_o1.commands.cohort_labels import CohortScan
+from exported_cohort import ARGUMENTS, export, exported, point_to, rows, run_of, write_partly_labeled
+from semisam_o1.commands import judging
 from semisam_o1.commands.export import write_image
-from semisam_o1.core.errors import InputError, run_command
+from semisam_o1.core.errors import run_command
 from semisam_o1.data.dataset.volumes import Dataset, Geometry
-from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, write_round
-from tiny_cohort import LISTS, write_cohort
-
-NAMES = [f"{split}{i}" for split, count in LISTS.items() for i in range(count)]
-ARGUMENTS = {
-    "image_key": "image",
-    "binary_label": False,
-    "labeled_num": 2,
-    "num_classes": 3,
-    "patch_size": [32, 16, 16],
-    "propagation": "atlas",
-    "features": "builtin",
-    "registration": False,
-}
-
-
-def write_run(root: Path, exp: Path, dice: tuple[float, ...]) -> RunFolder:
-    """Write a run of two labeled scans without a checkpoint; the pseudo-labels of round r have the value r + 10."""
-    folder = RunFolder.of(str(exp), "mt", 2, "unet_3D")
-    folder.create()
-    folder.args.write_text(json.dumps({"arguments": {"root_path": str(root), **ARGUMENTS}}))
-    dataset = Dataset(root)
-    volumes = {name: dataset.load(name) for name in dataset.names("train.txt")}
-    for round_, score in enumerate((None, *dice)):
-        labels = {name: np.full_like(volume.label, round_ + 10) for name, volume in volumes.items()}
-        labels |= {name: volumes[name].label for name in ("train0", "train1")}
-        record = RoundRecord(round_, 0.1, None, (), 0.0, None, None, 1.0, score, None if score is None else 4)
-        write_round(folder, PseudoLabels(labels, uncertainty={"train5": 0.25}), record)
-    return folder
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A dataset whose scans train2 to train5, test1 and one in no list have no mask."""
-    root = write_cohort(tmp_path / "data")
-    (root / "data" / "extra.h5").write_bytes((root / "data" / "test0.h5").read_bytes())
-    for name in ("train2", "train3", "train4", "train5", "test1", "extra"):
-        with h5py.File(root / "data" / f"{name}.h5", "r+") as file:
-            del file["label"]
-    return root
-
-
-def run_of(tmp_path: Path, dice: tuple[float, ...]) -> RunFolder:
-    return write_run(write_cohort(tmp_path / "whole"), tmp_path / "run", dice)
-
-
-def point_to(folder: RunFolder, root: Path) -> None:
-    content = json.loads(folder.args.read_text())
-    content["arguments"]["root_path"] = str(root)
-    folder.args.write_text(json.dumps(content))
-
-
-def export(exp: Path, out: Path, *flags: str) -> int:
-    return run_command(predict.main, ["--exp", str(exp), "--cohort", "--out", str(out), "--device", "cpu", *flags])
-
-
-def exported(out: Path, name: str) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(out / f"{name}.nii.gz"))).T
-
-
-def rows(out: Path) -> dict[str, dict[str, str]]:
-    with (out / "labels.csv").open(encoding="utf-8") as file:
-        return {row["scan"]: row for row in csv.DictReader(file)}
+    return write_partly_labeled(tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -150,35 +88,6 @@ def test_a_round_can_be_chosen(root: Path, tmp_path: Path, capsys: pytest.Captur
     assert "--round 7" in (error := capsys.readouterr().err) and "choose among 0, 1, 2" in error
 
 
-def test_every_scan_of_the_dataset_has_a_file_and_a_row(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = run_of(tmp_path, (0.9,))
-    point_to(folder, root)
-    torch.save(build_network("unet_3D", 3).state_dict(), folder.best_model)
-    out = tmp_path / "out"
-    assert export(tmp_path / "run", out, "--round", "1") == 0
-    assert sorted(p.name for p in out.iterdir()) == sorted([*(f"{n}.nii.gz" for n in [*NAMES, "extra"]), "labels.csv"])
-    for name in ("train0", "train1", "val0", "test0"):
-        np.testing.assert_array_equal(exported(out, name), Dataset(root).load(name).label)
-    expected = {"train0": "own mask", "train2": "round 1", "val0": "own mask", "test1": "network", "extra": "network"}
-    table = rows(out)
-    assert {name: table[name]["label"] for name in expected} == expected
-    assert {name: table[name]["list"] for name in ("train2", "test1", "extra")} == {
-        "train2": "train.txt",
-        "test1": "test.txt",
-        "extra": "",
-    }
-    assert table["train5"]["uncertainty"] == "0.2500" and table["test1"]["validation_dice"] == "0.9000"
-    printed = capsys.readouterr().out
-    assert "10 scans: 4 with your own mask, 4 with the label of round 1, 2 predicted by the network" in printed
-    assert "--ckpt" not in printed, "which the user did not give"
-
-    assert export(tmp_path / "run", tmp_path / "off", "--round", "1", "--own_masks", "off") == 0
-    origins = [row["label"] for row in rows(tmp_path / "off").values()]
-    assert origins.count("round 1") == 4 and origins.count("network") == 6, "those of the labeled scans are the user's"
-
-
 def test_without_a_network_the_other_scans_are_named(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,39 +118,6 @@ def test_files_are_replaced_only_when_asked(root: Path, tmp_path: Path, capsys: 
     (out / "labels.csv").write_text("patient,age\n")
     assert export(tmp_path / "run", out, "--overwrite") == 2
     assert "labels.csv was written by something else" in capsys.readouterr().err
-
-
-def test_the_table_keeps_what_it_says_of_files_that_are_there(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, out = run_of(tmp_path, (0.9,)), tmp_path / "out"
-    point_to(folder, root)
-    torch.save(build_network("unet_3D", 3).state_dict(), folder.best_model)
-    with monkeypatch.context() as patch:
-        patch.setattr(cohort.LabelWriter, "write", fails_at("extra", cohort.LabelWriter.write))
-        assert export(tmp_path / "run", out, "--round", "0") == 1
-    before = rows(out)
-    assert "extra" not in before and before["train5"]["label"] == "round 0"
-    assert all(before["test1"][column] for column in ("expected_dice", "expected_dice_class1", "expected_dice_class2"))
-    assert "error: extra cannot be read; --skip_existing goes on" in capsys.readouterr().err
-    assert export(tmp_path / "run", out, "--round", "1", "--skip_existing") == 0
-    after = rows(out)
-    assert after["extra"]["label"] == "network" and after["extra"]["expected_dice"]
-    assert {name: after[name] for name in before} == before
-    printed = capsys.readouterr().out
-    assert "4 with your own mask, 2 predicted by the network, 4 as before (round 0)" in printed
-    assert "test1 (" in printed.split("not to be trusted")[1], "named again"
-    assert export(tmp_path / "run", out, "--round", "1", "--overwrite") == 0
-    assert rows(out)["train5"]["label"] == "round 1"
-
-
-def fails_at(name: str, write: Callable[..., CohortScan]) -> Callable[..., CohortScan]:
-    def failing(self: cohort.LabelWriter, scan: CohortScan) -> CohortScan:
-        if scan.header.name == name:
-            raise InputError(f"{name} cannot be read")
-        return write(self, scan)
-
-    return failing
 
 
 def test_a_scan_prepared_again_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,10 +134,11 @@ def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pyte
     np.testing.assert_array_equal(again.consensus("a"), first[1])
 
 
-def test_turned_volumes_are_named(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turned_volumes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = make_cohort(tmp_path)
     poses = {"a": Pose((0, 0, 0)), "b": Pose((0, 0, 0), 1.0, (1, 0, 2), (False, True, False)), "c": Pose((0, 0, 0))}
     monkeypatch.setattr(cohort, "registered", lambda name: SimpleNamespace(region=SimpleNamespace(pose=poses[name])))
-    assert cohort.turned() == ["b (+y −x +z)"]
+    assert cohort.turned == ["b (+y −x +z)"]
 
 
 def test_the_keys_tell_what_is_kept(cohort: CohortAtlas) -> None:

@@ -25,6 +25,7 @@ from semisam_o1.data.preparation.settings import FILE_NAME, Classes, Preparation
 SHAPE = (56, 48, 40)  # of the average scan in voxels; the anatomy is drawn in these, relative to the center
 SHAPE_RANGE = 3  # largest difference of a scan's shape per axis in voxels; too small to make two axes equal
 SPACING = (1.5, 1.5, 1.5)  # mm
+CLASSES = Classes(3, {1: "chamber", 2: "arch"})
 TEMPLATE_SPREAD = 0.4  # the only labeled scan is a typical one
 
 # Standard deviations between subjects.
@@ -35,7 +36,6 @@ WARP = 2.4  # displacement in voxels
 WARP_SMOOTHNESS = 5.0  # Gaussian width of the displacement field in voxels
 POSITION = 1.3  # of a structure, in voxels
 LOG_RADIUS = 0.1  # of a structure
-CLASSES = Classes(3, {1: "chamber", 2: "arch"})
 NOISE = (0.02, 0.035)  # range of the noise level; tissue has intensities of about 0 to 1
 
 

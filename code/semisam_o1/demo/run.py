@@ -101,7 +101,7 @@ def compare_with_round0(results: RunResults) -> str:
 
     summary = results.test["summary"]
     trained = [*summary["classes"].values(), summary["overall"]]
-    names = [*summary["classes"], "all"]
+    names = [*results.class_names.values(), "all"]
     rows = [["class", "round 0", "trained"]]
     for name, before, after in zip(names, [*scores.mean(axis=0), scores.mean()], trained, strict=True):
         rows.append([name, f"{before:.4f}", f"{after['dice']['mean']:.4f}"])

@@ -51,7 +51,8 @@ def describe_scans(config: TrainConfig, cohort: Cohort, features_key: str, cache
     label = config.dataset.label(cohort.labeled[0])
     turned, (region, searched) = bool(turned_volumes(train)), _region_cells(label, grids[0])
     keys = AtlasKeys(cohort, config.num_classes, features_key, config.registration)
-    registered = sum(keys.volume(name) in cache for name in cohort.unlabeled)
+    # All processes plan alike, although they may see the cache at different times.
+    registered = distributed.from_main(sum(keys.volume(name) in cache for name in cohort.unlabeled))
     template = Template.of(label, config.num_classes)
     return Scans.of(grids, template, **counts, turned=turned, registered=registered, region=region, searched=searched)
 
@@ -176,12 +177,12 @@ def _with(config: TrainConfig, decisions: Sequence[Decision]) -> TrainConfig:
 
 def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
     """Return what the stages of a run compute, in the share of one process."""
+    count, ranks = len(cohort.unlabeled), distributed.world_size()
     shapes = {name: info.shape for name, info in cohort.info.items()}
 
     def windows(names: Sequence[str]) -> int:
         return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
 
-    count, ranks = len(cohort.unlabeled), distributed.world_size()
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
     new = count - scans.registered if registers else 0
     return Workload(

@@ -119,7 +119,7 @@ class CohortLabels:
             reliability=(best and best.reliability) or pseudo.reliability,
             expected_dice=float(np.mean(expected)) if expected else None,
             expected_dice_per_class=tuple(np.mean(expected, axis=0).tolist()) if expected else None,
-            turned=tuple(self.atlas.turned()) if self.config.propagation == "atlas" and not round_ else (),
+            turned=tuple(self.atlas.turned) if self.config.propagation == "atlas" and not round_ else (),
             kept=tuple(pseudo.kept),
         )
 

@@ -15,12 +15,7 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.preflight.check import Cohort, check_training
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.memory import check_memory
-from semisam_o1.pipeline.planning import (
-    as_planned,
-    describe_machine,
-    describe_scans,
-    plan_run,
-)
+from semisam_o1.pipeline.planning import as_planned, describe_machine, describe_scans, plan_run
 from semisam_o1.plan.decisions import Plan, remarks
 from semisam_o1.runs.arguments import check_same_run, describe_run, iterations_of, read_previous, write_arguments
 from semisam_o1.runs.layout import RunFolder, RunLock

@@ -72,8 +72,8 @@ def by_atlas(
     unchanged = [name for name, value in zip(access.unlabeled, improvements, strict=True) if value == 0]
     if unchanged and atlas.registration:
         say(f"registration did not improve the alignment of {', '.join(unchanged)}; the initial alignment is used")
-    if turned := atlas.turned():
-        say(f"in another orientation than the template, by the look of them: {', '.join(turned)}")
+    if atlas.turned:
+        say(f"in another orientation than the template, by the look of them: {', '.join(atlas.turned)}")
 
     def label(name: str) -> Prediction:
         return Prediction.from_probabilities(atlas.on_volume(name, atlas.consensus(name)))

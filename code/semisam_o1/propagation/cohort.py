@@ -121,8 +121,9 @@ class CohortAtlas:
         self._cache.put(key, **arrays, gain=np.array(volume.relative_improvement))
         return volume
 
+    @cached_property
     def turned(self) -> list[str]:
-        """Return the unlabeled volumes that lie in another orientation than the template, and in which, as text."""
+        """The unlabeled volumes that lie in another orientation than the template, with it, as text."""
         poses = {name: self.registered(name).region.pose for name in self.access.unlabeled}
         return [f"{name} ({pose})" for name, pose in poses.items() if pose.turned]
 

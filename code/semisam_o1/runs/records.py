@@ -42,7 +42,7 @@ class RoundRecord:
     reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
     expected_dice: float | None = None  # mean over scans and classes, estimated without true labels; None if unknown
     expected_dice_per_class: tuple[float, ...] | None = None
-    turned: tuple[str, ...] = ()  # volumes that lie in another orientation than the template, and in which; in round 0
+    turned: tuple[str, ...] = ()  # in round 0: volumes in another orientation than the template, with it, as text
     kept: tuple[str, ...] = ()  # names of the volumes that keep their label of the round before
 
     @property

@@ -1,6 +1,6 @@
 """Random augmentation of patches: spatial deformation, intensity changes, and warps of the template.
 
-``local_zoom`` has a fourth kind.
+Structures that grow and shrink, the fourth kind, are in ``local_zoom``.
 
 Random numbers come from a generator that the caller seeds per item. All computation is on the device of the volumes.
 """

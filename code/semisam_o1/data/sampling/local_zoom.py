@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semisam_o1.core.device import to_device
+
 PROBABILITY = 0.5  # of an item
 MAX_LOG_ZOOM = 0.7  # in the middle
 RADIUS = (0.6, 1.4)  # standard deviation of the zoomed neighborhood, in radii of a ball with the structure's volume
@@ -32,10 +34,10 @@ class Structure:
 
 @dataclass(frozen=True)
 class LocalZoom:
-    """Where a volume is sampled farther from a center than it would be, or nearer to it.
+    """A map of coordinates, away from a center or towards it, that fades out with the distance.
 
-    The Jacobian of the map stays positive: along an axis with ``excess`` e, between −0.5 and 1, its smallest value is
-    1 + e in the center or 1 − 2 e exp(−1.5) at 1.7 radii.
+    It never folds. Where ``excess`` is e along all axes, the derivative along a ray from the center is smallest in the
+    center, 1 + e, or at √3 radii, 1 − 2 e exp(−1.5); e lies between −0.5 and 1.
     """
 
     center: np.ndarray  # (3,) in voxels
@@ -44,10 +46,8 @@ class LocalZoom:
 
     def __call__(self, voxel_coords: Tensor) -> Tensor:
         """Return the voxel coordinates (3, w, h, d) to sample at in place of those given."""
-        center, radius, excess = (
-            torch.from_numpy(values).to(voxel_coords).view(3, 1, 1, 1)
-            for values in (self.center, self.radius, self.excess)
-        )
+        numbers = torch.from_numpy(np.stack([self.center, self.radius, self.excess]).astype(np.float32))
+        center, radius, excess = to_device(numbers, voxel_coords.device).view(3, 3, 1, 1, 1)
         distance = voxel_coords - center
         weight = torch.exp(-(distance / radius).square().sum(0, keepdim=True) / 2)
         return voxel_coords + weight * excess * distance
@@ -63,7 +63,7 @@ class LocalZoom:
 
 
 def draw_local_zoom(structure: Structure, spacing: Sequence[float], generator: np.random.Generator) -> LocalZoom | None:
-    """Draw a zoom about a point between a structure's center and a voxel of it; None in some cases.
+    """Draw a zoom about a point between a structure's center and a voxel of it; None in half of the cases.
 
     Args:
         spacing: mm.

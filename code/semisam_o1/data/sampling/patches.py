@@ -162,9 +162,10 @@ def _voxels_per_class(label: np.ndarray) -> list[_Voxels]:
     foreground = np.flatnonzero(flat)
     values, found = flat[foreground], []
     for value in np.unique(values):
-        all_of_it = chosen = foreground[values == value]
-        if len(chosen) > MAX_VOXELS:  # at random: a regular choice would keep to some slices
-            chosen = numpy_generator(len(chosen)).choice(chosen, MAX_VOXELS, replace=False)
+        chosen = foreground[values == value]
+        count = len(chosen)
+        if count > MAX_VOXELS:  # at random: a regular choice would keep to some slices
+            chosen = numpy_generator(count).choice(chosen, MAX_VOXELS, replace=False)
         coords = np.stack(np.unravel_index(chosen, label.shape), axis=1)
-        found.append(_Voxels(coords, coords.mean(axis=0), len(all_of_it)))
+        found.append(_Voxels(coords, coords.mean(axis=0), count))
     return found
