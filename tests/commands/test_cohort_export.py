@@ -141,7 +141,7 @@ def test_a_damaged_scan_is_refused_or_skipped(
     assert f"{name}.h5" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert export(tmp_path / "run", tmp_path / "out", "--continue_on_error") == 1
     error = capsys.readouterr().err
-    assert "1 scans were skipped" in error and f"{name}.h5" in error
+    assert "skipped: 1 scan," in error and f"{name}.h5" in error
     assert (tmp_path / "out" / "train5.nii.gz").exists()
 
 

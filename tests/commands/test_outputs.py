@@ -150,7 +150,7 @@ def test_failing_scans_are_skipped_when_asked_and_listed_at_the_end(
     assert run_predict(folder, "--continue_on_error") == 1
     assert sorted(contents(folder / "out")) == ["a.nii.gz", "c.nii.gz", "expected_dice.csv"]
     error = capsys.readouterr().err
-    assert "2 scans are written, 1 were skipped" in error and "  b: " in error
+    assert "written: 2 scans, skipped: 1" in error and "  b: " in error
 
 
 def test_a_scan_that_breaks_midway_leaves_what_was_written_and_the_same_command_goes_on(
@@ -165,7 +165,7 @@ def test_a_scan_that_breaks_midway_leaves_what_was_written_and_the_same_command_
         patch.setattr(prediction, "write_image", broken)
         assert run_predict(folder, "--uncertainty") == 1
         error = capsys.readouterr().err
-        assert "1 scans before it are written, completely" in error and "--skip_existing goes on" in error
+        assert "written before it, completely: 1 scan" in error and "--skip_existing goes on" in error
     before = (folder / "out" / "a.nii.gz").stat().st_mtime_ns
     assert run_predict(folder, "--uncertainty") == 2
     assert run_predict(folder, "--uncertainty", "--skip_existing") == 0

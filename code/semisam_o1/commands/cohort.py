@@ -18,7 +18,7 @@ from semisam_o1.commands.predict_config import PredictConfig
 from semisam_o1.commands.trained import load_model
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import DatasetError, InputError, RunError, raise_faults
-from semisam_o1.core.terminal import progress
+from semisam_o1.core.terminal import counted, progress
 from semisam_o1.data.dataset.volumes import Dataset, VolumeHeader
 from semisam_o1.data.preparation.settings import Classes, Preparation, read_preparation
 from semisam_o1.runs.records import RoundLabels, best_round
@@ -76,7 +76,7 @@ def export_cohort(config: PredictConfig) -> list[Path]:
     print(summary(scans, kept, files.labels.path, table))
     if failed:
         listing = "\n".join(f"  {reason}" for reason in failed.values())
-        raise RunError(f"{len(failed)} scans were skipped, all others are written:\n{listing}")
+        raise RunError(f"skipped: {counted(len(failed), 'scan')}, all others are written:\n{listing}")
     return [scans[name].path for name in names]
 
 

@@ -17,7 +17,7 @@ from semisam_o1.commands.predict_config import PredictConfig
 from semisam_o1.commands.trained import LoadedModel, describe_best, load_model
 from semisam_o1.core.device import resolve_device
 from semisam_o1.core.errors import InputError, RunError, first_line, is_out_of_memory, raise_faults
-from semisam_o1.core.terminal import progress
+from semisam_o1.core.terminal import counted, progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation.sources import ScanFiles
 from semisam_o1.refinement.quality import not_to_be_trusted
@@ -70,7 +70,7 @@ def predict_scans(config: PredictConfig) -> list[Path]:
         except Exception as error:
             failed[name] = reason_to_skip(error)
             if not config.continue_on_error:
-                kept = f"{len(written)} scans before it are written, completely"
+                kept = f"written before it, completely: {counted(len(written), 'scan')}"
                 remedy = "the same command with --skip_existing goes on, with --continue_on_error leaves such scans out"
                 raise RunError(f"{name}: {failed[name]}. {kept}; {remedy}") from error
         else:
@@ -83,7 +83,7 @@ def predict_scans(config: PredictConfig) -> list[Path]:
         print(remark)
     if failed:
         listing = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
-        raise RunError(f"{len(written)} scans are written, {len(failed)} were skipped:\n{listing}")
+        raise RunError(f"written: {counted(len(written), 'scan')}, skipped: {len(failed)}\n{listing}")
     if not names:
         print(f"all files are in {config.out} already")
     return written
