@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from semisam_o1.core.seeding import torch_generator
+from semisam_o1.methods import METHODS, MethodOptions
+from semisam_o1.networks import build_network
 from semisam_o1.networks.kernels import Kernels
-from semisam_o1.training.tuning import choices, fastest, table
+from semisam_o1.training.tuning import TOLERANCE, TrainingTrial, choices, fastest, table
 
 LAST = Kernels("channels_last")
 
@@ -94,3 +97,15 @@ def test_choices_depend_on_the_method_and_the_promise() -> None:
     assert choose(trial)[0] == Kernels()
     assert choose(trial, "uamt")[0] == Kernels(joined=False)
     assert choose(trial, "mt", deterministic=False)[0] == Kernels(benchmark=True)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("name", METHODS)
+def test_rounding_alone_is_tolerated(name: str) -> None:
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        student = build_network(METHODS[name].network, 2, generator=torch_generator(3))
+        options = MethodOptions(max_iterations=1000, base_lr=0.1)
+        trial = TrainingTrial(student, name, options, (2, 1, 32, 32, 32), 1, torch.device("cpu"), precision)
+        gradients.append(trial.gradient(Kernels()))
+    assert 0 < (gradients[1] - gradients[0]).norm() / gradients[0].norm() < TOLERANCE["bf16"]

@@ -56,6 +56,8 @@ class Method:
     # GPU memory of a step per voxel of the batch, from benchmarks/bench_memory.py.
     voxel_bytes: ClassVar[tuple[int, int]] = (785, 1345)  # with two classes, in 16 bits and in float32
     class_bytes: ClassVar[int] = 17  # for each further class
+    # Ends of the names of loss terms so steep that rounding alone turns their gradient.
+    steep: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
         self.options, self.seed = options, seed

@@ -22,6 +22,7 @@ class DTC(Method):
     network = "unet_3D_sdf"
     voxel_bytes = (730, 1190)
     class_bytes = 55  # with its distance maps
+    steep = ("implied_dice", "consistency")
 
     def losses(self, student: nn.Module, batch: Batch, t: int) -> dict[str, LossTerm]:
         distance, logits = student(batch.image)

@@ -161,10 +161,11 @@ class TrainingTrial:
         self.batch = _make_batch(shape, options.num_classes, labeled).to(device)
 
     def gradient(self, kernels: Kernels) -> Tensor:
+        """Return the gradient of one step without dropout and without steep losses, flat."""
         self._use(kernels)
         self.method.load_state_dict(self._state)
         with self._without_dropout():
-            self._backward(lambda loss: LOSS_SCALE * loss)
+            self._backward(lambda loss: LOSS_SCALE * loss, without=self.method.steep)
         return torch.cat([p.grad.flatten() for p in self.student.parameters() if p.grad is not None]).float()
 
     def seconds(self, kernels: Kernels) -> float:
@@ -193,11 +194,12 @@ class TrainingTrial:
         with self._autocast():
             self.method.after_step(self.student, self.batch, self.t)
 
-    def _backward(self, scale: Callable[[Tensor], Tensor]) -> None:
+    def _backward(self, scale: Callable[[Tensor], Tensor], without: tuple[str, ...] = ()) -> None:
         self.optimizer.zero_grad()
         with self._autocast():
             terms = self.method.losses(self.student, self.batch, self.t)
-        scale(sum(term.weight * term.value for term in terms.values())).backward()
+        used = [term for name, term in terms.items() if not name.endswith(without)]
+        scale(sum(term.weight * term.value for term in used)).backward()
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.device.type, self.precision)
