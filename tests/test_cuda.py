@@ -168,8 +168,8 @@ def test_descriptions_of_scans_wait_in_host_memory(device: torch.device) -> None
     image, label = scan()
     propagation = AtlasPropagation([Template(image, label)], 3, device)
     description = propagation.describe(image, propagation.find(image))
-    kept = [description, *propagation._described]
-    assert [one.registration.values.device.type for one in kept] == ["cpu", "cpu"]
+    kept = [description.registration, *propagation._channels]
+    assert [channels.values.device.type for channels in kept] == ["cpu", "cpu"]
     on_cpu = AtlasPropagation([Template(image, label)], 3).register(description)
     on_gpu = propagation.register(description)
     assert (on_gpu.probabilities.argmax(0) != on_cpu.probabilities.argmax(0)).mean() < 0.01

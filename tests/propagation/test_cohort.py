@@ -110,9 +110,9 @@ def test_neighbors_start_from_whichever_of_two_places_fits_better(cohort: Cohort
     x, y, z = np.array(fixed.region.voxel_coords()[:, 0, 0, 0])
     in_other = moving.region.start + by_middle[:, 0, 0, 0]  # cells are voxels here
     np.testing.assert_allclose(in_other - (shapes[1] - 1) / 2, [x, y, z] - (shapes[0] - 1) / 2, atol=1e-3)
-    descriptions = [cohort._description(name, cohort.registered(name).region) for name in ("a", "b")]
-    assert propagation.register_pair(*descriptions, [by_template + 9, by_template]).start == 1
-    assert propagation.register_pair(*descriptions, [by_template, by_template + 9]).start == 0
+    pair = cohort._compared("a"), cohort._compared("b"), moving.region.grid
+    assert propagation.register_pair(*pair, [by_template + 9, by_template]).start == 1
+    assert propagation.register_pair(*pair, [by_template, by_template + 9]).start == 0
 
 
 def test_a_volume_takes_over_the_consensus_of_its_twin(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +122,20 @@ def test_a_volume_takes_over_the_consensus_of_its_twin(cohort: CohortAtlas, monk
     assert cohort._twin("b", {"a": 0.9, "c": 0.9}) is None
     monkeypatch.setattr(cohort, "_twin", lambda name, mismatches: "b" if name == "a" else None)
     assert score(cohort, cohort.consensus("a"), "a") > 0.8
+
+
+def test_every_volume_is_described_once(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    again, described = make_cohort(cohort._cache.folders[0]), []
+    describe = again.propagation.describe
+    monkeypatch.setattr(again.propagation, "describe", lambda *volume: described.append(1) or describe(*volume))
+    for name in ("a", "b", "a"):
+        again.consensus(name)
+        again.carried(name)
+    assert len(described) == len(again.access.features)
+    monkeypatch.setattr(cohort_module, "KEPT_BYTES", 0)
+    few = make_cohort(cohort._cache.folders[0])
+    assert np.array_equal(few.carried("a"), again.carried("a"))
+    assert not few._channels
 
 
 def test_what_was_computed_is_found_again(cohort: CohortAtlas, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,15 @@ from semisam_o1.propagation.description import FeatureComponents, VolumeDescript
 from semisam_o1.propagation.locating import Locator
 from semisam_o1.propagation.matching import TemplateMatcher
 from semisam_o1.propagation.region import Pose, Region, structures
-from semisam_o1.propagation.registration import PairRegistration, Step, box_mean, displaced, local_mismatch, register
+from semisam_o1.propagation.registration import (
+    Channels,
+    PairRegistration,
+    Step,
+    box_mean,
+    displaced,
+    local_mismatch,
+    register,
+)
 
 MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
 VOTE_WINDOW = 9  # units
@@ -96,7 +104,7 @@ class AtlasPropagation:
             for template, region in zip(templates, regions, strict=True)
         ]
         self._directions = principal_directions(described[0].registration.values)
-        self._described = [self._kept(description) for description in described]
+        self._channels = [self._kept(description).registration for description in described]
         votes = [
             np.stack([region.reduce(template.label == c) for c in range(num_classes)])
             for template, region in zip(templates, regions, strict=True)
@@ -157,7 +165,8 @@ class AtlasPropagation:
         frame_coords, relative_improvement = aligned, 0.0
         for index, template in enumerate(self.templates):
             begin = self._to_cell_coords(aligned, template.frame_coords)
-            pair = self.register_pair(volume, self._described[index], [begin])
+            other = self._channels[index], template.region.grid
+            pair = self.register_pair(volume.registration, *other, [begin])
             places = self.displace(begin, pair.displacement, template.region)
             warped += sample_array(template.probabilities, places) / len(self.templates)
             if index == 0 and pair.improvement > 0:
@@ -175,21 +184,23 @@ class AtlasPropagation:
         return Prediction.from_probabilities(region.paste(registered.probabilities))
 
     def register_pair(
-        self, fixed: VolumeDescription, moving: VolumeDescription, starts: Sequence[np.ndarray]
+        self, fixed: Channels, moving: Channels, moving_grid: Sequence[int], starts: Sequence[np.ndarray]
     ) -> PairRegistration:
         """Register one volume to another, from the one of several starts that fits best.
 
         Args:
+            fixed, moving: what registration compares of the volumes.
+            moving_grid: the moving volume's working grid.
             starts: initial cell coordinates in the moving volume, (3, w, h, d) each, on the fixed one's working grid.
         """
-        part, other = (each.registration.on(self.device) for each in (fixed, moving))
+        part, other = (channels.on(self.device) for channels in (fixed, moving))
         grid = part.values.shape[1:]
 
         def mismatch(coords: torch.Tensor) -> float:
             return float((part.values - sample(other.values, coords)).square().mean())
 
         reduced = [resize(torch.from_numpy(start).to(self.device), grid) for start in starts]
-        candidates = [rescale(coords, moving.grid, other.values.shape[1:]) for coords in reduced]
+        candidates = [rescale(coords, moving_grid, other.values.shape[1:]) for coords in reduced]
         mismatches = [mismatch(coords) for coords in candidates]
         best = int(np.argmin(mismatches))
         displacement = register(part, other, candidates[best])
@@ -214,9 +225,13 @@ class AtlasPropagation:
         center, spacing = (np.array(values).reshape(3, 1, 1, 1) for values in (self._structures.center, self._spacing))
         return ((frame_coords * self._structures.radius + center) / spacing).astype(np.float32)
 
-    def mismatch(self, volume: VolumeDescription, registered: RegisteredVolume) -> torch.Tensor:
-        """Return the local mismatch of a registered volume and the first template; see ``local_mismatch``."""
-        fixed, moving = (each.registration.on(self.device) for each in (volume, self._described[0]))
+    def mismatch(self, channels: Channels, registered: RegisteredVolume) -> torch.Tensor:
+        """Return the local mismatch of a registered volume and the first template; see ``local_mismatch``.
+
+        Args:
+            channels: what registration compares of the volume.
+        """
+        fixed, moving = (each.on(self.device) for each in (channels, self._channels[0]))
         template = self.templates[0].frame_coords
         cells = torch.from_numpy(self._to_cell_coords(registered.frame_coords, template))
         return local_mismatch(fixed, moving, cells, template.shape[1:])

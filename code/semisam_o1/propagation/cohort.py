@@ -26,11 +26,10 @@ from semisam_o1.propagation.appearance import adapt
 from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
 from semisam_o1.propagation.keys import AtlasKeys
-from semisam_o1.propagation.region import MAX_CELLS, Region, fit_affine
+from semisam_o1.propagation.region import Region, fit_affine
 from semisam_o1.propagation.registration import Channels, Step, local_mismatch
 
-DESCRIPTION_BYTES = 2 * 2**30  # of descriptions kept in memory
-BYTES_PER_CELL = 200  # of a description, at most: 50 channels
+KEPT_BYTES = 2 * 2**30  # of what registration compares of volumes, at most; the rest is computed again
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
 PATH_SELECTIVITY = 8.0  # of the consensus, by the worst match between the template and the volume
 TWIN = 0.5  # mismatch of a neighbor, relative to that of the template, below which it shows nearly the same
@@ -65,7 +64,7 @@ class CohortAtlas:
         self._propagation: AtlasPropagation | None = None
         self._lock = Lock()
         self._template_mismatch = lru_cache(None)(lambda name: float(self._mismatch(name).mean()))
-        self._description = lru_cache(DESCRIPTION_BYTES // (BYTES_PER_CELL * MAX_CELLS))(self._describe)
+        self._channels: dict[str, Channels] = {}
 
     @property
     def propagation(self) -> AtlasPropagation:
@@ -116,7 +115,7 @@ class CohortAtlas:
             region = Region.from_arrays(cached["region"], cached["pose"])
             return RegisteredVolume(region, cached["places"], cached["probabilities"], float(cached["gain"]))
         region = self.propagation.find(self.access.image(name), self.spacing(name))
-        volume = self.propagation.register(self._description(name, region))
+        volume = self.propagation.register(self._describe(name, region))
         arrays = {"places": volume.frame_coords, "probabilities": volume.probabilities, **region.to_arrays()}
         self._cache.put(key, **arrays, gain=np.array(volume.relative_improvement))
         return volume
@@ -141,10 +140,10 @@ class CohortAtlas:
 
     def _warped(self, name: str, probabilities: Callable[[str], np.ndarray]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the neighbors' probabilities warped to a volume, and their local mismatches by name."""
-        own, warped, mismatches = self._registration(name).on(self.propagation.device), [], {}
+        own, warped, mismatches = self._compared(name).on(self.propagation.device), [], {}
         for other in self.neighbors(name):
             cell_coords = torch.from_numpy(self._cell_coords(name, other))
-            moving, grid = self._registration(other).on(own.values.device), self.registered(other).region.grid
+            moving, grid = self._compared(other).on(own.values.device), self.registered(other).region.grid
             mismatches[other] = local_mismatch(own, moving, cell_coords, grid)
             warped.append(sample(torch.from_numpy(probabilities(other)), cell_coords))
         return warped, mismatches
@@ -189,7 +188,7 @@ class CohortAtlas:
 
     def _mismatch(self, name: str) -> Tensor:
         volume = self.registered(name)
-        return self.propagation.mismatch(self._description(name, volume.region), volume)
+        return self.propagation.mismatch(self._compared(name), volume)
 
     def _cell_coords(self, fixed: str, moving: str) -> np.ndarray:
         """Return the cell coordinates (3, w, h, d) in one volume of another's cells, by registration."""
@@ -198,18 +197,25 @@ class CohortAtlas:
         volumes = [self.registered(name) for name in (fixed, moving)]
         starts = self.propagation.pair_starts(*volumes)
         if cached is None:
-            descriptions = [self._description(n, v.region) for n, v in zip((fixed, moving), volumes, strict=True)]
-            pair = self.propagation.register_pair(*descriptions, starts)
+            compared = map(self._compared, (fixed, moving))
+            pair = self.propagation.register_pair(*compared, volumes[1].region.grid, starts)
             cached = {"displacement": pair.displacement.astype(np.float16), "start": np.array(pair.start)}
             self._cache.put(key, **cached)
         displacement, start = cached["displacement"].astype(np.float32), starts[int(cached["start"])]
         return self.propagation.displace(start, displacement, volumes[1].region)
 
-    def _registration(self, name: str) -> Channels:
-        return self._description(name, self.registered(name).region).registration
+    def _compared(self, name: str) -> Channels:
+        """Return what registration compares of a volume."""
+        channels = self._channels.get(name)
+        return channels if channels is not None else self._describe(name, self.registered(name).region).registration
 
     def _describe(self, name: str, region: Region) -> VolumeDescription:
-        return self.propagation.describe(self.access.image(name), region, self._features.get(name))
+        description = self.propagation.describe(self.access.image(name), region, self._features.get(name))
+        with self._lock:
+            kept = sum(channels.values.nbytes for channels in self._channels.values())
+            if kept + description.registration.values.nbytes <= KEPT_BYTES:
+                self._channels[name] = description.registration
+        return description
 
     def warps(self) -> Warps:
         """Return the warps of the first labeled volume to the unlabeled ones, on the device of the stored volumes."""
