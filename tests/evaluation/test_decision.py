@@ -45,8 +45,11 @@ def test_fewer_scans_suggest_less() -> None:
     assert calibrate(voxels(1.0, 2), 2) is None
 
 
-def test_a_decision_that_is_right_stays() -> None:
-    assert calibrate(voxels(0.0, 5), 2) is None
+def test_a_decision_that_is_right_hardly_moves() -> None:
+    assert abs(calibrate(voxels(0.0, 5), 2).bias[1]) < 0.2
+
+
+def test_a_bias_that_costs_on_scans_left_out_is_not_used() -> None:
     opposite = [DoubtfulVoxels.of(*ball(seed, sign)) for seed, sign in enumerate([1.0, -1.0, 1.0, -1.0])]
     assert calibrate(opposite, 2) is None
 

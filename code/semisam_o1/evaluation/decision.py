@@ -1,8 +1,8 @@
 """A calibrated decision: a bias per class on the log-probabilities, estimated on scans whose true label is known.
 
 A network draws a structure as generously as the template is drawn. A few validation labels show by how much the
-decision has to be shifted. Few labels allow a rough estimate alone, so it is shrunk towards none, and it is used only
-where it pays on scans that it was not estimated on.
+decision has to be shifted. Few labels allow a rough estimate alone, so it is shrunk towards none, and it is not used
+where it plainly costs on scans that it was not estimated on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch import Tensor
 
 MIN_SCANS = 3  # with a label, from which on a bias is estimated
 LARGEST, STEP = 1.5, 0.25  # of the biases that are tried, in nats
-SHRINKAGE = 3  # n scans count as n / (n + SHRINKAGE) of what they say
-MIN_GAIN = 0.001  # of the mean Dice on scans left out, below which the bias is not used
+SHRINKAGE = 5  # n scans count as n / (n + SHRINKAGE) of what they say
 SWEEPS = 2  # over the classes, each of which is fitted with the others held
 
 
@@ -65,10 +64,10 @@ class DoubtfulVoxels:
 
 
 def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | None:
-    """Return the bias estimated on labeled scans; None where they are too few or it does not pay.
+    """Return the bias estimated on labeled scans; None where they are too few or it plainly does not pay.
 
-    Every scan is left out once: the bias estimated on the others has to raise its Dice, on average by more than the
-    standard error of that average.
+    Every scan is left out once: the bias estimated on the others must not lower its Dice, on average by more than the
+    standard error of that average. To ask for a gain would cost more than it saves: few scans seldom show one.
     """
     if len(scans) < MIN_SCANS:
         return None
@@ -79,7 +78,7 @@ def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | N
         gains.append(scan.dice(_shrunk_bias(others, num_classes)) - scan.dice(none))
     gain, error = float(np.mean(gains)), float(np.std(gains, ddof=1)) / np.sqrt(len(gains))
     bias = _shrunk_bias(scans, num_classes)
-    if gain < max(MIN_GAIN, error) or not bias.any():
+    if gain < -error or not bias.any():
         return None
     return Decision(tuple(bias.tolist()), gain)
 

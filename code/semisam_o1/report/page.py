@@ -186,7 +186,7 @@ def _about_rounds(results: RunResults) -> list[str]:
     best = best_round(results.records)
     if best.decision_bias is not None:
         shifts = ", ".join(f"{results.class_name(c)} {best.decision_bias[c]:+.2f}" for c in results.class_names)
-        told = f"which raised the Dice of validation scans left out of the estimate by {best.decision_gain:.3f}"
+        told = f"which changed the Dice of validation scans left out of the estimate by {best.decision_gain:+.3f}"
         lines.append(f"The decision of the best network is shifted by {shifts} (nats), {told}.")
     return lines
 

@@ -90,7 +90,7 @@ class RoundRecord:
             parts.append(f"{scored} at iteration {self.best_iteration}")
         if self.decision_bias is not None:
             parts.append(
-                f"decision shifted by {describe_bias(self.decision_bias)} (+{self.decision_gain:.4f} left out)"
+                f"decision shifted by {describe_bias(self.decision_bias)} ({self.decision_gain:+.4f} left out)"
             )
         return f"round {self.round}: {', '.join(parts)}, {self.seconds:.0f} s"
 
