@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 # In units of the time that a training step takes per voxel of its batch, so that they follow the speed of the machine:
 FORWARD = 0.3  # per voxel of a window in validation and relabeling
-REGISTRATION = 23.0  # per cell at the resolution of registration, in round 0
-WARPING, FUSION = 3.5, 4.0  # per cell of the region that labels are carried over to, in round 0 and after each round
+REGISTRATION = 16.0  # per cell at the resolution of registration, in round 0
+WARPING, FUSION = 2.0, 1.5  # per cell of the region that labels are carried over to, in round 0 and after each round
 START = 10.0  # seconds: reading, checks, figures
 RESERVE = 0.05  # of the time, for what is not foreseen
 VALIDATIONS, VALIDATION_SHARE = 10, 0.15  # per round, and the share of training time that they may take
