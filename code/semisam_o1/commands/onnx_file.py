@@ -1,4 +1,7 @@
-"""A network in ONNX: from windows (batch, 1, w, h, d) to class probabilities (batch, classes, w, h, d), of any size."""
+"""A network in ONNX: from windows (batch, 1, w, h, d) to class probabilities (batch, classes, w, h, d).
+
+Windows may have any sides that the network can halve.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     confidence_weights: bool = option(False, "weight each voxel of a pseudo-label by its probability")
     guard: bool = option(False, "with fusion: replace a label only by one that is judged better")
     calibrate: bool = option(
-        False, "shift the decision between classes where at least three validation labels ask for it"
+        False,
+        "shift the decision between classes by at least three validation labels, unless it costs on those left out",
     )
     augmentation: tuple[str, ...] = option(
         (),

@@ -184,13 +184,13 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
         return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
 
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
-    new = count - scans.registered if registers else 0
+    registered = count if registers else 0
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
         validation=windows(cohort.validation),
         relabeling=windows(cohort.unlabeled),
-        registered=new * scans.searched // ranks,
-        warped=new * scans.region // ranks,
+        registered=max(0, registered - scans.registered) * scans.searched // ranks,
+        warped=registered * scans.region // ranks,
         fused=count * scans.region // ranks if config.refinement == "fusion" else 0,
     )
 

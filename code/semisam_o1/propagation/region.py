@@ -15,7 +15,7 @@ import torch
 from semisam_o1.data.sampling.fields import resize
 from semisam_o1.features.builtin import cell_means
 
-MAX_CELLS = 500_000  # of the template's working grid
+MAX_CELLS = 500_000  # of the box around the template's structures with their margin
 MARGIN = 1.25  # around the structures, in mean radii; frame coordinates up to 1 are registered
 COARSE_RADIUS = 9.0  # units; larger structures are registered at half the resolution
 SLACK = 0.5  # additional margin of the other volumes, in mean radii
