@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from semisam_o1.data.sampling import batches
+from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
+from semisam_o1.data.sampling.local_zoom import LocalZoom
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from volume_source import Source
 
@@ -119,3 +122,18 @@ def test_to_moves_both_tensors() -> None:
     assert moved.image.is_meta
     assert moved.label.is_meta
     assert (moved.labeled, moved.names) == (2, make_stream()[0].names)
+
+
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_local_zooms_reach_patches_of_large_scans(foreground: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The structure lies far from the first voxel, and the patch anywhere."""
+    shape, center = (60, 56, 40), (40, 20, 25)
+    axes = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
+    truth = (sum((axis - c).square() for axis, c in zip(axes, center, strict=True)) < 36).to(torch.uint8)
+    source = Source(lambda name: truth.float(), lambda name: truth)
+    augmentation = Augmentation(local=True, spacing=(1.0, 1.0, 1.0))
+    settings = BatchSettings((56, 48, 36), 1, 2, 9, (4,), foreground=foreground, augmentation=augmentation)
+    grown = LocalZoom(np.array(center), np.full(3, 8.0), np.full(3, -0.5))
+    monkeypatch.setattr(batches, "draw_local_zoom", lambda *structure: grown)
+    stream = BatchStream(["a"], ["b"], source, settings)
+    assert min(part.sum() for t in range(9) for part in stream[t].label) > 1.5 * truth.sum()

@@ -183,11 +183,12 @@ class BatchStream(torch.utils.data.Dataset):
         coords = None
         if volumes[0].device.type != device.type:
             volumes, start = self._move(volumes, start, item, device)
+        corner = np.subtract(first, start)  # of what was moved
         if warp or item.zoom or deformation is not None:
             coords, start = indices(item.size, device, start), (0, 0, 0)
             coords = coords if deformation is None else deform(coords, deformation)
             coords = warp_coords(coords, warp) if warp else coords
-            coords = item.zoom.seen_from(np.subtract(first, start))(coords) if item.zoom else coords
+            coords = item.zoom.seen_from(corner)(coords) if item.zoom else coords
         for out, volume in zip(outs, volumes, strict=True):
             if volume is not None:
                 volume = volume if coords is None else resample_at(volume, coords, nearest=out is not outs[0])
