@@ -43,7 +43,7 @@ def test_one_mask_is_enough(scans: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run_command(train_SemiSAM_O1.main, ["--root_path", str(scans / "data"), "--exp", str(exp), *flags]) == 0
     printed = capsys.readouterr().out
     assert "selection:  the last of each round, since val.txt names no scan" in printed
-    assert "best: round 2, the last one (no validation label to select by)" in printed
+    assert "best: round 2, the last one that was accepted (no validation label to select by)" in printed
 
     (folder,) = scans.glob("run_*/unet_3D")
     best, last = (
@@ -56,6 +56,6 @@ def test_one_mask_is_enough(scans: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {path.name for path in (scans / "labels").glob("*.nii.gz")} == {f"p{i}.nii.gz" for i in range(5)}
     new = [*run, "--scans", str(scans / "scans" / "p1.nii.gz"), "--out", str(scans / "new"), "--device", "cpu"]
     assert run_command(predict.main, new) == 0
-    assert "round 2 of 2, the last one, without validation labels" in capsys.readouterr().out
+    assert "round 2 of 2, the last one that was accepted, without validation labels" in capsys.readouterr().out
     assert run_command(report.main, [str(exp)]) == 0
     assert "No validation label" in (folder / "report.html").read_text(encoding="utf-8")

@@ -199,7 +199,7 @@ def test_the_best_recipe_trains_resumes_and_is_tested(
     arguments = json.loads((folder / "args.json").read_text())["arguments"]
     assert arguments["propagation"] == "atlas"
     assert arguments["refinement"] == "fusion"
-    assert arguments["augmentation"] == ["spatial", "intensity", "template", "local"]
+    assert arguments["augmentation"] == ["spatial", "intensity", "template"]
     with h5py.File(folder / "pseudo_labels" / "round1_confidence.h5") as file:
         file_names = sorted(file)
         assert file_names == [f"train{i}" for i in range(1, 6)]

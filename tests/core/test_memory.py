@@ -1,10 +1,12 @@
-"""The allocator's settings."""
+"""The allocator's settings, and the limits of control groups."""
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +58,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for how in ("keep", "default")
     ]
     assert faults[0] < faults[1] / 20
+
+
+def limited(folder: Path, **values: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in values.items():
+        (folder / name.replace("__", ".")).write_text(value)
+
+
+@pytest.mark.parametrize("limit", [{"memory__max": "1000"}, {"memory__max": "max"}])
+def test_what_the_control_groups_of_a_process_leave_is_available(limit: dict[str, str], tmp_path: Path) -> None:
+    usage = {"memory__current": "700", "memory__stat": "anon 500\ninactive_file 150\n"}
+    limited(tmp_path / "job", memory__max="5000", memory__current="4900", memory__stat="anon 1")
+    limited(tmp_path / "job" / "step", **limit, **usage)
+    (tmp_path / "membership").write_text("0::/job/step\n")
+    free = memory._free_in_groups(tmp_path / "membership", tmp_path)
+    assert min(free) == 100
+    assert (450 in free) == (limit["memory__max"] != "max")
+    assert memory._free_in_groups(tmp_path / "nothing", tmp_path) == [math.inf]
+
+
+def test_older_control_groups_limit_memory_too(tmp_path: Path) -> None:
+    folder = tmp_path / "memory" / "job"
+    stat = "inactive_file 5\ntotal_inactive_file 20\n"
+    limited(folder, memory__limit_in_bytes="1000", memory__usage_in_bytes="900", memory__stat=stat)
+    (tmp_path / "membership").write_text("4:memory:/job\n3:cpuset:/job\n")
+    assert min(memory._free_in_groups(tmp_path / "membership", tmp_path)) == 120

@@ -60,3 +60,15 @@ def test_shifted_probabilities_sum_to_1_and_move_towards_the_class() -> None:
     moved = shifted(probabilities, (0.0, 1.0, 0.0))
     assert moved.sum().item() == pytest.approx(1)
     assert moved[1].item() == pytest.approx(0.3 * np.e / (0.7 + 0.3 * np.e))
+
+
+def test_a_class_that_no_scan_shows_takes_nothing_from_the_others() -> None:
+    scans = []
+    for seed in range(5):
+        (background, foreground), label = ball(seed, 1.5)
+        share = (1.2 - foreground).clamp(0.2, 0.6)  # of a class that is not there, in the shell that is too much
+        probabilities = torch.stack([background, share * foreground, (1 - share) * foreground])
+        scans.append(DoubtfulVoxels.of(probabilities, 2 * label))
+    more, none = np.array([0, 0.5, 0]), np.zeros(3)
+    assert np.mean([scan.dice(more) for scan in scans]) > np.mean([scan.dice(none) for scan in scans]) + 0.01
+    assert calibrate(scans, 3) is None

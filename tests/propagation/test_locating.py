@@ -10,7 +10,7 @@ import pytest
 from balls import dice, scan
 from semisam_o1.propagation.atlas import AtlasPropagation, Template
 from semisam_o1.propagation.locating import orientations
-from semisam_o1.propagation.region import Pose, structures
+from semisam_o1.propagation.region import MAX_CELLS, Pose, structures
 
 CUBE = (1.0, 1.0, 1.0)
 LARGE = (34, 36, 30)
@@ -69,3 +69,16 @@ def test_regions_lead_back_to_the_volume(axes: tuple[int, ...]) -> None:
         np.testing.assert_array_equal(region.paste(cells).argmax(0), label)
         x, y, z = region.voxel_coords().round().astype(int)
         np.testing.assert_array_equal(label[x, y, z], cells.argmax(0))
+
+
+def test_a_small_structure_in_a_large_scan_has_no_fine_grid_all_over_it() -> None:
+    shape = (330, 300, 220)
+    region = structures(scan()[1], CUBE).region(shape, CUBE, Pose((40.0, 150.0, 100.0)))
+    coords = region.cell_coords()
+    cells = np.array(coords.shape[1:])
+    assert 0.9 * MAX_CELLS < cells.prod() < 1.1 * MAX_CELLS
+    np.testing.assert_allclose(cells / cells[0], np.array(shape) / shape[0], rtol=0.03)
+    for axis in range(3):
+        line = np.moveaxis(coords[axis], axis, 0)[:, 0, 0]
+        voxels = (line + 0.5) * region.size[axis] / region.grid[axis] + region.start[axis] - 0.5
+        np.testing.assert_allclose(voxels, (np.arange(cells[axis]) + 0.5) * shape[axis] / cells[axis] - 0.5, atol=1e-3)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from semisam_o1.refinement.pseudo_labels import class_balanced, largest_components, mean_entropy
+from semisam_o1.data.dataset.prediction import Prediction
+from semisam_o1.refinement.pseudo_labels import class_balanced, largest_components, mean_entropy, without_islands
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -46,3 +47,12 @@ def test_weights_have_the_same_mean_for_every_class() -> None:
     weights = class_balanced(confidence, label, 5)
     assert weights.dtype == np.uint8
     assert weights.ravel().tolist() == [100, 100, 80, 40, 100, 60, 100, 60]
+
+
+def test_a_removed_island_is_no_sure_background() -> None:
+    foreground = torch.zeros(7, 3, 4)
+    foreground[:3], foreground[6, 0, 0] = 0.9, 0.8
+    probabilities = torch.stack([1 - foreground, foreground])
+    alone = without_islands(Prediction.from_probabilities(probabilities), probabilities, 2)
+    assert alone.label.sum() == 36
+    assert (alone.confidence[0, 0, 0], alone.confidence[6, 0, 0], alone.confidence[5, 0, 0]) == (230, 51, 255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,10 @@ def test_without_validation_the_last_round_is_the_best() -> None:
     assert best_round([ROUND_0, *rounds]) is rounds[1]
     assert rounds[0].trained and RoundRecord.from_json(rounds[0].to_json()) == rounds[0]
     assert "no validation at iteration 40" in rounds[0].describe()
+
+
+def test_without_validation_the_last_round_that_was_not_refused_is_the_best() -> None:
+    rounds = [RoundRecord(r, 0.1, 0.3, (), 0.0, None, None, 5.0, None, 40) for r in (1, 2, 3)]
+    refused = [dataclasses.replace(record, kept=("a", "b")) for record in rounds]
+    assert best_round([ROUND_0, rounds[0], rounds[1], refused[2]]) is rounds[1]
+    assert best_round([ROUND_0, *refused]) is refused[2]

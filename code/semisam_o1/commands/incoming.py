@@ -98,7 +98,8 @@ class NetworkInput:
         if target is None:
             return self.preparation, []
         voxels = scan.image.size * math.prod(own) / math.prod(target)
-        if 12 * voxels > available_memory():  # image and two classes, float32
+        # Image and two classes, float32, on the network's grid; two classes and their copy on that of the scan.
+        if 12 * voxels + 16 * scan.image.size > available_memory():
             size = f"{scan.source} has {voxels:.3g} voxels at the {_mm(target)} of the network"
             raise InputError(f"{size}, more than fit into memory; crop the scan, or check its spacing")
         odd = []

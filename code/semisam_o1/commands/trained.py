@@ -190,7 +190,7 @@ def describe_best(records: Sequence[RoundRecord]) -> str:
     best = best_round(records)
     if not best.trained:
         return "round 0, no round of training is finished yet"
-    how = "the last one, without validation labels"
+    how = "the last one that was accepted, without validation labels"
     if best.validation_dice is not None:
         how = f"best validation Dice {best.validation_dice:.3f}"
     return f"round {best.round} of {records[-1].round}, {how}"

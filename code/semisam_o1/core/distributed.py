@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from semisam_o1.core.errors import InputError, Interrupted, RunError
+from semisam_o1.core.memory import available_cores
 
 if TYPE_CHECKING:
     from semisam_o1.core.terminal import ProgressFn
@@ -141,7 +142,7 @@ def share_out(
 
 def cpu_threads() -> int:
     """Return the number of threads for this rank's work; beyond eight, memory is the bottleneck."""
-    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, min(8, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _in_threads(

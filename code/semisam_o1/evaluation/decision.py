@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 MIN_SCANS = 3  # with a label, from which on a bias is estimated
+MIN_SHOWN = 2  # of the scans that a bias is estimated on, which show its class
 LARGEST, STEP = 1.5, 0.25  # of the biases that are tried, in nats
 SHRINKAGE = 5  # n scans count as n / (n + SHRINKAGE) of what they say
 SWEEPS = 2  # over the classes, each of which is fitted with the others held
@@ -53,6 +54,10 @@ class DoubtfulVoxels:
         certain = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
         return cls(*(part.cpu().numpy() for part in (logs[:, doubtful], truth[doubtful], certain)))
 
+    def voxels(self, c: int) -> int:
+        """Return the number of a class's voxels in the true label."""
+        return int(self.certain[c].sum() + (self.truth == c).sum())
+
     def dice(self, bias: np.ndarray) -> float:
         """Return the mean foreground Dice with a bias (C,)."""
         classes = len(bias)
@@ -63,6 +68,23 @@ class DoubtfulVoxels:
         return float(np.mean(np.where(sizes > 0, hits / np.maximum(sizes, 1), 1.0)))
 
 
+class _Scores:
+    """The Dice of scans with biases, each computed once: the fits that leave one scan out share nearly all of them."""
+
+    def __init__(self, scans: Sequence[DoubtfulVoxels]):
+        self._scans, self._known = scans, {}
+
+    def dice(self, index: int, bias: np.ndarray) -> float:
+        key = (index, *bias.tolist())
+        if key not in self._known:
+            self._known[key] = self._scans[index].dice(bias)
+        return self._known[key]
+
+    def shown(self, indices: Sequence[int], c: int) -> int:
+        """Return in how many of the scans a class is to be seen."""
+        return sum(self._scans[i].voxels(c) > 0 for i in indices)
+
+
 def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | None:
     """Return the bias estimated on labeled scans; None where they are too few or it plainly does not pay.
 
@@ -71,13 +93,13 @@ def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | N
     """
     if len(scans) < MIN_SCANS:
         return None
-    none = np.zeros(num_classes)
+    scores, everyone, none = _Scores(scans), range(len(scans)), np.zeros(num_classes)
     gains = []
-    for left_out, scan in enumerate(scans):
-        others = [other for i, other in enumerate(scans) if i != left_out]
-        gains.append(scan.dice(_shrunk_bias(others, num_classes)) - scan.dice(none))
+    for left_out in everyone:
+        bias = _shrunk_bias(scores, [i for i in everyone if i != left_out], num_classes)
+        gains.append(scores.dice(left_out, bias) - scores.dice(left_out, none))
     gain, error = float(np.mean(gains)), float(np.std(gains, ddof=1)) / np.sqrt(len(gains))
-    bias = _shrunk_bias(scans, num_classes)
+    bias = _shrunk_bias(scores, everyone, num_classes)
     if gain < -error or not bias.any():
         return None
     return Decision(tuple(bias.tolist()), gain)
@@ -98,14 +120,18 @@ def shifted(probabilities: Tensor, bias: Sequence[float] | None) -> Tensor:
     return weighted / weighted.sum(0).clamp_min(1e-12)
 
 
-def _shrunk_bias(scans: Sequence[DoubtfulVoxels], num_classes: int) -> np.ndarray:
-    """Return the bias (C,) with the highest mean Dice over scans, class by class, shrunk by the number of scans."""
+def _shrunk_bias(scores: _Scores, scans: Sequence[int], num_classes: int) -> np.ndarray:
+    """Return the bias (C,) with the highest mean Dice over scans, class by class, shrunk by the number of scans.
+
+    A class that hardly any scan shows keeps none: it could take voxels of others at no cost.
+    """
     bias = np.zeros(num_classes)
     values = np.arange(-LARGEST, LARGEST + STEP / 2, STEP)
     values = values[np.argsort(np.abs(values), kind="stable")]  # of equals, the smallest bias
+    classes = [c for c in range(1, num_classes) if scores.shown(scans, c) >= MIN_SHOWN]
     for _ in range(SWEEPS):
-        for c in range(1, num_classes):
+        for c in classes:
             tried = np.repeat(bias[None], len(values), axis=0)
             tried[:, c] = values
-            bias = tried[int(np.argmax([np.mean([scan.dice(b) for scan in scans]) for b in tried]))]
+            bias = tried[int(np.argmax([np.mean([scores.dice(i, b) for i in scans]) for b in tried]))]
     return bias * len(scans) / (len(scans) + SHRINKAGE)

@@ -53,7 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "warm_start": True,
         "calibrate": True,
         "guard": True,
-        "augmentation": ("spatial", "intensity", "template", "local"),
+        "augmentation": ("spatial", "intensity", "template"),
         "orientations": "none",
         "network_levels": "auto",
         "largest_component": True,

@@ -113,7 +113,7 @@ def took(folder: RunFolder, records: Sequence[RoundRecord]) -> list[str]:
 def selection(best: RoundRecord, validated: int) -> str:
     """Return which network was kept and by how many validation labels."""
     if best.validation_dice is None:
-        return f"round {best.round}, the last one (no validation label to select by)"
+        return f"round {best.round}, the last one that was accepted (no validation label to select by)"
     return f"round {best.round}, validation Dice {best.validation_dice:.4f} on {counted(validated, 'validation label')}"
 
 

@@ -15,7 +15,7 @@ from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.plan.decisions import memory_fault
 from semisam_o1.plan.facts import Machine, Scans
 from semisam_o1.plan.grid import fitting_patch
-from semisam_o1.propagation.matching import MAX_VOXELS
+from semisam_o1.propagation.region import MAX_CELLS
 
 
 def step_memory(config: TrainConfig, precision: str) -> Callable[[int], int]:
@@ -41,6 +41,6 @@ def memory_needed(config: TrainConfig, cohort: Cohort, precision: str) -> tuple[
     kept = 1 + config.confidence_weights  # pseudo-labels and their weights
     sizes = [math.prod(cohort.info[name].shape) for name in cohort.unlabeled]
     nbytes = cohort.nbytes + kept * sum(sizes)
-    if "template" in config.augmentation:  # coordinates on the working grids
-        nbytes += sum(12 * min(size, MAX_VOXELS) for size in sizes)
+    if "template" in config.augmentation:  # coordinates in the template
+        nbytes += sum(12 * min(size, MAX_CELLS) for size in sizes)
     return nbytes, step_memory(config, precision)(math.prod(config.patch_size))

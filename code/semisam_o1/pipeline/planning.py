@@ -48,8 +48,13 @@ def describe_scans(config: TrainConfig, cohort: Cohort, features_key: str, cache
     train = {name: cohort.info[name] for name in cohort.train}
     grids = [Grid(info.shape, info.geometry) for info in train.values()]
     counts = {key: len(getattr(cohort, key)) for key in ("labeled", "unlabeled", "validation")}
-    label = config.dataset.label(cohort.labeled[0])
-    turned, (region, searched) = bool(turned_volumes(train)), _region_cells(label, grids[0])
+    # One of several templates may be empty.
+    label, grid = next(
+        (label, Grid(train[name].shape, train[name].geometry))
+        for name in cohort.labeled
+        if (label := config.dataset.label(name)).any()
+    )
+    turned, (region, searched) = bool(turned_volumes(train)), _region_cells(label, grid)
     keys = AtlasKeys(cohort, config.num_classes, features_key, config.registration)
     # All processes plan alike, although they may see the cache at different times.
     registered = distributed.from_main(sum(keys.volume(name) in cache for name in cohort.unlabeled))

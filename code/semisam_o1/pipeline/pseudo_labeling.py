@@ -15,14 +15,14 @@ from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.evaluation.decision import DoubtfulVoxels, calibrate, reliability
+from semisam_o1.evaluation.decision import DoubtfulVoxels, calibrate, reliability, shifted
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.opinions import RememberingAtlas
 from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.refinement.neighbors import fuse, refine
-from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, largest_components, mean_entropy
+from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, mean_entropy, without_islands
 from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, error_increase, expected_dice, judge
 from semisam_o1.runs.records import RoundRecord
 from semisam_o1.training.trainer import BestModel
@@ -65,13 +65,17 @@ class CohortLabels:
         if not (self.config.calibrate and names):
             return best
 
-        def measure(name: str) -> tuple[DoubtfulVoxels, list[float], tuple[float, ...]]:
-            probabilities, label = predict(store.image(name)), store.label(name)
-            dice = dice_per_class(probabilities.argmax(0).cpu(), label.cpu(), classes)
-            return DoubtfulVoxels.of(probabilities, label), dice, expected_dice(probabilities, probabilities)
+        def doubtful(name: str) -> DoubtfulVoxels:
+            return DoubtfulVoxels.of(predict(store.image(name)), store.label(name))
 
-        scans, dice, expected = zip(*share_out(measure, names, self.progress, "calibrating"), strict=True)
-        return replace(best, decision=calibrate(scans, classes), reliability=reliability(dice, expected))
+        def measure(name: str) -> tuple[list[float], tuple[float, ...]]:
+            probabilities = shifted(predict(store.image(name)), decision and decision.bias)
+            dice = dice_per_class(probabilities.argmax(0).cpu(), store.label(name).cpu(), classes)
+            return dice, expected_dice(probabilities, probabilities)
+
+        decision = calibrate(share_out(doubtful, names, self.progress, "calibrating"), classes)
+        dice, expected = zip(*share_out(measure, names), strict=True)
+        return replace(best, decision=decision, reliability=reliability(dice, expected))
 
     def relabel(self, predict: Callable[[Tensor], Tensor], former: PseudoLabels | None = None) -> PseudoLabels:
         """Label the unlabeled volumes with a trained model, and refine the labels where it is uncertain.
@@ -198,7 +202,7 @@ class CohortLabels:
         prediction = Prediction.from_probabilities(probabilities)
         if not self.config.largest_component:
             return prediction
-        return replace(prediction, label=largest_components(prediction.label, self.config.num_classes))
+        return without_islands(prediction, probabilities, self.config.num_classes)
 
     def _collect(self, predictions: Iterable[Prediction]) -> PseudoLabels:
         """Combine predictions of the unlabeled volumes with the true labels of the labeled ones."""

@@ -37,6 +37,7 @@ from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import (
+    RoundRecord,
     best_round,
     load_labels,
     load_round,
@@ -141,7 +142,6 @@ class Run:
             guarded = self.config.guard and self.config.refinement == "fusion"
             former = load_round(self.folder, round_ - 1, self.volumes.unlabeled) if guarded else None
             pseudo = self.labels.relabel(self.best_predictor(best), former)
-            self.keep_models(round_, best)
             self.finish_round(round_, pseudo, started, best)
             if distributed.is_main() and (remark := console.too_short(self.config, self.folder, round_)):
                 self.tracker.say(remark)
@@ -187,18 +187,18 @@ class Run:
         self.kernels.apply(network)
         return self.predictor(network.to(self.device), best.decision)
 
-    def keep_models(self, round_: int, best: BestModel) -> None:
-        """Keep the round's best network; that of the best round is the run's."""
-        if distributed.is_main():
-            checkpoint.save(best.weights, self.folder.round_best(round_))
-            earlier = [record for record in read_records(self.folder) if record.trained and record.round < round_]
-            if not earlier or best.dice is None or best.dice > best_round(earlier).validation_dice:
-                checkpoint.save(best.weights, self.folder.best_model)
+    def keep_models(self, best: BestModel, record: RoundRecord) -> None:
+        """Keep a round's best network; that of the best round is the run's."""
+        checkpoint.save(best.weights, self.folder.round_best(record.round))
+        if best_round([*(r for r in read_records(self.folder) if r.round < record.round), record]) is record:
+            checkpoint.save(best.weights, self.folder.best_model)
 
     def finish_round(self, round_: int, pseudo: PseudoLabels, started: float, best: BestModel | None = None) -> None:
-        """Score (where true labels are known), log and write the labels of a round, which finishes it."""
+        """Score (where true labels are known), log and write network and labels of a round, which finishes it."""
         if distributed.is_main():
             record = self.labels.score(pseudo, round_, time.monotonic() - started, best)
+            if best is not None:
+                self.keep_models(best, record)
             # The labels last: with them the round counts as finished, and what was logged without them is dropped.
             self.tracker.log(round_ * self.config.max_iterations, record.logged(), round=round_)
             self.tracker.sync()
@@ -224,8 +224,8 @@ class Run:
         rows = [(name, volumes.image(name), truth.get(name), [labels[name] for labels in rounds]) for name in names]
         titles = [f"round {record.round}" for record in records]
         draw_labels(rows, titles, folder.figures / "pseudo_labels.png", results.class_names)
-        took = console.took(folder, records)
-        for text in (console.closing(records), *took, kept, console.next_commands(self.config)):
+        last = *console.took(folder, records), kept, console.next_commands(self.config)
+        for text in (console.closing(records), *last):
             self.tracker.say(text)
 
     def make_batches(self, round_: int, seed: int, augmentation: Augmentation) -> BatchStream:

@@ -32,8 +32,11 @@ def step_seconds(config: TrainConfig, cohort: Cohort, device: torch.device, prec
     labeled = config.labeled_bs // ranks
     trial = TrainingTrial(config.new_network(), config.backbone, config, shape, labeled, device, precision)
     computing, loading = trial.seconds(Kernels()), batch_seconds(config, cohort, device)
-    # On a GPU, batches are made meanwhile.
-    return max(computing, loading) if device.type == "cuda" else computing + loading
+    if device.type != "cuda":
+        return computing + loading
+    del trial
+    torch.cuda.empty_cache()  # what the run finds free decides where volumes are kept
+    return max(computing, loading)  # batches are made meanwhile
 
 
 def batch_seconds(config: TrainConfig, cohort: Cohort, device: torch.device) -> float:

@@ -17,6 +17,7 @@ import torch
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.fields import rescale, resize, sample, sample_array
 from semisam_o1.features.extract import VolumeFeatures
+from semisam_o1.propagation.affine import fit_near
 from semisam_o1.propagation.description import FeatureComponents, VolumeDescription, describe, principal_directions
 from semisam_o1.propagation.locating import Locator
 from semisam_o1.propagation.matching import TemplateMatcher
@@ -31,7 +32,6 @@ from semisam_o1.propagation.registration import (
     register,
 )
 
-MIN_AFFINE, MAX_AFFINE = 30, 20_000  # voxels that an affine map is fitted to
 VOTE_WINDOW = 9  # units
 VOTE_SHARE = 1e-3  # of warped foreground in that window, above which a voxel's matches vote
 TEMPLATE_SLACK = 0.75  # additional margin of the templates, in mean radii, for matches on all sides of a structure
@@ -189,8 +189,7 @@ class AtlasPropagation:
         """Register one volume to another, from the one of several starts that fits best.
 
         Args:
-            fixed, moving: what registration compares of the volumes.
-            moving_grid: the moving volume's working grid.
+            moving_grid: the moving volume's working grid; that of its channels may be coarser.
             starts: initial cell coordinates in the moving volume, (3, w, h, d) each, on the fixed one's working grid.
         """
         part, other = (channels.on(self.device) for channels in (fixed, moving))
@@ -226,11 +225,7 @@ class AtlasPropagation:
         return ((frame_coords * self._structures.radius + center) / spacing).astype(np.float32)
 
     def mismatch(self, channels: Channels, registered: RegisteredVolume) -> torch.Tensor:
-        """Return the local mismatch of a registered volume and the first template; see ``local_mismatch``.
-
-        Args:
-            channels: what registration compares of the volume.
-        """
+        """Return the ``local_mismatch`` of a registered volume, described by channels, and the first template."""
         fixed, moving = (each.on(self.device) for each in (channels, self._channels[0]))
         template = self.templates[0].frame_coords
         cells = torch.from_numpy(self._to_cell_coords(registered.frame_coords, template))
@@ -252,12 +247,4 @@ class AtlasPropagation:
 
     def _affine(self, frame_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fit a matrix (3, 3) and a shift (3, 1) from cell coordinates to frame coordinates, near the structures."""
-        near = np.flatnonzero(self._matcher.near_foreground(frame_coords, margin=0.0))
-        if len(near) < MIN_AFFINE:
-            near = np.arange(frame_coords[0].size)
-        near = near[:: -(-len(near) // MAX_AFFINE)]
-        known = np.stack(np.unravel_index(near, frame_coords.shape[1:]))
-        values = frame_coords.reshape(3, -1)[:, near]
-        center, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
-        matrix = np.linalg.lstsq((known - center).T, (values - mean).T, rcond=None)[0].T
-        return matrix, mean - matrix @ center
+        return fit_near(frame_coords, self._matcher.near_foreground(frame_coords, margin=0.0))

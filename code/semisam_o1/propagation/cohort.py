@@ -22,11 +22,12 @@ from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
 from semisam_o1.data.sampling.fields import resize, sample, sample_array
 from semisam_o1.features.extract import CohortAccess
+from semisam_o1.propagation.affine import fit_affine
 from semisam_o1.propagation.appearance import adapt
 from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Template
 from semisam_o1.propagation.description import VolumeDescription
 from semisam_o1.propagation.keys import AtlasKeys
-from semisam_o1.propagation.region import Region, fit_affine
+from semisam_o1.propagation.region import Region
 from semisam_o1.propagation.registration import Channels, Step, local_mismatch
 
 KEPT_BYTES = 2 * 2**30  # of what registration compares of volumes, at most; the rest is computed again

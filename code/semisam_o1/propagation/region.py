@@ -5,6 +5,7 @@ Lengths are millimeters, or voxels where the spacing is not known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -124,14 +125,18 @@ class Region:
         return coords
 
     def cell_coords(self) -> np.ndarray:
-        """Return the voxel centers of a grid over the whole volume, as fine as the working grid, in its cells.
+        """Return the voxel centers of a grid over the whole volume, in cells of the working grid.
+
+        It is as fine as the working grid, or has about ``MAX_CELLS`` cells: small structures have fine grids.
 
         Returns:
             (3, w, h, d) float32, axes in the volume's order, coordinates in the region's.
         """
         axes = [np.empty(0)] * 3
-        for i, axis in enumerate(self.pose.axes):
-            n = -(-self.shape[axis] * self.grid[i] // self.size[i])
+        fine = [-(-self.shape[axis] * self.grid[i] // self.size[i]) for i, axis in enumerate(self.pose.axes)]
+        share = min(1.0, (MAX_CELLS / math.prod(fine)) ** (1 / 3))
+        for axis, cells in zip(self.pose.axes, fine, strict=True):
+            n = max(1, round(share * cells))
             axes[axis] = (np.arange(n) + 0.5) * (self.shape[axis] / n) - 0.5
         voxels = np.stack(np.meshgrid(*axes, indexing="ij"))
         rows = []
@@ -238,13 +243,3 @@ def structures(label: np.ndarray, spacing: Sequence[float]) -> Structures:
 def _factor(unit: float, spacing: float) -> int:
     """Return how many voxels are averaged to a cell along an axis; slices thicker than a cell stay as they are."""
     return max(1, round(unit / spacing))
-
-
-def fit_affine(template_coords: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Fit the affine map (3, 4) from voxel coordinates of a volume of ``shape`` to template_coords (3, w, h, d)."""
-    grid = template_coords.shape[1:]
-    axes = [(np.arange(n) + 0.5) * (size / n) - 0.5 for n, size in zip(grid, shape, strict=True)]
-    voxels = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-    known = np.concatenate([voxels, np.ones((1, voxels.shape[1]))])
-    values = template_coords.reshape(3, -1).astype(np.float64)
-    return np.linalg.lstsq(known.T, values.T, rcond=None)[0].T.astype(np.float32)

@@ -10,6 +10,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from semisam_o1.data.dataset.prediction import Prediction
+
 
 @dataclass
 class PseudoLabels:
@@ -56,6 +58,16 @@ def class_balanced(confidence: np.ndarray, label: np.ndarray, num_classes: int) 
     means = np.bincount(label.ravel(), confidence.ravel(), num_classes) / np.maximum(counts, 1)
     factors = means[counts > 0].min() / np.maximum(means, 1e-12)
     return np.rint(confidence * factors.astype(np.float32)[label]).astype(np.uint8)
+
+
+def without_islands(prediction: Prediction, probabilities: Tensor, num_classes: int) -> Prediction:
+    """Return a prediction with the largest component of each class alone.
+
+    What is removed becomes background, with the confidence of that: class probabilities (C, W, H, D) are given.
+    """
+    label = largest_components(prediction.label, num_classes)
+    background = (255 * probabilities[0]).round().to(torch.uint8).cpu().numpy()
+    return Prediction(label, np.where(label == prediction.label, prediction.confidence, background))
 
 
 def largest_components(label: np.ndarray, num_classes: int) -> np.ndarray:

@@ -49,6 +49,11 @@ class RoundRecord:
     def trained(self) -> bool:
         return self.best_iteration is not None
 
+    @property
+    def refused(self) -> bool:
+        """Whether all volumes keep their label of the round before: the network has not learned."""
+        return bool(self.kept) and not self.refined
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as it stands in files: round 0 has no entries on training."""
         values = dataclasses.asdict(self)
@@ -182,13 +187,14 @@ def read_records(folder: RunFolder, *, skip_damaged: bool = True) -> list[RoundR
 def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
     """Return the round whose network is the run's best model; round 0 where none was trained.
 
-    It has the highest validation Dice and is the first of equals. Without validation it is the last round.
+    It has the highest validation Dice and is the first of equals. Without validation it is the last round whose labels
+    were not refused.
     """
 
-    def quality(record: RoundRecord) -> float:
-        if not record.trained:
-            return -1.0
-        return record.round if record.validation_dice is None else record.validation_dice
+    def quality(record: RoundRecord) -> tuple[bool, bool, float]:
+        if record.validation_dice is not None:
+            return record.trained, True, record.validation_dice
+        return record.trained, not record.refused, record.round
 
     return max(records, key=quality)
 

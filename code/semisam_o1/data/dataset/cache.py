@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +46,9 @@ class ArrayCache:
         np.savez(buffer, **arrays)
         for folder in self.folders:
             try:
-                # Several runs may compute the same features at the same time.
-                return write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=f".{os.getpid()}")
+                # Several runs, and threads of a run, may compute the same at the same time.
+                tag = f".{os.getpid()}-{threading.get_ident()}"
+                return write_bytes(folder / f"{key}.npz", buffer.getbuffer(), tag=tag)
             except WriteError as error:
                 failure = error
         raise failure

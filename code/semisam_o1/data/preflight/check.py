@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from semisam_o1.core.errors import DatasetError, listed, raise_faults
+from semisam_o1.core.memory import available_cores
 from semisam_o1.core.terminal import ProgressFn, progress
 from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preflight.inspection import Need, Report, VolumeInfo, inspect_all
@@ -107,7 +107,7 @@ def _inspect(dataset: Dataset, needs: Mapping[str, Need], faults: list[str], pro
     """Return the report of every volume; its faults also go to ``faults``."""
     if not needs:
         return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     with contextlib.closing(inspect_all(dataset, list(needs.items()), min(cores, MAX_READERS))) as reports:
         found = dict(zip(needs, progress(reports, "checking", len(needs)), strict=True))
     faults += [fault for report in found.values() for fault in report.faults]

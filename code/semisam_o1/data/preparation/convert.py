@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 from semisam_o1.core.atomic_io import write_json
 from semisam_o1.core.errors import InputError, raise_faults
 from semisam_o1.core.flags import AT_LEAST_0, option
+from semisam_o1.core.memory import available_cores
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.dataset.volumes import Dataset, Volume, write_volume
 from semisam_o1.data.preparation.scans import header_faults, header_warnings, read_and_prepare
@@ -87,7 +87,7 @@ def _run(
     """Convert scans one after the other, or in processes where they are large enough for it to be worth it."""
     first = scans[0].image
     size = len(scans) * sum(file.stat().st_size for file in (first.iterdir() if first.is_dir() else [first]))
-    usual = min(os.cpu_count() or 1, 8) if size > BYTES_PER_PROCESS else 1
+    usual = min(available_cores(), 8) if size > BYTES_PER_PROCESS else 1
     workers = min(usual if workers is None else workers, len(scans))
     with contextlib.ExitStack() as stack:
         run = map

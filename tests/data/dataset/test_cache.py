@@ -1,0 +1,23 @@
+"""The cache of arrays on disk."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from semisam_o1.data.dataset.cache import ArrayCache
+
+
+def test_threads_may_store_the_same_at_the_same_time(tmp_path: Path) -> None:
+    cache, values = ArrayCache(tmp_path), np.arange(50_000)
+
+    def put(count: int) -> None:
+        for key in range(40):
+            cache.put(f"{key}", values=values)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(4)))
+    assert all(np.array_equal(cache.get(f"{key}", values=1)["values"], values) for key in range(40))
+    assert len(list(tmp_path.iterdir())) == 40
