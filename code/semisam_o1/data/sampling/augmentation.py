@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,6 +47,11 @@ class Donor:
     affine: Tensor  # (3, 4), the least-squares affine fit to them, from voxel coordinates of the donor
     quantiles: Tensor  # of its intensities
 
+    @cached_property
+    def host_affine(self) -> np.ndarray:
+        """The affine map in host memory: a GPU is waited for once."""
+        return self.affine.cpu().numpy()
+
 
 @dataclass(frozen=True)
 class Warps:
@@ -75,7 +81,7 @@ class Warp:
 
     def donor_voxel(self, voxel: np.ndarray) -> np.ndarray:
         """Return where in the donor a voxel (3,) of the template is shown, by the affine map alone."""
-        affine = self.donor.affine.cpu().numpy()
+        affine = self.donor.host_affine
         return np.linalg.pinv(affine[:, :3]) @ (voxel - affine[:, 3])
 
 
