@@ -55,8 +55,8 @@ def _free_in_groups(membership: Path, root: Path) -> list[float]:
             if controllers in ("", "memory"):
                 base = root / controllers
                 named = (base / path.lstrip("/")).resolve()
-                for folder in (named, *(parent for parent in named.parents if base in (parent, *parent.parents)), base):
-                    free.append(_free_in_group(folder))
+                inside = [folder for folder in (named, *named.parents) if folder.is_relative_to(base)]
+                free += map(_free_in_group, {base, *inside})
     return free
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MIN_CELLS, MAX_CELLS = 30, 20_000  # that a map is fitted to
+MIN_FITTED, MAX_FITTED = 30, 20_000  # cells
 
 
 def fit_near(coords: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -16,9 +16,9 @@ def fit_near(coords: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarr
         near: bool (w, h, d); where hardly any cell is, all are used.
     """
     chosen = np.flatnonzero(near)
-    if len(chosen) < MIN_CELLS:
+    if len(chosen) < MIN_FITTED:
         chosen = np.arange(coords[0].size)
-    chosen = chosen[:: -(-len(chosen) // MAX_CELLS)]
+    chosen = chosen[:: -(-len(chosen) // MAX_FITTED)]
     known = np.stack(np.unravel_index(chosen, coords.shape[1:]))
     values = coords.reshape(3, -1)[:, chosen]
     center, mean = (array.mean(axis=1, keepdims=True) for array in (known, values))
