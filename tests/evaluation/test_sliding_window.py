@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from golden_inputs import fill, golden, volume
 from semisam_o1.core.device import OutOfMemorySafeBatcher
 from semisam_o1.data.dataset.prediction import Prediction
-from semisam_o1.evaluation.sliding_window import sliding_window, window_starts
+from semisam_o1.evaluation.sliding_window import Predictor, resized, sliding_window, window_starts
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import mean_entropy
 
@@ -153,3 +153,24 @@ def test_strides_that_leave_gaps_are_refused(stride) -> None:
 def test_a_volume_with_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 8, 8, 8\)"):
         sliding_window(torch.zeros(1, 8, 8, 8), class_of_value, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(21, 17, 30), (9, 1, 40)])
+def test_the_mean_of_predictions_at_several_sizes(network: nn.Module, shape: tuple[int, int, int]) -> None:
+    scan = volume(shape, 3)
+
+    def alone(*zooms: float, bias: tuple[float, ...] | None = None) -> Tensor:
+        return Predictor(network, (32, 32, 32), (16, 16, 16), "fp32", bias, zooms)(scan)
+
+    assert torch.equal(alone(1.0), sliding_window(scan, lambda x: network.logits(x).softmax(1), 32, 16))
+    assert alone(0.7).shape == (2, *shape)
+    assert not torch.allclose(alone(0.7), alone(1.0), atol=1e-3)
+    torch.testing.assert_close(alone(0.7, 1.0, 1.3), (alone(0.7) + alone(1.0) + alone(1.3)) / 3)
+    zero = alone(0.7, 1.0, bias=(0.0, 1.0))[1] / (1 - alone(0.7, 1.0, bias=(0.0, 1.0))[1])
+    torch.testing.assert_close(zero, alone(0.7, 1.0)[1] / alone(0.7, 1.0)[0] * np.e, rtol=1e-3, atol=1e-4)
+
+
+def test_a_structure_stays_in_its_place_at_another_size() -> None:
+    ramp = torch.arange(20.0).expand(2, 4, 5, 20)
+    there_and_back = resized(resized(ramp, (4, 5, 30)), (4, 5, 20))
+    torch.testing.assert_close(there_and_back[..., 2:-2], ramp[..., 2:-2])

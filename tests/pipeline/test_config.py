@@ -84,6 +84,9 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
     assert TestConfig(root_path=Path("d"), exp="x").resolve({}).num_classes == 2
     with pytest.raises(InputError, match="--stride_z must be at least 1"):
         TestConfig(root_path=Path("d"), exp="x", stride_z=0).resolve({})
+    assert (config.resolve({}).zooms, config.resolve({"zooms": [0.9, 1]}).zooms) == ((1.0,), (0.9, 1))
+    with pytest.raises(InputError, match=r"--zooms must lie between 0.5 and 2, it is 0.2"):
+        TestConfig(root_path=Path("d"), exp="x", zooms=(1.0, 0.2))
     assert TestConfig(root_path=Path("d"), exp="x", stride_z=70).resolve({"patch_size": [32, 48, 64]}).stride_z == 64
 
 
@@ -99,6 +102,7 @@ def test_a_recipe_sets_defaults_and_flags_beside_it_win() -> None:
     assert (config.orientations, config.augmentation) == ("all", ())
     assert config.confidence_weights
     assert (config.base_lr, config.ema_decay, config.foreground) == (0.1, 0.95, 0.5)
+    assert config.zooms == (0.92, 1.0, 1.08)
     published = parse(TrainConfig, [], "")
     assert (published.propagation, published.refinement, published.backbone) == ("prototype", "knn", "uamt")
     assert not (published.confidence_weights or published.use_teacher or published.warm_start)

@@ -13,7 +13,7 @@ import torch
 from semisam_o1 import __version__
 from semisam_o1.commands.model_card import model_card
 from semisam_o1.commands.outputs import check_folder
-from semisam_o1.commands.trained import LoadedModel, TrainedConfig, load_model
+from semisam_o1.commands.trained import OF_LABELS, OF_NETWORK, LoadedModel, TrainedConfig, load_model
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import assign, option
 from semisam_o1.data.preparation.settings import read_classes, read_preparation
@@ -91,11 +91,10 @@ def describe(model: LoadedModel[ExportConfig]) -> dict[str, Any]:
     """Return what a bundle says of a network: how to build it, how to prepare a scan, and how it was trained."""
     trained, config = model.trained, model.config
     arguments = {key: value for key, value in trained.arguments.items() if key not in PRIVATE}
-    resolved = {name: getattr(config, name) for name in ("model", "num_classes", "patch_size", "network_levels")}
-    switches = {"binary_label": bool(config.binary_label), "largest_component": bool(config.largest_component)}
+    resolved = {name: getattr(config, name) for name in (*OF_NETWORK, *OF_LABELS, "zooms")}
     name = Path(str(arguments.get("exp", trained.folder.parent.name))).name
     return {
-        "arguments": {**arguments, **resolved, **switches, "exp": name},
+        "arguments": {**arguments, **resolved, "exp": name},
         "preparation": trained.preparation or _preparation_of(trained.arguments),
         "scans": trained.scans,
         "training": _training(trained) | {"decision_bias": model.predictor.bias, "reliability": model.reliability},

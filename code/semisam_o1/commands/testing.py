@@ -194,6 +194,7 @@ def _write_results(model: LoadedModel[TestConfig], results: Iterable[VolumeResul
             "patch_size": list(config.patch_size),
             "stride": [config.stride_xy, config.stride_xy, config.stride_z],
             "source_spacing": config.source_spacing and list(config.source_spacing),
+            "zooms": list(config.zooms),
             "largest_component": config.largest_component,
             "decision_bias": model.predictor.bias,
             "metrics": config.metrics,

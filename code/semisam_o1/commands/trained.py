@@ -29,7 +29,8 @@ from semisam_o1.runs.results import stated_names
 from semisam_o1.training.checkpoint import load_weights
 
 # Flags that keep the value of the training run, or the default of training where that is not known.
-AS_TRAINED = ("model", "num_classes", "patch_size", "network_levels", "image_key", "binary_label", "largest_component")
+OF_NETWORK, OF_LABELS = ("model", "num_classes", "patch_size", "network_levels"), ("binary_label", "largest_component")
+AS_TRAINED = (*OF_NETWORK, *OF_LABELS, "image_key", "zooms")
 UNKNOWN = {name: getattr(TrainConfig, name) for name in AS_TRAINED} | {"num_classes": MethodOptions.num_classes}
 
 
@@ -52,6 +53,14 @@ class TrainedConfig(DeviceConfig):
     image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
     binary_label: bool | None = option(None, "merge all labels above 0 into class 1 (default: as trained, else off)")
     largest_component: bool | None = option(None, "keep the largest component of each class (default: as trained)")
+    zooms: tuple[float, ...] | None = option(
+        None,
+        "sizes, relative to its own, that a scan is predicted at; their mean counts (default: as trained, else 1)",
+        Range(0.5, 2.0),
+        nargs="+",
+        type=float,
+        metavar="ZOOM",
+    )
     precision: str = option(
         "auto", "auto: bf16 where the device computes it natively, else fp32; fp16: for older GPUs", choices=PRECISIONS
     )
@@ -75,6 +84,7 @@ class TrainedConfig(DeviceConfig):
         try:
             values["num_classes"] = int(values["num_classes"])
             *sides_xy, side_z = values["patch_size"] = tuple(map(int, values["patch_size"]))
+            values["zooms"] = tuple(values["zooms"])
             strides = {"stride_xy": min(self.stride_xy, *sides_xy), "stride_z": min(self.stride_z, side_z)}
         except (TypeError, ValueError):
             raise InputError(
@@ -137,10 +147,11 @@ class LoadedModel(Generic[Config]):
     def __str__(self) -> str:
         """Return the settings of inference as the commands print them."""
         config, predictor = self.config, self.predictor
+        zooms = "" if len(predictor.zooms) == 1 else f", mean at zooms {' '.join(map(str, predictor.zooms))}"
         shift = "" if predictor.bias is None else f", decision shifted by {describe_bias(predictor.bias)}"
         return (
             f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
-            f"{predictor.precision} on {predictor.device.type}{shift}"
+            f"{predictor.precision} on {predictor.device.type}{zooms}{shift}"
         )
 
     @property
@@ -181,7 +192,7 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     stride = (config.stride_xy, config.stride_xy, config.stride_z)
     precision = resolve_precision(config.precision, device.type)
     known = Calibration.of(trained, config.num_classes)
-    predictor = Predictor(network.to(device), config.patch_size, stride, precision, known.bias)
+    predictor = Predictor(network.to(device), config.patch_size, stride, precision, known.bias, config.zooms)
     return LoadedModel(trained, config, predictor, known.reliability)
 
 

@@ -69,7 +69,7 @@ def option(
     """Declare a dataclass field that is also a command-line flag.
 
     Args:
-        within: the numbers it takes; checked by ``check_ranges``.
+        within: the numbers it takes, one or several; checked by ``check_ranges``.
         resume: 'same' if a run only continues with the value that it was started with, 'more' if that may be raised,
             'any' if it may change.
         positional: whether it is an argument without a flag.
@@ -185,8 +185,9 @@ def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:
     found = []
     for item in dataclasses.fields(config):
         within, value = item.metadata.get("within"), getattr(config, item.name)
-        if within is not None and value is not None and value not in within:
-            found.append(f"--{item.name} must {within}, it is {value}")
+        numbers = value if isinstance(value, (tuple, list)) else [value] if value is not None else []
+        if within is not None:
+            found += [f"--{item.name} must {within}, it is {number}" for number in numbers if number not in within]
     raise_faults([*found, *faults], "arguments cannot be used")
 
 

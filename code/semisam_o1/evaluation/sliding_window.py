@@ -87,6 +87,15 @@ def _per_axis(value: int | Sequence[int]) -> tuple[int, int, int]:
     return (int(value),) * 3 if np.ndim(value) == 0 else tuple(int(v) for v in value)
 
 
+def resized(volumes: Tensor, size: Sequence[int]) -> Tensor:
+    """Return volumes (C, W, H, D), interpolated linearly to a size (W, H, D); on the host where a GPU has no room."""
+    if tuple(volumes.shape[1:]) == tuple(size):
+        return volumes
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        return F.interpolate(volumes[None], size=tuple(size), mode="trilinear")[0]
+    return F.interpolate(volumes.cpu()[None], size=tuple(size), mode="trilinear")[0]
+
+
 class Predictor:
     """Maps a volume (W, H, D) to class probabilities (C, W, H, D) float32, on the network's device if they fit there.
 
@@ -95,6 +104,7 @@ class Predictor:
         patch_size, stride: of the sliding window, per axis; a stride beyond the patch is cut to it.
         precision: 'fp32', 'bf16' or 'fp16' (the network's convolutions; the softmax stays in float32).
         bias: of each class, on its log-probability; None for none.
+        zooms: sizes that the volume is predicted at, relative to its own; the mean of the probabilities is returned.
     """
 
     def __init__(
@@ -104,17 +114,31 @@ class Predictor:
         stride: Sequence[int],
         precision: str,
         bias: Sequence[float] | None = None,
+        zooms: Sequence[float] = (1.0,),
     ):
         self.network = network.eval()
         self.patch_size = tuple(patch_size)
         self.stride = tuple(min(s, p) for s, p in zip(stride, patch_size, strict=True))
         self.device = next(network.parameters()).device
-        self.precision, self.bias = precision, bias
+        self.precision, self.bias, self.zooms = precision, bias, tuple(zooms)
 
     def __call__(self, volume: Tensor) -> Tensor:
         with contextlib.suppress(torch.cuda.OutOfMemoryError):  # then its windows are moved one by one
             volume = volume.to(self.device)
-        return shifted(sliding_window(volume, self._probabilities, self.patch_size, self.stride), self.bias)
+        total = self._at(volume, self.zooms[0])
+        for zoom in self.zooms[1:]:
+            part = self._at(volume, zoom)
+            if part.device != total.device:
+                total, part = total.cpu(), part.cpu()
+            total += part
+        return shifted(total / len(self.zooms), self.bias)
+
+    @torch.no_grad()
+    def _at(self, volume: Tensor, zoom: float) -> Tensor:
+        """Return the class probabilities of a volume that is predicted at another size."""
+        image = resized(volume[None].float(), [max(1, round(n * zoom)) for n in volume.shape])[0]
+        probabilities = sliding_window(image, self._probabilities, self.patch_size, self.stride)
+        return resized(probabilities, volume.shape)
 
     def _probabilities(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.device)

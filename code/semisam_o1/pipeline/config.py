@@ -57,6 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "orientations": "none",
         "network_levels": "auto",
         "largest_component": True,
+        "zooms": (0.92, 1.0, 1.08),
     },
 }
 
@@ -108,6 +109,14 @@ class TrainConfig(TrainingOptions, DeviceConfig):
         choices=AUGMENTATIONS,
     )
     largest_component: bool = option(False, "keep only the largest connected component of each class")
+    zooms: tuple[float, ...] = option(
+        (1.0,),
+        "sizes, relative to its own, that a volume is predicted at when it is relabeled or tested; their mean counts",
+        Range(0.5, 2.0),
+        nargs="+",
+        type=float,
+        metavar="ZOOM",
+    )
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", resume="any")
     propagation: str = option("prototype", "method of round 0: prototype, or atlas", choices=PROPAGATIONS)
     features: str | None = option(
@@ -156,6 +165,7 @@ class TrainConfig(TrainingOptions, DeviceConfig):
             exp=str(Path(self.exp)),
             patch_size=tuple(self.patch_size),
             augmentation=tuple(self.augmentation),
+            zooms=tuple(self.zooms),
             sam_ckpt=find_checkpoint(self.sam_ckpt),
         )
         if self.num_classes is None:

@@ -193,7 +193,7 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
         validation=windows(cohort.validation),
-        relabeling=windows(cohort.unlabeled),
+        relabeling=round(windows(cohort.unlabeled) * sum(zoom**3 for zoom in config.zooms)),
         registered=max(0, registered - scans.registered) * scans.searched // ranks,
         warped=registered * scans.region // ranks,
         fused=count * scans.region // ranks if config.refinement == "fusion" else 0,

@@ -21,7 +21,6 @@ from semisam_o1.data.sampling.augmentation import Augmentation
 from semisam_o1.data.sampling.batches import BatchSettings, BatchStream
 from semisam_o1.data.sampling.patches import ORIENTATIONS
 from semisam_o1.data.sampling.store import PseudoLabeledVolumes, VolumeStore, choose_cache
-from semisam_o1.evaluation.decision import Decision
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.features.extract import FEATURE_SETS, CohortAccess, FeatureSet, extract_features
@@ -177,15 +176,15 @@ class Run:
 
         return np.mean(distributed.share_out(score, self.volumes.cohort.validation), axis=0).tolist()
 
-    def predictor(self, network: nn.Module, decision: Decision | None = None) -> Predictor:
-        stride, bias = (self.config.val_stride,) * 3, decision and decision.bias
-        return Predictor(network, self.config.patch_size, stride, self.precision, bias)
+    def predictor(self, network: nn.Module, **how: Any) -> Predictor:
+        return Predictor(network, self.config.patch_size, (self.config.val_stride,) * 3, self.precision, **how)
 
     def best_predictor(self, best: BestModel) -> Predictor:
         network = self.config.new_network()
         network.load_state_dict(best.weights)
         self.kernels.apply(network)
-        return self.predictor(network.to(self.device), best.decision)
+        bias = best.decision and best.decision.bias
+        return self.predictor(network.to(self.device), bias=bias, zooms=self.config.zooms)
 
     def keep_models(self, best: BestModel, record: RoundRecord) -> None:
         """Keep a round's best network; that of the best round is the run's."""

@@ -29,6 +29,10 @@ def _is_patch(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(side) is int and side > 0 for side in value)
 
 
+def _are_zooms(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(v) in (int, float) and v > 0 for v in value)
+
+
 def _are_levels(value: Any) -> bool:
     try:
         return bool(parse_levels(value))
@@ -42,6 +46,7 @@ SOUND: dict[str, tuple[Callable[[Any], bool], str]] = {
     "labeled_num": (_whole(1), "a whole number from 1"),
     "max_iterations": (_whole(1), "a whole number from 1"),
     "patch_size": (_is_patch, "three positive whole numbers"),
+    "zooms": (_are_zooms, "positive numbers"),
     "network_levels": (_are_levels, "kernels and strides of four levels, or isotropic"),
     "model": (lambda value: value in tuple(NETWORKS), f"one of {', '.join(NETWORKS)}"),
     "backbone": (lambda value: value in tuple(METHODS), f"one of {', '.join(METHODS)}"),
