@@ -102,7 +102,7 @@ def test_a_recipe_sets_defaults_and_flags_beside_it_win() -> None:
     assert (config.orientations, config.augmentation) == ("all", ())
     assert config.confidence_weights
     assert (config.base_lr, config.ema_decay, config.foreground) == (0.1, 0.95, 0.5)
-    assert config.zooms == (0.92, 1.0, 1.08)
+    assert config.zooms == (0.85, 1.0, 1.15)
     published = parse(TrainConfig, [], "")
     assert (published.propagation, published.refinement, published.backbone) == ("prototype", "knn", "uamt")
     assert not (published.confidence_weights or published.use_teacher or published.warm_start)

@@ -57,7 +57,7 @@ WORDS = {
     "backbone": "mt", "model": "unet_3D_sdf", "propagation": "atlas", "features": "builtin", "image_key": "t1",
     "orientations": "flips", "device": "cpu", "precision": "fp32", "cache": "ram", "exp": "elsewhere",
     "root_path": Path("/elsewhere"), "sam_ckpt": Path("/elsewhere.pth"), "deterministic": 0, "max_time": 3.0,
-    "tune": "off", "hours": 1.0, "network_levels": "331/221 333/222 333/222 333/222",
+    "tune": "off", "hours": 1.0, "zooms": (0.9, 1.1), "network_levels": "331/221 333/222 333/222 333/222",
 }  # fmt: skip
 
 

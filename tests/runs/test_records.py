@@ -11,7 +11,7 @@ import pytest
 from semisam_o1.core.errors import InputError
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, best_round, open_round, read_records, write_round
+from semisam_o1.runs.records import RoundRecord, best_round, known_records, open_round, read_records, write_round
 
 ROUND_0 = RoundRecord(0, 0.2, None, (), 0.0, None, None, 3.0)
 ROUND_1 = RoundRecord(1, 0.1, 0.3, ("b",), 0.5, 0.8, (0.7, 0.9), 5.0, 0.6, 20)
@@ -72,3 +72,17 @@ def test_without_validation_the_last_round_that_was_not_refused_is_the_best() ->
     refused = [dataclasses.replace(record, kept=("a", "b")) for record in rounds]
     assert best_round([ROUND_0, rounds[0], rounds[1], refused[2]]) is rounds[1]
     assert best_round([ROUND_0, *refused]) is refused[2]
+
+
+def test_a_run_that_is_passed_on_without_labels_has_its_table_of_rounds(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "unet_3D")
+    assert known_records(folder) == []
+    write(folder, ROUND_0)
+    write(folder, ROUND_1)
+    for path in folder.labels.iterdir():
+        path.unlink()
+    assert (read_records(folder), known_records(folder)) == ([], [ROUND_0, ROUND_1])
+    for damaged in ('{"round": 1}', "[1, 2]", "[", '[{"round": 1}]'):
+        folder.tracking.write_text(damaged)
+        with pytest.raises(InputError, match=r"round_tracking.json cannot be read"):
+            known_records(folder)

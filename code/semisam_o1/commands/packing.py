@@ -20,7 +20,7 @@ from semisam_o1.data.preparation.settings import read_classes, read_preparation
 from semisam_o1.runs.bundle import SUFFIX, read_bundle, write_bundle
 from semisam_o1.runs.find import TrainedModel
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import best_round, read_records
+from semisam_o1.runs.records import best_round, known_records
 
 PRIVATE = ("root_path", "sam_ckpt")  # arguments that name folders of this machine
 
@@ -111,7 +111,7 @@ def _preparation_of(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _training(trained: TrainedModel) -> dict[str, Any]:
     """Return how a network was selected and what it scored, as far as its run recorded it."""
-    records = read_records(RunFolder(trained.folder, trained.model)) if trained.record is None else []
+    records = known_records(RunFolder(trained.folder, trained.model)) if trained.record is None else []
     if not records or not best_round(records).trained:
         return {}
     best = best_round(records)

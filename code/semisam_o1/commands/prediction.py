@@ -22,7 +22,7 @@ from semisam_o1.data.dataset.volumes import Dataset
 from semisam_o1.data.preparation.sources import ScanFiles
 from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import read_records
+from semisam_o1.runs.records import known_records
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -120,7 +120,7 @@ def reason_to_skip(error: Exception) -> str:
 def describe_origin(model: LoadedModel[PredictConfig]) -> str:
     """Return which round the best model of a run is from, in brackets; empty for another checkpoint."""
     checkpoint, folder = model.trained.checkpoint, RunFolder(model.trained.folder, model.trained.model)
-    records = read_records(folder) if checkpoint == folder.best_model else []
+    records = known_records(folder) if checkpoint == folder.best_model else []
     return f" ({describe_best(records)})" if len(records) > 1 else ""
 
 

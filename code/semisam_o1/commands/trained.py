@@ -24,7 +24,7 @@ from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.refinement.quality import expected_dice
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, best_round, describe_bias, read_records
+from semisam_o1.runs.records import RoundRecord, best_round, describe_bias, known_records
 from semisam_o1.runs.results import stated_names
 from semisam_o1.training.checkpoint import load_weights
 
@@ -118,7 +118,7 @@ class Calibration:
             sizes = {"decision_bias": num_classes, "reliability": num_classes - 1}
             return cls(*(_numbers(packed, key, size, trained.described_in) for key, size in sizes.items()))
         folder = RunFolder(trained.folder, trained.model)
-        records = [record for record in read_records(folder) if record.trained]
+        records = [record for record in known_records(folder) if record.trained]
         by_file = {folder.round_best(record.round): record for record in records}
         record = (by_file | ({folder.best_model: best_round(records)} if records else {})).get(trained.checkpoint)
         return cls(record.decision_bias, record.reliability) if record else cls()

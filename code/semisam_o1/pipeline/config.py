@@ -57,7 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "orientations": "none",
         "network_levels": "auto",
         "largest_component": True,
-        "zooms": (0.92, 1.0, 1.08),
+        "zooms": (0.85, 1.0, 1.15),
     },
 }
 

@@ -184,6 +184,20 @@ def read_records(folder: RunFolder, *, skip_damaged: bool = True) -> list[RoundR
     return records
 
 
+def known_records(folder: RunFolder) -> list[RoundRecord]:
+    """Return the records of the finished rounds, of a run that is passed on without labels from its table of rounds.
+
+    Raises:
+        InputError: if that table is damaged.
+    """
+    if folder.labeled_rounds() or not folder.tracking.is_file():
+        return read_records(folder)
+    try:
+        return [RoundRecord.from_json(row) for row in json.loads(folder.tracking.read_text(encoding="utf-8"))]
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{folder.tracking} cannot be read ({error}); get it again, or delete it") from None
+
+
 def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
     """Return the round whose network is the run's best model; round 0 where none was trained.
 
@@ -230,12 +244,3 @@ def write_test_predictions(path: Path) -> Iterator[Callable[[str, np.ndarray], o
     """Yield a function that adds the label map (W, H, D) of a test volume; the file is written after the body."""
     with write_hdf5(path) as file:
         yield lambda name, label: file.create_dataset(name, data=label, **STORED)
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Read the objects of a metrics.jsonl; a line that was cut off by a kill is left out."""
-    steps = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError):
-            steps.append(json.loads(line))
-    return [step for step in steps if isinstance(step, dict) and "step" in step]

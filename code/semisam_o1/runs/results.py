@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from semisam_o1.data.preparation.settings import Classes
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.runs.find import find_run_folder, read_sound_arguments
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, open_round, read_records, read_steps
+from semisam_o1.runs.records import RoundRecord, open_round, read_records
 
 # Arguments without which nothing can be said about a run.
 REQUIRED = ("root_path", "image_key", "binary_label", "labeled_num", "num_classes")
@@ -115,7 +116,7 @@ class RunResults:
         """Yield every unlabeled training scan; raises InputError if scans and labels do not belong together."""
         dataset, diagnosis = self.dataset, self.arguments.get("labels_for_diagnosis", True)
         kinds = {"first": 0, "prediction": self.records[-1].round} if len(self.records) > 1 else {"first": 0}
-        with ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             rounds = {k: stack.enter_context(open_round(self.folder.pseudo_labels(r))) for k, r in kinds.items()}
             last = list(rounds.values())[-1]
             for name in progress(self.unlabeled, "cohort"):
@@ -228,3 +229,12 @@ def read_run(run: str | Path, backbone: str | None = None, root_path: Path | Non
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
     tested = read_json(folder.test_metrics, "run test_baseline.py again") or {}
     return RunResults(folder, content, records, read_steps(folder.metrics), tested)
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """Read the objects of a metrics.jsonl; a line that was cut off by a kill is left out."""
+    steps = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            steps.append(json.loads(line))
+    return [step for step in steps if isinstance(step, dict) and "step" in step]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from semisam_o1.core import distributed
 from semisam_o1.core.atomic_io import write_text
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import read_steps
+from semisam_o1.runs.results import read_steps
 
 FLUSH_SECONDS = 30  # after which TensorBoard shows what was logged
 
