@@ -19,7 +19,7 @@ from semisam_o1.data.preparation.settings import Classes
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.runs.find import find_run_folder, read_sound_arguments
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, open_round, read_records
+from semisam_o1.runs.records import RoundRecord, known_records, open_round, read_records
 
 # Arguments without which nothing can be said about a run.
 REQUIRED = ("root_path", "image_key", "binary_label", "labeled_num", "num_classes")
@@ -225,6 +225,8 @@ def read_run(run: str | Path, backbone: str | None = None, root_path: Path | Non
         content = content | {"arguments": arguments | {"root_path": str(root_path.expanduser().resolve())}}
     folder = RunFolder(path, arguments.get("model", path.name))
     records = read_records(folder, skip_damaged=False)
+    if not records and known_records(folder):
+        raise InputError(f"{path} is passed on without the labels of its run, which a report shows; name your own run")
     if not records or records[0].round:
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
     tested = read_json(folder.test_metrics, "run test_baseline.py again") or {}
