@@ -27,7 +27,7 @@ class Threshold:
 
     device = torch.device("cpu")
     precision = "fp32"
-    bias = None
+    bias, zooms = None, (1.0,)
     shapes: ClassVar[list[tuple[int, ...]]] = []
 
     def __init__(self, *_: object):

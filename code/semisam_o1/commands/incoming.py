@@ -18,6 +18,7 @@ from semisam_o1.data.preparation.grid import reoriented
 from semisam_o1.data.preparation.scans import header_warnings, prepare
 from semisam_o1.data.preparation.settings import Preparation, read_preparation
 from semisam_o1.data.preparation.sources import ScanFiles, find_folder
+from semisam_o1.methods import MethodOptions
 from semisam_o1.runs.find import TrainedModel
 from semisam_o1.runs.seen import ROUNDING, SeenScans
 
@@ -33,11 +34,13 @@ class NetworkInput:
         preparation: settings of the training data.
         seen: what these were like; None where the run does not record it.
         origin: where the settings come from, as in 'scans are treated as the training data were'.
+        classes: of the network, with background.
     """
 
     preparation: Preparation
     seen: SeenScans | None
     origin: str
+    classes: int = MethodOptions.num_classes
 
     @property
     def remark(self) -> str:
@@ -98,8 +101,10 @@ class NetworkInput:
         if target is None:
             return self.preparation, []
         voxels = scan.image.size * math.prod(own) / math.prod(target)
-        # Image and two classes, float32, on the network's grid; two classes and their copy on that of the scan.
-        if 12 * voxels + 16 * scan.image.size > available_memory():
+        # In float32: on the network's grid the image, the classes, and these at another zoom, there and back; on the
+        # scan's own the classes and their copy.
+        needed = 4 * (1 + 3 * self.classes) * voxels + 8 * self.classes * scan.image.size
+        if needed > available_memory():
             size = f"{scan.source} has {voxels:.3g} voxels at the {_mm(target)} of the network"
             raise InputError(f"{size}, more than fit into memory; crop the scan, or check its spacing")
         odd = []
@@ -114,11 +119,12 @@ def _mm(spacing: Iterable[float]) -> str:
     return f"{times(f'{value:.4g}' for value in spacing)} mm"
 
 
-def network_input(trained: TrainedModel, preparation: Path | None) -> NetworkInput:
+def network_input(trained: TrainedModel, preparation: Path | None, classes: int) -> NetworkInput:
     """Return how scans are treated: as the training data were, or as a file says.
 
     Args:
         preparation: the file that ``--preparation`` names, None for that of the run.
+        classes: of the network, with background.
 
     Raises:
         InputError: if the settings cannot be used.
@@ -130,14 +136,15 @@ def network_input(trained: TrainedModel, preparation: Path | None) -> NetworkInp
         if settings is None:
             missing = f"--preparation {preparation} is missing"
             raise InputError(f"{missing}; prepare_data.py writes it into the dataset folder")
-        return NetworkInput(settings, seen, f"{preparation} says")
+        return NetworkInput(settings, seen, f"{preparation} says", classes)
     if trained.preparation is not None:
-        return NetworkInput(Preparation.from_json(trained.preparation, where), seen, "the training data were")
+        settings = Preparation.from_json(trained.preparation, where)
+        return NetworkInput(settings, seen, "the training data were", classes)
     root = trained.arguments.get("root_path")
     if root and (settings := read_preparation(Path(root))) is not None:
-        return NetworkInput(settings, seen, f"the training data in {root} were")
+        return NetworkInput(settings, seen, f"the training data in {root} were", classes)
     unknown = "they lie, with z-scores: how the training data were prepared is not known (--preparation says it)"
-    return NetworkInput(Preparation(orientation="keep"), seen, unknown)
+    return NetworkInput(Preparation(orientation="keep"), seen, unknown, classes)
 
 
 def find_scans(paths: Iterable[Path]) -> list[ScanFiles]:
