@@ -164,8 +164,8 @@ class CohortLabels:
             return self.atlas.registered(name).probabilities  # those of a template's label
 
         def label(name: str) -> tuple[Prediction, list[tuple[float, ...]]]:
-            fused, judges = fuse(name, self.atlas, probabilities), self.atlas.carried(name)
-            judged = [judge(opinion, judges) for opinion in (fused, self.atlas.consensus(name), probabilities(name))]
+            fused, (consensus, judges) = fuse(name, self.atlas, probabilities), self.atlas.opinions(name)
+            judged = [judge(opinion, judges) for opinion in (fused, consensus, probabilities(name))]
             return self._label(self.atlas.on_volume(name, fused)), judged
 
         names = self.access.unlabeled

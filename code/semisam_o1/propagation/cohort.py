@@ -149,35 +149,39 @@ class CohortAtlas:
             warped.append(sample(torch.from_numpy(probabilities(other)), cell_coords))
         return warped, mismatches
 
-    def carried(self, name: str) -> np.ndarray:
-        """Return the class probabilities (C, w, h, d) of a volume that its neighbors carry over from the templates."""
-        return self.fuse_neighbors(name, lambda other: self.registered(other).probabilities)
-
     def consensus(self, name: str) -> np.ndarray:
-        """Return the class probabilities (C, w, h, d) by the templates and the neighbors, adapted to the intensities.
+        """Return the class probabilities (C, w, h, d) of a volume by the templates and its neighbors."""
+        return self.opinions(name)[0]
 
-        A volume takes over those of its twin, where it has one. Without registration, those by the templates alone.
+    def opinions(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ``consensus``, adapted to the intensities, and what the neighbors carry over from the templates.
+
+        A volume takes over the consensus of its twin, where it has one. Without registration, only templates speak.
         """
         volume = self.registered(name)
         if not self.registration:
-            return volume.probabilities
-        estimate, mismatches = self._estimate(name)
-        twin = self._twin(name, mismatches)
+            return volume.probabilities, volume.probabilities
+        warped, mismatches = self._warped(name, self._by_templates)
+        estimate = self._estimate(name, warped, mismatches)
+        twin = self._twin(name, {other: float(mismatch.mean()) for other, mismatch in mismatches.items()})
         if twin is not None:
-            estimate = sample_array(self._estimate(twin)[0], self._cell_coords(name, twin))
-        return adapt(estimate, volume.region.reduce(self.access.image(name)), self.propagation.step(volume.region))
+            of_twin = self._estimate(twin, *self._warped(twin, self._by_templates))
+            estimate = sample_array(of_twin, self._cell_coords(name, twin))
+        image, step = volume.region.reduce(self.access.image(name)), self.propagation.step(volume.region)
+        return adapt(estimate, image, step), _fused(warped, mismatches.values(), SELECTIVITY)
 
-    def _estimate(self, name: str) -> tuple[np.ndarray, dict[str, float]]:
-        """Return the fusion of a volume's own estimate and its neighbors', and the neighbors' mean mismatches.
+    def _by_templates(self, name: str) -> np.ndarray:
+        return self.registered(name).probabilities
+
+    def _estimate(self, name: str, warped: Sequence[Tensor], mismatches: Mapping[str, Tensor]) -> np.ndarray:
+        """Return the fusion of a volume's own estimate and its neighbors', which are warped to it.
 
         A neighbor's estimate is worth no more than its own registration to the template. Where all are worth the same,
         the volume's own one counts as much as all others together.
         """
-        warped, mismatches = self._warped(name, lambda other: self.registered(other).probabilities)
         worst = [m.clamp_min(self._template_mismatch(other)) for other, m in mismatches.items()]
-        estimates = [*warped, torch.from_numpy(self.registered(name).probabilities)]
-        fused = _fused(estimates, [*worst, self._mismatch(name)], PATH_SELECTIVITY, last=max(len(worst), 1))
-        return fused, {other: float(m.mean()) for other, m in mismatches.items()}
+        estimates = [*warped, torch.from_numpy(self._by_templates(name))]
+        return _fused(estimates, [*worst, self._mismatch(name)], PATH_SELECTIVITY, last=max(len(worst), 1))
 
     def _twin(self, name: str, mismatches: Mapping[str, float]) -> str | None:
         """Return the neighbor that shows nearly the same and is more like the template, None if there is none."""
