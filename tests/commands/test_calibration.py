@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from semisam_o1.commands.expected_table import write_expected
 from semisam_o1.commands.trained import Calibration, LoadedModel
+from semisam_o1.core.errors import InputError
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.find import TrainedModel
 from semisam_o1.runs.layout import RunFolder
@@ -36,6 +38,17 @@ def test_each_checkpoint_has_its_own_calibration(folder: RunFolder) -> None:
     assert of(folder.round_best(1)) == Calibration(None, (0.1,))
     assert of(folder.best_model) == of(folder.round_best(2)) == Calibration((0.0, -0.5), (0.2,))
     assert of(folder.periodic(1, 50)) == Calibration()
+
+
+@pytest.mark.parametrize("bias", [(0.0, 1.0, 2.0), "foreground", (0.0, float("nan")), (0.0, "x")])
+def test_a_calibration_that_cannot_be_used_is_refused(folder: RunFolder, bias: object) -> None:
+    table = json.loads(folder.tracking.read_text())
+    table[2]["decision_bias"] = bias
+    folder.tracking.write_text(json.dumps(table))
+    for labels in folder.labels.iterdir():
+        labels.unlink()  # as in a network that is passed on
+    with pytest.raises(InputError, match="decision_bias must be 2 numbers"):
+        Calibration.of(TrainedModel(folder.path, folder.best_model, "unet_3D", {}), 2)
 
 
 def test_what_is_expected_of_a_prediction_is_as_reliable_as_the_network() -> None:

@@ -73,7 +73,8 @@ def test_the_shifted_decision_of_a_run_is_packed(run: Path, tmp_path: Path) -> N
     assert run_command(export.main, [str(run), str(tmp_path / "model.zip"), "--onnx", "off"]) == 0
     model = load_run(str(tmp_path / "model.zip"), device="cpu").model
     assert model.predictor.bias == load_run(str(run), device="cpu").model.predictor.bias == (0.0, 1.5)
-    assert b"- quality: validation Dice 0.800" in records(tmp_path / "model.zip")[CARD]
+    card = records(tmp_path / "model.zip")[CARD]
+    assert b"- quality: validation Dice 0.800" in card and b"are shifted by 0.000, 1.500" in card
 
 
 def test_it_holds_a_card_and_no_folder_of_the_machine(bundle: Path, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_it_holds_a_card_and_no_folder_of_the_machine(bundle: Path, tmp_path: Pa
 
 
 def test_flags_of_predictions_are_none_of_its_own(run: Path, tmp_path: Path) -> None:
-    for flag in (["--stride_xy", "8"], ["--precision", "bf16"], ["--exp", "x"], ["--device", "cpu"]):
+    for flag in (["--stride_xy", "8"], ["--precision", "bf16"], ["--exp", "x"], ["--device", "cpu"], ["--zooms", "1"]):
         with pytest.raises(SystemExit):
             export.main([str(run), str(tmp_path / "model.zip"), *flag])
 
@@ -141,6 +142,7 @@ HOSTILE: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     "classes without end": changed(arguments={"num_classes": 10**9}),
     "an unknown network": changed(arguments={"model": "../../unet"}),
     "scans without ranges": changed(scans={"spacing": "wide"}),
+    "sizes that no scan has": changed(arguments={"zooms": [1, 3]}),
     "a decision for other classes": changed(training={"decision_bias": [0.0, 1.0, 2.0]}),
     "a decision that is a text": changed(training={"decision_bias": "foreground"}),
     "levels of another network": changed(arguments={"network_levels": "3x3x3/9x9x9"}),

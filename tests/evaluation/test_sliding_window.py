@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from golden_inputs import fill, golden, volume
 from semisam_o1.core.device import OutOfMemorySafeBatcher
 from semisam_o1.data.dataset.prediction import Prediction
+from semisam_o1.evaluation import sliding_window as sliding_window_module
+from semisam_o1.evaluation.decision import shifted
 from semisam_o1.evaluation.sliding_window import Predictor, resized, sliding_window, window_starts
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import mean_entropy
@@ -174,3 +177,26 @@ def test_a_structure_stays_in_its_place_at_another_size() -> None:
     ramp = torch.arange(20.0).expand(2, 4, 5, 20)
     there_and_back = resized(resized(ramp, (4, 5, 30)), (4, 5, 20))
     torch.testing.assert_close(there_and_back[..., 2:-2], ramp[..., 2:-2])
+
+
+def test_sizes_for_which_a_gpu_has_no_room_beside_the_others_change_nothing(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, scan = Predictor(network, (32,) * 3, (32,) * 3, "fp32", (0.0, 0.5), (1.0, 1.2)), volume((20, 21, 22), 5)
+    expected, at, interpolate, short = predictor(scan), Predictor._at, F.interpolate, []
+
+    def once(kind: str) -> None:
+        if kind not in short:
+            short.append(kind)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def at_size(self: Predictor, image: Tensor, zoom: float) -> Tensor:
+        if zoom != 1:
+            once("windows")
+        return at(self, image, zoom)
+
+    monkeypatch.setattr(Predictor, "_at", at_size)
+    monkeypatch.setattr(F, "interpolate", lambda *args, **sizes: once("interpolation") or interpolate(*args, **sizes))
+    monkeypatch.setattr(sliding_window_module, "shifted", lambda *args: once("decision") or shifted(*args))
+    assert torch.equal(predictor(scan), expected)
+    assert short == ["windows", "interpolation", "decision"]

@@ -85,6 +85,8 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
     with pytest.raises(InputError, match="--stride_z must be at least 1"):
         TestConfig(root_path=Path("d"), exp="x", stride_z=0).resolve({})
     assert (config.resolve({}).zooms, config.resolve({"zooms": [0.9, 1]}).zooms) == ((1.0,), (0.9, 1))
+    with pytest.raises(InputError, match="--zooms needs a number"):
+        TestConfig(root_path=Path("d"), exp="x", zooms=())
     with pytest.raises(InputError, match=r"--zooms must lie between 0.5 and 2, it is 0.2"):
         TestConfig(root_path=Path("d"), exp="x", zooms=(1.0, 0.2))
     assert TestConfig(root_path=Path("d"), exp="x", stride_z=70).resolve({"patch_size": [32, 48, 64]}).stride_z == 64

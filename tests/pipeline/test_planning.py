@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,16 @@ def test_a_run_that_goes_on_keeps_its_plan(tmp_path: Path) -> None:
     previous["arguments"] |= {"max_iterations": 300, "base_lr": 0.5}
     config = as_planned(TrainConfig(root_path=tmp_path, recipe="best", max_iterations=400), previous)
     assert (config.patch_size, config.max_iterations, config.base_lr) == ((32, 48, 32), 400, 0.1)
+    assert config.zooms == (1.0,), "there was no such flag when the run was started, whose recipe has one now"
+    given = TrainConfig(root_path=tmp_path, recipe="best", zooms=(0.9, 1.1))
+    assert as_planned(given, previous).zooms == (0.9, 1.1)
+
+
+def test_the_workload_counts_every_size_that_is_predicted(tmp_path: Path) -> None:
+    cohort = Cohort(("a",), ("b", "c"), ("v",), {n: VolumeInfo(n, SIZE, n, None, Geometry()) for n in "abcv"})
+    config = TrainConfig(root_path=tmp_path, patch_size=(80, 64, 48), val_stride=32)
+    window = 80 * 64 * 48
+    work = planning.workload(config, cohort, SCANS)
+    assert (work.validation, work.relabeling) == (4 * window, 2 * 4 * window)
+    work = planning.workload(replace(config, zooms=(1.0, 0.8, 1.2), calibrate=True), cohort, SCANS)
+    assert (work.validation, work.relabeling) == (4 * window, (2 + 2) * (4 + 1 + 12) * window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from semisam_o1.runs.layout import RunFolder
 from semisam_o1.runs.records import RoundRecord, best_round, known_records, open_round, read_records, write_round
 
 ROUND_0 = RoundRecord(0, 0.2, None, (), 0.0, None, None, 3.0)
+TEXT = json.dumps([RoundRecord(1, 0.1, 0.3, (), 0.5, None, None, 5.0, "0.6", 20).to_json()])
 ROUND_1 = RoundRecord(1, 0.1, 0.3, ("b",), 0.5, 0.8, (0.7, 0.9), 5.0, 0.6, 20)
 
 
@@ -82,7 +84,7 @@ def test_a_run_that_is_passed_on_without_labels_has_its_table_of_rounds(tmp_path
     for path in folder.labels.iterdir():
         path.unlink()
     assert (read_records(folder), known_records(folder)) == ([], [ROUND_0, ROUND_1])
-    for damaged in ('{"round": 1}', "[1, 2]", "[", '[{"round": 1}]'):
+    for damaged in ('{"round": 1}', "[1, 2]", "[", '[{"round": 1}]', TEXT):
         folder.tracking.write_text(damaged)
         with pytest.raises(InputError, match=r"round_tracking.json cannot be read"):
             known_records(folder)

@@ -86,4 +86,4 @@ def load_run(exp: str, backbone: str | None = None, device: str = "auto", **sett
     """
     config = TrainedConfig(exp=exp, backbone=backbone, device=device, **settings)
     model = load_model(config, resolve_device(device))
-    return TrainedRun(model, network_input(model.trained, None, model.config.num_classes))
+    return TrainedRun(model, network_input(model))

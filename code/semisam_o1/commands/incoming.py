@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from semisam_o1.commands.trained import LoadedModel
 from semisam_o1.core.errors import InputError, listed, raise_faults
 from semisam_o1.core.memory import available_memory
 from semisam_o1.data.dataset.geometry import Grid
@@ -18,8 +20,7 @@ from semisam_o1.data.preparation.grid import reoriented
 from semisam_o1.data.preparation.scans import header_warnings, prepare
 from semisam_o1.data.preparation.settings import Preparation, read_preparation
 from semisam_o1.data.preparation.sources import ScanFiles, find_folder
-from semisam_o1.methods import MethodOptions
-from semisam_o1.runs.find import TrainedModel
+from semisam_o1.evaluation.sliding_window import floats_needed
 from semisam_o1.runs.seen import ROUNDING, SeenScans
 
 SIMILAR = 1.5  # times the size of the run's scans, up to which a volume without a spacing counts as having theirs
@@ -34,13 +35,15 @@ class NetworkInput:
         preparation: settings of the training data.
         seen: what these were like; None where the run does not record it.
         origin: where the settings come from, as in 'scans are treated as the training data were'.
+        floats: held per voxel of the network's grid, at most, while a scan is predicted.
         classes: of the network, with background.
     """
 
     preparation: Preparation
     seen: SeenScans | None
     origin: str
-    classes: int = MethodOptions.num_classes
+    floats: float = 0.0
+    classes: int = 0
 
     @property
     def remark(self) -> str:
@@ -101,10 +104,8 @@ class NetworkInput:
         if target is None:
             return self.preparation, []
         voxels = scan.image.size * math.prod(own) / math.prod(target)
-        # In float32: on the network's grid the image, the classes, and these at another zoom, there and back; on the
-        # scan's own the classes and their copy.
-        needed = 4 * (1 + 3 * self.classes) * voxels + 8 * self.classes * scan.image.size
-        if needed > available_memory():
+        # On the scan's own grid, there are the classes and their copy.
+        if 4 * (self.floats * voxels + 2 * self.classes * scan.image.size) > available_memory():
             size = f"{scan.source} has {voxels:.3g} voxels at the {_mm(target)} of the network"
             raise InputError(f"{size}, more than fit into memory; crop the scan, or check its spacing")
         odd = []
@@ -119,16 +120,17 @@ def _mm(spacing: Iterable[float]) -> str:
     return f"{times(f'{value:.4g}' for value in spacing)} mm"
 
 
-def network_input(trained: TrainedModel, preparation: Path | None, classes: int) -> NetworkInput:
+def network_input(model: LoadedModel[Any], preparation: Path | None = None) -> NetworkInput:
     """Return how scans are treated: as the training data were, or as a file says.
 
     Args:
         preparation: the file that ``--preparation`` names, None for that of the run.
-        classes: of the network, with background.
 
     Raises:
         InputError: if the settings cannot be used.
     """
+    trained, classes = model.trained, model.config.num_classes
+    needs = {"floats": floats_needed(classes, model.predictor.zooms), "classes": classes}
     where = trained.described_in
     seen = None if trained.scans is None else SeenScans.from_json(trained.scans, where)
     if preparation is not None:
@@ -136,15 +138,15 @@ def network_input(trained: TrainedModel, preparation: Path | None, classes: int)
         if settings is None:
             missing = f"--preparation {preparation} is missing"
             raise InputError(f"{missing}; prepare_data.py writes it into the dataset folder")
-        return NetworkInput(settings, seen, f"{preparation} says", classes)
+        return NetworkInput(settings, seen, f"{preparation} says", **needs)
     if trained.preparation is not None:
         settings = Preparation.from_json(trained.preparation, where)
-        return NetworkInput(settings, seen, "the training data were", classes)
+        return NetworkInput(settings, seen, "the training data were", **needs)
     root = trained.arguments.get("root_path")
     if root and (settings := read_preparation(Path(root))) is not None:
-        return NetworkInput(settings, seen, f"the training data in {root} were", classes)
+        return NetworkInput(settings, seen, f"the training data in {root} were", **needs)
     unknown = "they lie, with z-scores: how the training data were prepared is not known (--preparation says it)"
-    return NetworkInput(Preparation(orientation="keep"), seen, unknown, classes)
+    return NetworkInput(Preparation(orientation="keep"), seen, unknown, **needs)
 
 
 def find_scans(paths: Iterable[Path]) -> list[ScanFiles]:

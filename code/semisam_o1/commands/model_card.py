@@ -50,6 +50,10 @@ def _input(description: Mapping[str, Any]) -> Iterator[str]:
     if seen.get("orientations"):
         yield f"- their axes point towards {', '.join(seen['orientations'])}"
     yield f"- patch: {' × '.join(map(str, description['arguments']['patch_size']))} voxels"
+    if len(zooms := description["arguments"]["zooms"]) > 1:
+        yield f"- predicted at several sizes, whose mean counts: {', '.join(map(str, zooms))}"
+    if bias := description["training"].get("decision_bias"):
+        yield f"- decision: the logarithms of the probabilities are shifted by {', '.join(f'{b:.3f}' for b in bias)}"
 
 
 def _training(description: Mapping[str, Any]) -> Iterator[str]:

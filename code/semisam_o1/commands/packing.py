@@ -38,6 +38,7 @@ class ExportConfig(TrainedConfig):
     stride_xy: int = TrainedConfig.stride_xy
     stride_z: int = TrainedConfig.stride_z
     image_key: str | None = None
+    zooms: tuple[float, ...] | None = None
     precision: str = "fp32"
     device: str = "cpu"
 

@@ -44,7 +44,7 @@ def predict(config: PredictConfig) -> list[Path]:
 def predict_scans(config: PredictConfig) -> list[Path]:
     """Segment files and folders of scans."""
     model = load_model(config, resolve_device(config.device))
-    network = network_input(model.trained, config.preparation, model.config.num_classes)
+    network = network_input(model, config.preparation)
     scans = {scan.name: scan for scan in find_scans(config.scans)}
     kinds = output_kinds(model)
     outputs = {n: [export_path(config.out, n, scan.image, kind) for kind in kinds] for n, scan in scans.items()}

@@ -89,7 +89,7 @@ def test(config: TestConfig) -> dict[str, Any]:
         outputs = {name: config.saved(name) for name in dataset.names(config.test_list)}
         check_outputs(outputs, "--save_pred", source_files(dataset), config.overwrite)
     names = check_testing(dataset, config.test_list, config.num_classes)
-    network = network_input(model.trained, None, config.num_classes).of_prepared()
+    network = network_input(model).of_prepared()
     resampled = _resampled(network, config, names)
     if distributed.is_main():
         for warning in _used_in_training(dataset, names):

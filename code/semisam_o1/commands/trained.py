@@ -84,12 +84,12 @@ class TrainedConfig(DeviceConfig):
         try:
             values["num_classes"] = int(values["num_classes"])
             *sides_xy, side_z = values["patch_size"] = tuple(map(int, values["patch_size"]))
-            values["zooms"] = tuple(values["zooms"])
             strides = {"stride_xy": min(self.stride_xy, *sides_xy), "stride_z": min(self.stride_z, side_z)}
         except (TypeError, ValueError):
             raise InputError(
                 "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
             ) from None
+        values["zooms"] = tuple(values["zooms"])
         raise_faults(level_faults(values["network_levels"], values["patch_size"]), "arguments cannot be used")
         return dataclasses.replace(self, **values, **strides)
 
@@ -111,25 +111,26 @@ class Calibration:
         """Return what is known of a checkpoint: by the records of its run or, packed in a file, by its description.
 
         Raises:
-            InputError: if a packed model states something else.
+            InputError: if it states something else.
         """
+        sizes = {"decision_bias": num_classes, "reliability": num_classes - 1}
         if trained.record is not None:
             packed = trained.packed or {}
-            sizes = {"decision_bias": num_classes, "reliability": num_classes - 1}
             return cls(*(_numbers(packed, key, size, trained.described_in) for key, size in sizes.items()))
         folder = RunFolder(trained.folder, trained.model)
         records = [record for record in known_records(folder) if record.trained]
         by_file = {folder.round_best(record.round): record for record in records}
         record = (by_file | ({folder.best_model: best_round(records)} if records else {})).get(trained.checkpoint)
-        return cls(record.decision_bias, record.reliability) if record else cls()
+        stated = vars(record) if record else {}
+        return cls(*(_numbers(stated, key, size, str(folder.path)) for key, size in sizes.items()))
 
 
 def _numbers(content: Mapping[str, Any], key: str, count: int, source: str) -> tuple[float, ...] | None:
-    """Return the numbers that a packed model states under a key; InputError if they are others than expected."""
+    """Return the numbers that a model states under a key; InputError if they are others than expected."""
     values = content.get(key)
     if values is None:
         return None
-    sound = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+    sound = isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
     if not sound or len(values) != count or not np.isfinite(values).all():
         raise InputError(f"{source}: {key} must be {count} numbers; get it again")
     return tuple(map(float, values))

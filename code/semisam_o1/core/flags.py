@@ -188,6 +188,7 @@ def check_ranges(config: Any, faults: Sequence[str] = ()) -> None:
         numbers = value if isinstance(value, (tuple, list)) else [value] if value is not None else []
         if within is not None:
             found += [f"--{item.name} must {within}, it is {number}" for number in numbers if number not in within]
+            found += [f"--{item.name} needs a number"] if value is not None and not numbers else []
     raise_faults([*found, *faults], "arguments cannot be used")
 
 

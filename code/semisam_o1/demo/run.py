@@ -72,7 +72,7 @@ def train_config(root: Path, exp: str, iterations: int, **changes: Any) -> Train
     """Return the settings of the demo's training, the rest is planned; ``changes`` replace fields."""
     # The subjects have the same orientation and differ by smooth warps only: registration would leave nothing to learn.
     simple = {"registration": False, "refinement": "knn", "augmentation": ("spatial", "intensity")}
-    short = {"features": "builtin", "max_iterations": iterations, "num_rounds": 2, "log_images": 50}
+    short = {"features": "builtin", "max_iterations": iterations, "num_rounds": 2, "log_images": 50, "zooms": (1.0,)}
     return TrainConfig(root_path=root, exp=exp, recipe="best", **(simple | short | changes))
 
 

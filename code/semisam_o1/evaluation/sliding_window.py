@@ -91,9 +91,23 @@ def resized(volumes: Tensor, size: Sequence[int]) -> Tensor:
     """Return volumes (C, W, H, D), interpolated linearly to a size (W, H, D); on the host where a GPU has no room."""
     if tuple(volumes.shape[1:]) == tuple(size):
         return volumes
+    return _where_there_is_room(lambda v: F.interpolate(v[None], size=tuple(size), mode="trilinear")[0], volumes)
+
+
+def _where_there_is_room(compute: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return what is computed of values on their GPU, or on the host."""
     with contextlib.suppress(torch.cuda.OutOfMemoryError):
-        return F.interpolate(volumes[None], size=tuple(size), mode="trilinear")[0]
-    return F.interpolate(volumes.cpu()[None], size=tuple(size), mode="trilinear")[0]
+        return compute(values)
+    return compute(values.cpu())
+
+
+def floats_needed(num_classes: int, zooms: Sequence[float]) -> float:
+    """Return the numbers that a ``Predictor`` holds at most per voxel of a volume, without those of the network.
+
+    At the largest zoom, these are the image, padded as well, and the classes; at the size of the volume, the classes
+    three times.
+    """
+    return max(1.0, *zooms) ** 3 * (2 + num_classes) + 3 * num_classes
 
 
 class Predictor:
@@ -127,11 +141,17 @@ class Predictor:
             volume = volume.to(self.device)
         total = self._at(volume, self.zooms[0])
         for zoom in self.zooms[1:]:
-            part = self._at(volume, zoom)
+            try:
+                part = self._at(volume, zoom)
+            except torch.cuda.OutOfMemoryError:
+                total = total.cpu()
+                part = self._at(volume, zoom)
             if part.device != total.device:
                 total, part = total.cpu(), part.cpu()
             total += part
-        return shifted(total / len(self.zooms), self.bias)
+        if len(self.zooms) > 1:
+            total /= len(self.zooms)
+        return _where_there_is_room(lambda probabilities: shifted(probabilities, self.bias), total)
 
     @torch.no_grad()
     def _at(self, volume: Tensor, zoom: float) -> Tensor:

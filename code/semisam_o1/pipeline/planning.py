@@ -80,14 +80,17 @@ def describe_machine(device: torch.device, precision: str) -> Machine:
 
 
 def as_planned(config: TrainConfig, previous: Mapping[str, Any]) -> TrainConfig:
-    """Return the configuration of a run that goes on: what was planned then stays, unless it is given now.
+    """Return the configuration of a run that goes on, unless something else is given now.
+
+    What was planned then stays, and a flag that did not exist then keeps its own default, whatever the recipe says.
 
     Args:
         previous: content of args.json.
     """
-    names = [name for name in previous.get("planned", ()) if name not in config.given]
-    then = {name: previous["arguments"][name] for name in names if name in previous["arguments"]}
-    return dataclasses.replace(config, **then)
+    before = previous["arguments"]
+    then = {name: before[name] for name in previous.get("planned", ()) if name in before}
+    then |= {item.name: item.default for item in dataclasses.fields(config) if item.name not in before}
+    return dataclasses.replace(config, **{name: value for name, value in then.items() if name not in config.given})
 
 
 def plan_run(
@@ -185,15 +188,16 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
     count, ranks = len(cohort.unlabeled), distributed.world_size()
     shapes = {name: info.shape for name, info in cohort.info.items()}
 
-    def windows(names: Sequence[str]) -> int:
-        return sum(window_voxels(shapes[name], config.patch_size, config.val_stride) for name in names) // ranks
+    def windows(names: Sequence[str], zooms: Sequence[float]) -> int:
+        sizes = [[max(1, round(n * zoom)) for n in shapes[name]] for name in names for zoom in zooms]
+        return sum(window_voxels(size, config.patch_size, config.val_stride) for size in sizes) // ranks
 
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
     registered = count if registers else 0
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
-        validation=windows(cohort.validation),
-        relabeling=round(windows(cohort.unlabeled) * sum(zoom**3 for zoom in config.zooms)),
+        validation=windows(cohort.validation, [1.0]),
+        relabeling=windows([*cohort.unlabeled, *2 * cohort.validation * config.calibrate], config.zooms),
         registered=max(0, registered - scans.registered) * scans.searched // ranks,
         warped=registered * scans.region // ranks,
         fused=count * scans.region // ranks if config.refinement == "fusion" else 0,

@@ -24,7 +24,7 @@ class Workload:
 
     batch: int  # of a training step
     validation: int  # of all windows of a validation
-    relabeling: int  # of all windows of a relabeling
+    relabeling: int  # of all windows of a relabeling, and of what is predicted for the calibrated decision
     registered: int  # cells of all regions in round 0, at the resolution of registration, 0 without it
     warped: int  # cells of the regions that labels are carried over to in round 0
     fused: int  # cells of the regions whose labels are fused after each round

@@ -30,7 +30,8 @@ def _is_patch(value: Any) -> bool:
 
 
 def _are_zooms(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(v) in (int, float) and v > 0 for v in value)
+    numbers = isinstance(value, list) and all(type(zoom) in (int, float) and 0.5 <= zoom <= 2 for zoom in value)
+    return numbers and 0 < len(value) <= 100
 
 
 def _are_levels(value: Any) -> bool:
@@ -46,7 +47,7 @@ SOUND: dict[str, tuple[Callable[[Any], bool], str]] = {
     "labeled_num": (_whole(1), "a whole number from 1"),
     "max_iterations": (_whole(1), "a whole number from 1"),
     "patch_size": (_is_patch, "three positive whole numbers"),
-    "zooms": (_are_zooms, "positive numbers"),
+    "zooms": (_are_zooms, "numbers from 0.5 to 2"),
     "network_levels": (_are_levels, "kernels and strides of four levels, or isotropic"),
     "model": (lambda value: value in tuple(NETWORKS), f"one of {', '.join(NETWORKS)}"),
     "backbone": (lambda value: value in tuple(METHODS), f"one of {', '.join(METHODS)}"),

@@ -193,7 +193,11 @@ def known_records(folder: RunFolder) -> list[RoundRecord]:
     if folder.labeled_rounds() or not folder.tracking.is_file():
         return read_records(folder)
     try:
-        return [RoundRecord.from_json(row) for row in json.loads(folder.tracking.read_text(encoding="utf-8"))]
+        records = [RoundRecord.from_json(row) for row in json.loads(folder.tracking.read_text(encoding="utf-8"))]
+        figures = [(record.round, record.best_iteration or 0, record.validation_dice or 0) for record in records]
+        if not all(isinstance(figure, (int, float)) for row in figures for figure in row):
+            raise ValueError("a figure is no number")
+        return records
     except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{folder.tracking} cannot be read ({error}); get it again, or delete it") from None
 

@@ -226,7 +226,7 @@ def read_run(run: str | Path, backbone: str | None = None, root_path: Path | Non
     folder = RunFolder(path, arguments.get("model", path.name))
     records = read_records(folder, skip_damaged=False)
     if not records and known_records(folder):
-        raise InputError(f"{path} is passed on without the labels of its run, which a report shows; name your own run")
+        raise InputError(f"{path} holds a network without the labels of its run; name your own run")
     if not records or records[0].round:
         raise InputError(f"{path}: round 0 is not finished, so there is nothing to show yet")
     tested = read_json(folder.test_metrics, "run test_baseline.py again") or {}
