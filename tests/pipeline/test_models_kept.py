@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,9 @@ def test_a_network_that_was_refused_is_kept_only_where_it_validates_better(
         record = RoundRecord(
             round_, 0.1, 0.3, () if no else ("a",), 1.0, None, None, 5.0, score, 40, kept=("a",) if no else ()
         )
-        Run.keep_models(SimpleNamespace(folder=folder), best, record)
+        run = SimpleNamespace(folder=folder)
+        run.records_before = partial(Run.records_before, run)
+        Run.keep_models(run, best, record)
         labels = {"a": np.zeros((3, 4, 5), np.uint8)}
         write_round(folder, PseudoLabels(labels, refined=list(record.refined)), record)
     assert torch.load(folder.best_model, weights_only=True)["weight"] == kept

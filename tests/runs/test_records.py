@@ -12,7 +12,15 @@ import pytest
 from semisam_o1.core.errors import InputError
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, best_round, known_records, open_round, read_records, write_round
+from semisam_o1.runs.records import (
+    RoundRecord,
+    best_round,
+    improves,
+    known_records,
+    open_round,
+    read_records,
+    write_round,
+)
 
 ROUND_0 = RoundRecord(0, 0.2, None, (), 0.0, None, None, 3.0)
 TEXT = json.dumps([RoundRecord(1, 0.1, 0.3, (), 0.5, None, None, 5.0, "0.6", 20).to_json()])
@@ -88,3 +96,11 @@ def test_a_run_that_is_passed_on_without_labels_has_its_table_of_rounds(tmp_path
         folder.tracking.write_text(damaged)
         with pytest.raises(InputError, match=r"round_tracking.json cannot be read"):
             known_records(folder)
+
+
+def test_a_network_improves_on_those_whose_labels_were_accepted() -> None:
+    refused = RoundRecord(2, 0.1, 0.3, (), 0.0, None, None, 5.0, 0.9, 20, kept=("a", "b"))
+    assert improves(0.7, [ROUND_0, ROUND_1, refused])
+    assert not improves(0.6, [ROUND_0, ROUND_1, refused])
+    assert not improves(0.7, [ROUND_0, refused]), "the first one has none to be compared with"
+    assert not improves(None, [ROUND_0, ROUND_1])

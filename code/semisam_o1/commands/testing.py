@@ -31,7 +31,7 @@ from semisam_o1.data.preparation.settings import spacing_mm
 from semisam_o1.evaluation.metrics import IMPLEMENTATIONS
 from semisam_o1.evaluation.tables import Row, case_metrics, summarize, table, write_csv
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import write_test_predictions
+from semisam_o1.runs.results import write_test_predictions
 
 
 @dataclass(frozen=True, kw_only=True)

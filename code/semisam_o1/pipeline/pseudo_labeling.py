@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,8 +25,11 @@ from semisam_o1.propagation import PROPAGATIONS
 from semisam_o1.refinement.neighbors import fuse, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, mean_entropy, without_islands
 from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, error_increase, expected_dice, judge
-from semisam_o1.runs.records import RoundRecord
+from semisam_o1.runs.records import RoundRecord, load_labels
 from semisam_o1.training.trainer import BestModel
+
+FIGURE_ROWS = 4  # unlabeled volumes shown in the figure of the rounds
+FigureRow = tuple[str, np.ndarray, np.ndarray | None, list[np.ndarray]]  # name, image, true label, labels of the rounds
 
 
 class CohortLabels:
@@ -77,12 +81,15 @@ class CohortLabels:
         dice, expected = zip(*share_out(measure, names), strict=True)
         return replace(best, decision=decision, reliability=reliability(dice, expected))
 
-    def relabel(self, predict: Callable[[Tensor], Tensor], former: PseudoLabels | None = None) -> PseudoLabels:
+    def relabel(
+        self, predict: Callable[[Tensor], Tensor], former: PseudoLabels | None = None, better: bool = False
+    ) -> PseudoLabels:
         """Label the unlabeled volumes with a trained model, and refine the labels where it is uncertain.
 
         Args:
             predict: volume (W, H, D) → class probabilities (C, W, H, D).
             former: of the round before; its labels are only replaced by better ones. None: they are all replaced.
+            better: whether the model is known to be better than that of an earlier round; then it has learned.
         """
         fusing = self.config.refinement == "fusion"
 
@@ -97,7 +104,7 @@ class CohortLabels:
             dict(zip(self.access.unlabeled, values, strict=True)) for values in zip(*results, strict=True)
         )
         pseudo = replace(self._collect(predictions.values()), uncertainty=uncertainty, expected=expected)
-        return self._fuse(pseudo, coarse, former) if fusing else self._vote(pseudo)
+        return self._fuse(pseudo, coarse, former, better) if fusing else self._vote(pseudo)
 
     def score(self, pseudo: PseudoLabels, round_: int, seconds: float, best: BestModel | None) -> RoundRecord:
         """Return the figures of a round; the Dice of every volume with a true label is added to ``pseudo``."""
@@ -132,6 +139,13 @@ class CohortLabels:
         info, allowed = self.access.cohort.info, self.config.labels_for_diagnosis
         return [name for name in names if allowed and info[name].label_hash]
 
+    def figure_rows(self, rounds: Sequence[Path]) -> list[FigureRow]:
+        """Return what the figure of the rounds shows of a few unlabeled volumes, by the files with their labels."""
+        names = self.access.unlabeled[:: max(1, len(self.access.unlabeled) // FIGURE_ROWS)][:FIGURE_ROWS]
+        labels, known = [load_labels(path, names) for path in rounds], self.diagnosed(names)
+        truth = {name: self.access.label(name) for name in known}
+        return [(name, self.access.image(name), truth.get(name), [each[name] for each in labels]) for name in names]
+
     def augmentation(self) -> Augmentation:
         """Return the augmentation that ``--augmentation`` names; warps of the template need registration."""
         kinds, warps = self.config.augmentation, None
@@ -154,7 +168,7 @@ class CohortLabels:
         return replace(pseudo, labels=labels, confidence=confidence, expected=expected, refined=list(refined))
 
     def _fuse(
-        self, pseudo: PseudoLabels, predicted: Mapping[str, np.ndarray], former: PseudoLabels | None
+        self, pseudo: PseudoLabels, predicted: Mapping[str, np.ndarray], former: PseudoLabels | None, better: bool
     ) -> PseudoLabels:
         """Correct every volume where the model is uncertain, by registered neighbors and the templates."""
 
@@ -175,19 +189,20 @@ class CohortLabels:
         changed = [name for name in names if (fused.labels[name] != pseudo.labels[name]).any()]
         measured = {"expected": now, "reliability": reliability(list(network.values()), list(pseudo.expected.values()))}
         fused = replace(fused, uncertainty=pseudo.uncertainty, refined=changed, **measured)
-        return fused if former is None else self._guard(fused, former, first)
+        return fused if former is None else self._guard(fused, former, first, better)
 
     def _guard(
-        self, pseudo: PseudoLabels, former: PseudoLabels, first: Mapping[str, tuple[float, ...]]
+        self, pseudo: PseudoLabels, former: PseudoLabels, first: Mapping[str, tuple[float, ...]], better: bool
     ) -> PseudoLabels:
         """Keep the former label where the new one is not better; all of them after a network that has not learned.
 
         Args:
+            better: whether the network has learned whatever the judges say.
             first: expected Dice per class of the labels of round 0, by the same judges as those of ``pseudo``.
         """
         increases = {name: error_increase(pseudo.expected[name], first[name]) for name in first}
         worse = [name for name, increase in increases.items() if increase > TOLERANCE]
-        if (mean := float(np.mean(list(increases.values())))) > MEAN_TOLERANCE:
+        if not better and (mean := float(np.mean(list(increases.values())))) > MEAN_TOLERANCE:
             self.say(
                 f"the Dice error that is expected of the new labels is {100 * mean:.0f} % larger than that of round 0: "
                 "the network has not learned, and all labels stay as they were"

@@ -38,6 +38,7 @@ from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import (
     RoundRecord,
     best_round,
+    improves,
     load_labels,
     load_round,
     load_weights,
@@ -50,8 +51,6 @@ from semisam_o1.training import checkpoint
 from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
 from semisam_o1.training.trainer import BestModel, RoundContext, RoundTrainer
-
-FIGURE_ROWS = 4  # unlabeled volumes shown in the figure of the rounds
 
 
 def train(config: TrainConfig) -> None:
@@ -140,7 +139,8 @@ class Run:
             best = self.labels.calibrate(best, self.best_predictor(best))
             guarded = self.config.guard and self.config.refinement == "fusion"
             former = load_round(self.folder, round_ - 1, self.volumes.unlabeled) if guarded else None
-            pseudo = self.labels.relabel(self.best_predictor(best), former)
+            better = improves(best.dice, self.records_before(round_))
+            pseudo = self.labels.relabel(self.best_predictor(best), former, better)
             self.finish_round(round_, pseudo, started, best)
             if distributed.is_main() and (remark := console.too_short(self.config, self.folder, round_)):
                 self.tracker.say(remark)
@@ -189,8 +189,11 @@ class Run:
     def keep_models(self, best: BestModel, record: RoundRecord) -> None:
         """Keep a round's best network; that of the best round is the run's."""
         checkpoint.save(best.weights, self.folder.round_best(record.round))
-        if best_round([*(r for r in read_records(self.folder) if r.round < record.round), record]) is record:
+        if best_round([*self.records_before(record.round), record]) is record:
             checkpoint.save(best.weights, self.folder.best_model)
+
+    def records_before(self, round_: int) -> list[RoundRecord]:
+        return [record for record in read_records(self.folder) if record.round < round_]
 
     def finish_round(self, round_: int, pseudo: PseudoLabels, started: float, best: BestModel | None = None) -> None:
         """Score (where true labels are known), log and write network and labels of a round, which finishes it."""
@@ -211,20 +214,17 @@ class Run:
         """Write the summary and the figures, and tell the user which commands come next."""
         from semisam_o1.drawing.figures import draw_curves, draw_labels  # matplotlib takes a second to import
 
-        folder, volumes, results = self.folder, self.volumes, read_run(self.folder.path)
+        folder, results = self.folder, read_run(self.folder.path)
         records, best = results.records, best_round(results.records)
-        kept = f"best: {console.selection(best, len(volumes.cohort.validation))}: {folder.best_model}"
+        kept = f"best: {console.selection(best, len(self.volumes.cohort.validation))}: {folder.best_model}"
         write_text(folder.summary, "\n".join([*(record.describe() for record in records), kept]) + "\n")
         write_tracking(folder)
         draw_curves(results.steps, folder.figures / "curves.png", results.class_name)
-        names = volumes.unlabeled[:: max(1, len(volumes.unlabeled) // FIGURE_ROWS)][:FIGURE_ROWS]
-        rounds = [load_labels(folder.pseudo_labels(record.round), names) for record in records]
-        truth = {name: volumes.label(name) for name in self.labels.diagnosed(names)}
-        rows = [(name, volumes.image(name), truth.get(name), [labels[name] for labels in rounds]) for name in names]
+        rows = self.labels.figure_rows([folder.pseudo_labels(record.round) for record in records])
         titles = [f"round {record.round}" for record in records]
         draw_labels(rows, titles, folder.figures / "pseudo_labels.png", results.class_names)
-        last = *console.took(folder, records), kept, console.next_commands(self.config)
-        for text in (console.closing(records), *last):
+        took, following = console.took(folder, records), console.next_commands(self.config)
+        for text in (console.closing(records), *took, kept, following):
             self.tracker.say(text)
 
     def make_batches(self, round_: int, seed: int, augmentation: Augmentation) -> BatchStream:
@@ -244,6 +244,6 @@ class Run:
             augmentation=augmentation,
             foreground=config.foreground,
         )
-        shard = (distributed.rank(), distributed.world_size())
-        device = self.device if self.volumes.store.in_memory else None  # worker processes have no GPU
-        return BatchStream(self.volumes.labeled, self.volumes.unlabeled, source, settings, shard, device)
+        volumes, shard = self.volumes, (distributed.rank(), distributed.world_size())
+        device = self.device if volumes.store.in_memory else None  # worker processes have no GPU
+        return BatchStream(volumes.labeled, volumes.unlabeled, source, settings, shard, device)

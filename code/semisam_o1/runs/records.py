@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,12 @@ def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
     return max(records, key=quality)
 
 
+def improves(dice: float | None, earlier: Sequence[RoundRecord]) -> bool:
+    """Return whether a network validates better than every earlier one whose labels were accepted, if there is any."""
+    accepted = [record.validation_dice for record in earlier if record.trained and not record.refused]
+    return dice is not None and bool(accepted) and dice > max(accepted)
+
+
 def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) -> None:
     """Write the confidences, then the labels of a round, which finish it, then the table of all rounds.
 
@@ -241,10 +247,3 @@ def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) ->
 def write_tracking(folder: RunFolder) -> None:
     """Write the table of all finished rounds; raises WriteError if it cannot be written."""
     write_json(folder.tracking, [record.to_json() for record in read_records(folder)])
-
-
-@contextlib.contextmanager
-def write_test_predictions(path: Path) -> Iterator[Callable[[str, np.ndarray], object]]:
-    """Yield a function that adds the label map (W, H, D) of a test volume; the file is written after the body."""
-    with write_hdf5(path) as file:
-        yield lambda name, label: file.create_dataset(name, data=label, **STORED)

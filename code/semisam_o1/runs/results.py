@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,13 @@ import numpy as np
 from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.terminal import progress
+from semisam_o1.data.dataset.hdf5 import write_hdf5
 from semisam_o1.data.dataset.volumes import Dataset, Volume
 from semisam_o1.data.preparation.settings import Classes
 from semisam_o1.evaluation.metrics import dice_per_class, segmentation_metrics
 from semisam_o1.runs.find import find_run_folder, read_sound_arguments
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, known_records, open_round, read_records
+from semisam_o1.runs.records import STORED, RoundRecord, known_records, open_round, read_records
 
 # Arguments without which nothing can be said about a run.
 REQUIRED = ("root_path", "image_key", "binary_label", "labeled_num", "num_classes")
@@ -240,3 +241,10 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             steps.append(json.loads(line))
     return [step for step in steps if isinstance(step, dict) and "step" in step]
+
+
+@contextlib.contextmanager
+def write_test_predictions(path: Path) -> Iterator[Callable[[str, np.ndarray], object]]:
+    """Yield a function that adds the label map (W, H, D) of a test volume; the file is written after the body."""
+    with write_hdf5(path) as file:
+        yield lambda name, label: file.create_dataset(name, data=label, **STORED)
