@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,7 +34,7 @@ class MethodOptions:
     DAN_lr: float = option(0.0001, "learning rate of dan's discriminator", within=POSITIVE)
     ema_decay: float = option(0.99, "decay of the teacher's weights", within=SHARE)
     use_teacher: bool = option(
-        False, "validate, save and apply the teacher, a moving average of the student's weights, instead of the student"
+        False, "validate, save and apply the teacher instead of the student, where the method has one"
     )
     pseudo_weight: float = option(1.0, "weight of the loss on pseudo-labels after its ramp-up", within=AT_LEAST_0)
     consistency: float = option(0.1, "weight of the consistency term after its ramp-up", within=AT_LEAST_0)
@@ -54,7 +53,6 @@ class Method:
     """
 
     network: ClassVar[str] = "unet_3D"
-    trains_with_teacher: ClassVar[bool] = False  # others keep one only to be applied
     # GPU memory of a step per voxel of the batch, from benchmarks/bench_memory.py.
     voxel_bytes: ClassVar[tuple[int, int]] = (785, 1345)  # with two classes, in 16 bits and in float32
     class_bytes: ClassVar[int] = 17  # for each further class
@@ -62,9 +60,7 @@ class Method:
     steep: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
-        self.options, self.seed, self.teacher = options, seed, None
-        if self.trains_with_teacher or options.use_teacher:
-            self.teacher = copy.deepcopy(student).requires_grad_(False).train()  # dropout stays active
+        self.options, self.seed = options, seed
 
     @classmethod
     def step_bytes(cls, voxels: int, labeled: int, unlabeled: int, classes: int, half: bool) -> int:
@@ -106,11 +102,6 @@ class Method:
 
     def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
         """Update the method's own networks after the student's step; return further values to log."""
-        if self.teacher is not None:
-            decay, parameters = schedules.ema_decay(self.options.ema_decay, t), list(self.teacher.parameters())
-            with torch.no_grad():
-                torch._foreach_mul_(parameters, decay)
-                torch._foreach_add_(parameters, list(student.parameters()), alpha=1 - decay)
         return {}
 
     def use_kernels(self, kernels: Kernels) -> None:
@@ -129,16 +120,14 @@ class Method:
 
     def eval_model(self, student: nn.Module) -> nn.Module:
         """Return the network that is validated, saved and used for labeling."""
-        return self.teacher if self.options.use_teacher else student
+        return student
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of everything that the method owns and training changes."""
-        return {} if self.teacher is None else {"teacher": self.teacher.state_dict()}
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        if self.teacher is not None:
-            self.teacher.load_state_dict(state["teacher"])
 
     def label_sources(self, batch: Batch, t: int) -> list[tuple[str, slice, float]]:
         """Return (name, items, weight) of the labeled and of the pseudo-labeled items of a batch."""

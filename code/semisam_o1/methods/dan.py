@@ -65,7 +65,6 @@ class DAN(Method):
         return F.cross_entropy(verdict, torch.full((len(image),), LABELED, device=image.device))
 
     def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
-        super().after_step(student, batch, t)
         with torch.no_grad():
             student.eval()
             probabilities = student(batch.image).softmax(1)
@@ -86,10 +85,8 @@ class DAN(Method):
         return {"discriminator": loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return super().state_dict() | own
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -5,18 +5,26 @@ Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, htt
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semisam_o1.core.distributed import rank, world_size
 from semisam_o1.core.seeding import torch_generator
-from semisam_o1.methods.base import Method
+from semisam_o1.data.sampling.batches import Batch
+from semisam_o1.methods.base import Method, MethodOptions
 from semisam_o1.methods.losses import squared_difference
+from semisam_o1.methods.schedules import ema_decay
 
 
 class MeanTeacher(Method):
-    trains_with_teacher = True
     noise = 0.1  # standard deviation of the noise on the teacher's input, which is clipped at twice that
+
+    def __init__(self, student: nn.Module, options: MethodOptions, seed: int = 1337):
+        super().__init__(student, options, seed)
+        self.teacher = copy.deepcopy(student).requires_grad_(False).train()  # dropout stays active
 
     def consistency(self, probabilities: Tensor, image: Tensor, t: int) -> Tensor:
         (noisy,) = self.add_noise(image, t)
@@ -42,3 +50,19 @@ class MeanTeacher(Method):
             noise = torch.randn(shape, generator=generator, device=image.device)[:, rank()] * self.noise
             noisy.append(image + noise.clamp(-2 * self.noise, 2 * self.noise))
         return noisy
+
+    @torch.no_grad()
+    def after_step(self, student: nn.Module, batch: Batch, t: int) -> dict[str, Tensor]:
+        decay, parameters = ema_decay(self.options.ema_decay, t), list(self.teacher.parameters())
+        torch._foreach_mul_(parameters, decay)
+        torch._foreach_add_(parameters, list(student.parameters()), alpha=1 - decay)
+        return {}
+
+    def eval_model(self, student: nn.Module) -> nn.Module:
+        return self.teacher if self.options.use_teacher else student
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"teacher": self.teacher.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.teacher.load_state_dict(state["teacher"])
