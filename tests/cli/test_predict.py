@@ -76,7 +76,7 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     class Threshold:
         device = torch.device("cpu")
         precision = "fp32"
-        bias = None
+        bias, zooms = None, (1.0,)
 
         def __init__(self, *_: object):
             pass
