@@ -52,7 +52,7 @@ class PrepareConfig(ListOptions, Conversion, CommandConfig):
     source: Path
     auto_spacing: bool = False  # whether a spacing is chosen for the scans
     crop_table: Path | None = None  # CSV table with the bounds of each scan, where ``preparation.crop`` is 'bounds'
-    source_spacing: tuple[float, ...] = option(
+    source_spacing: tuple[float, float, float] = option(
         (0.625, 0.625, 0.625), "spacing of the copy, which does not state it", type=spacing_mm, metavar="MM"
     )
     modality: str = option("flair", "image of each scan to use", choices=tuple(sources.BRATS_MODALITIES))

@@ -14,7 +14,7 @@ import torch
 from semisam_o1.core import distributed
 from semisam_o1.core.device import PRECISIONS, resolve_precision
 from semisam_o1.core.errors import InputError, raise_faults
-from semisam_o1.core.flags import AT_LEAST_1, Config, DeviceConfig, Range, option
+from semisam_o1.core.flags import AT_LEAST_1, ZOOM, Config, DeviceConfig, Range, option
 from semisam_o1.core.memory import configure_allocator
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.methods import METHODS, MethodOptions
@@ -56,9 +56,7 @@ class TrainedConfig(DeviceConfig):
     zooms: tuple[float, ...] | None = option(
         None,
         "sizes, relative to its own, that a scan is predicted at; their mean counts (default: as trained, else 1)",
-        Range(0.5, 2.0),
-        nargs="+",
-        type=float,
+        ZOOM,
         metavar="ZOOM",
     )
     precision: str = option(

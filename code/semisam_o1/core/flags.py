@@ -61,6 +61,7 @@ class Range:
 
 
 AT_LEAST_1, AT_LEAST_0, POSITIVE, SHARE = Range(1), Range(0), Range(0, open=True), Range(0, 1)
+ZOOM = Range(0.5, 2.0)
 
 
 def option(
@@ -106,6 +107,7 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     "float": {"type": float},
     "Path": {"type": Path},
     "bool": {"type": on_off, "nargs": "?", "const": True, "metavar": "on|off"},
+    "tuple[float, ...]": {"type": float, "nargs": "+"},
     "tuple[int, int, int]": {"type": int, "nargs": 3, "metavar": ("W", "H", "D")},
 }
 

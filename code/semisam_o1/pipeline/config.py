@@ -18,6 +18,7 @@ from semisam_o1.core.flags import (
     AT_LEAST_1,
     POSITIVE,
     SHARE,
+    ZOOM,
     DeviceConfig,
     Range,
     assign,
@@ -112,9 +113,7 @@ class TrainConfig(TrainingOptions, DeviceConfig):
     zooms: tuple[float, ...] = option(
         (1.0,),
         "sizes, relative to its own, that a volume is predicted at when it is relabeled or tested; their mean counts",
-        Range(0.5, 2.0),
-        nargs="+",
-        type=float,
+        ZOOM,
         metavar="ZOOM",
     )
     sam_ckpt: Path = option(Path("pretrained_ckpt/sam_med3d_turbo.pth"), "SAM-Med3D-turbo checkpoint", resume="any")

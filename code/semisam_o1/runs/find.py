@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semisam_o1.core.errors import InputError, first_line, raise_faults
+from semisam_o1.core.flags import ZOOM
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.networks.levels import parse_levels
@@ -30,7 +31,7 @@ def _is_patch(value: Any) -> bool:
 
 
 def _are_zooms(value: Any) -> bool:
-    numbers = isinstance(value, list) and all(type(zoom) in (int, float) and 0.5 <= zoom <= 2 for zoom in value)
+    numbers = isinstance(value, list) and all(type(zoom) in (int, float) and zoom in ZOOM for zoom in value)
     return numbers and 0 < len(value) <= 100
 
 
@@ -47,7 +48,7 @@ SOUND: dict[str, tuple[Callable[[Any], bool], str]] = {
     "labeled_num": (_whole(1), "a whole number from 1"),
     "max_iterations": (_whole(1), "a whole number from 1"),
     "patch_size": (_is_patch, "three positive whole numbers"),
-    "zooms": (_are_zooms, "numbers from 0.5 to 2"),
+    "zooms": (_are_zooms, f"one to a hundred numbers from {ZOOM.low:g} to {ZOOM.high:g}"),
     "network_levels": (_are_levels, "kernels and strides of four levels, or isotropic"),
     "model": (lambda value: value in tuple(NETWORKS), f"one of {', '.join(NETWORKS)}"),
     "backbone": (lambda value: value in tuple(METHODS), f"one of {', '.join(METHODS)}"),
