@@ -12,47 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from balls import dice, scan
-from semisam_o1.data.dataset.cache import ArrayCache
-from semisam_o1.data.dataset.volumes import Geometry
-from semisam_o1.data.preflight.check import Cohort
-from semisam_o1.data.preflight.inspection import VolumeInfo
-from semisam_o1.features.builtin import BuiltinFeatures
-from semisam_o1.features.extract import CohortAccess, VolumeFeatures
+from ball_cohort import SCANS, make_cohort
+from balls import dice
 from semisam_o1.propagation import cohort as cohort_module
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.keys import AtlasKeys
 from semisam_o1.propagation.region import Pose
-
-SCANS = {
-    "template": scan(),
-    "a": scan((28, 28, 22), shift=(1, 2, 0), seed=1),
-    "b": scan((26, 30, 24), shift=(-2, 0, 1), seed=2),
-    "c": scan((25, 31, 22), shift=(0, -2, 1), seed=3),
-}
-
-
-class Store:
-    """A store of the scans above."""
-
-    device = torch.device("cpu")
-
-    def image(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(SCANS[name][0])
-
-    def label(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(SCANS[name][1])
-
-
-def make_cohort(folder: Path, neighbors: int = 2) -> CohortAtlas:
-    compute, features = BuiltinFeatures(), {}
-    for name, (image, _) in SCANS.items():
-        spatial = compute(image)
-        features[name] = VolumeFeatures(spatial, compute.global_feature(spatial), image.shape)
-    info = {name: VolumeInfo(name, image.shape, f"key-{name}", None, Geometry()) for name, (image, _) in SCANS.items()}
-    access = CohortAccess(Cohort(("template",), ("a", "b", "c"), (), info), Store(), features, "builtin", num_classes=3)
-    return CohortAtlas(access, ArrayCache(folder), neighbors)
 
 
 @pytest.fixture(scope="module")

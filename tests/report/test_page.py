@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
+
+import pytest
 
 from semisam_o1.report.page import advise, size_outliers
 from semisam_o1.runs.records import RoundRecord
@@ -18,3 +21,14 @@ def test_turned_scans_are_named() -> None:
     results = SimpleNamespace(records=[RoundRecord.from_json(record.to_json())], validated=True, num_classes=2)
     results.arguments = {"max_iterations": 5, "exp": "mine"}
     assert [line for line in advise(results, {}) if "p3 (+y −x +z)" in line and "orientation" in line]
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"), [(0.012, "+0.012; other scans are corrected"), (-0.002, "are not corrected")]
+)
+def test_correction_of_other_scans_is_told(gain: float, told: str) -> None:
+    zero = RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0)
+    trained = dataclasses.replace(zero, round=1, validation_dice=0.8, best_iteration=4, correction_gain=gain)
+    results = SimpleNamespace(records=[zero, RoundRecord.from_json(trained.to_json())], validated=True, num_classes=2)
+    results.arguments = {"max_iterations": 5, "exp": "mine"}
+    assert [line for line in advise(results, {}) if told in line]

@@ -11,16 +11,9 @@ import pytest
 
 from semisam_o1.core.errors import InputError
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
+from semisam_o1.runs.best import best_round, improves
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import (
-    RoundRecord,
-    best_round,
-    improves,
-    known_records,
-    open_round,
-    read_records,
-    write_round,
-)
+from semisam_o1.runs.records import RoundRecord, known_records, open_round, read_records, write_round
 
 ROUND_0 = RoundRecord(0, 0.2, None, (), 0.0, None, None, 3.0)
 TEXT = json.dumps([RoundRecord(1, 0.1, 0.3, (), 0.5, None, None, 5.0, "0.6", 20).to_json()])

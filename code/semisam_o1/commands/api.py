@@ -56,8 +56,8 @@ class TrainedRun:
             if len(found) != 1:
                 raise InputError(f"{scan} holds {len(found)} scans; predict them one by one")
             volume, warnings = self.network.read(found[0])
-        probabilities = to_original_grid(self.model.probabilities(volume.image), volume)
-        geometry, expected = (volume.original or volume.grid).geometry, self.model.expected_dice(probabilities)
+        on_grid, expected = self.model.predict(volume)
+        probabilities, geometry = to_original_grid(on_grid, volume), (volume.original or volume.grid).geometry
         return Segmentation(self.model.label_map(probabilities), probabilities, geometry, tuple(warnings), expected)
 
     def _as_trained(self) -> NetworkInput:

@@ -21,7 +21,8 @@ from semisam_o1.core.errors import DatasetError, InputError, RunError, raise_fau
 from semisam_o1.core.terminal import counted, progress
 from semisam_o1.data.dataset.volumes import Dataset, VolumeHeader
 from semisam_o1.data.preparation.settings import Classes, Preparation, read_preparation
-from semisam_o1.runs.records import RoundLabels, best_round
+from semisam_o1.runs.best import best_round
+from semisam_o1.runs.records import RoundLabels
 from semisam_o1.runs.results import RunResults, read_run
 
 LISTS = ("train.txt", "val.txt", "test.txt")

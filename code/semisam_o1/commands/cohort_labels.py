@@ -93,9 +93,10 @@ class LabelWriter:
         original, confidence = header.original or header.grid, None
         if scan.origin == NETWORK:
             volume = self.dataset.load(header.name)
-            probabilities = to_original_grid(self.model.probabilities(volume.image), volume)
+            on_grid, expected = self.model.predict(volume)
+            probabilities = to_original_grid(on_grid, volume)
             label, confidence = self.model.label_map(probabilities), probabilities.max(axis=0)
-            scan = replace(scan, expected=self.model.expected_dice(probabilities))
+            scan = replace(scan, expected=expected)
         elif scan.origin == OWN:
             label = self._own(header)
         else:

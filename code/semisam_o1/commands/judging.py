@@ -19,7 +19,8 @@ from semisam_o1.features.extract import FEATURE_SETS, extract_features
 from semisam_o1.propagation import class_prototypes, propagate
 from semisam_o1.propagation.atlas import VOXEL, AtlasPropagation, Template
 from semisam_o1.refinement.pseudo_labels import largest_components
-from semisam_o1.runs.records import best_round, open_round
+from semisam_o1.runs.best import best_round
+from semisam_o1.runs.records import open_round
 from semisam_o1.runs.results import RunResults
 
 MIN_AGREEMENT = 0.5  # mean Dice with the labels trained on, below which a network has not learned them

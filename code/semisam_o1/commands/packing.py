@@ -17,10 +17,11 @@ from semisam_o1.commands.trained import OF_LABELS, OF_NETWORK, LoadedModel, Trai
 from semisam_o1.core.errors import InputError
 from semisam_o1.core.flags import assign, option
 from semisam_o1.data.preparation.settings import read_classes, read_preparation
+from semisam_o1.runs.best import best_round
 from semisam_o1.runs.bundle import SUFFIX, read_bundle, write_bundle
 from semisam_o1.runs.find import TrainedModel
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import best_round, known_records
+from semisam_o1.runs.records import known_records
 
 PRIVATE = ("root_path", "sam_ckpt")  # arguments that name folders of this machine
 
@@ -39,6 +40,7 @@ class ExportConfig(TrainedConfig):
     stride_z: int = TrainedConfig.stride_z
     image_key: str | None = None
     zooms: tuple[float, ...] | None = None
+    correction: bool | None = False
     precision: str = "fp32"
     device: str = "cpu"
 

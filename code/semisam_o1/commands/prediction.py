@@ -61,7 +61,8 @@ def predict_scans(config: PredictConfig) -> list[Path]:
     for name in progress(names, "predicting", unit="scan"):
         try:
             volume, _ = network.read(scans[name])
-            probabilities = to_original_grid(model.probabilities(volume.image), volume)
+            on_grid, expected_dice = model.predict(volume)
+            probabilities = to_original_grid(on_grid, volume)
             *maps, label = output_maps(model, probabilities)
             geometry, source = volume.original.geometry, volume.source
             for path, array in zip(outputs[name][:-1], maps, strict=True):
@@ -75,7 +76,7 @@ def predict_scans(config: PredictConfig) -> list[Path]:
                 raise RunError(f"{name}: {failed[name]}. {kept}; {remedy}") from error
         else:
             written.append(outputs[name][-1])
-            expected[name] = model.expected_dice(probabilities)
+            expected[name] = expected_dice
             write_expected(config.out / EXPECTED, {name: expected[name]})  # at once: the next scan may fail
     if written:
         write_classes(config.out / CLASSES, model.class_names)

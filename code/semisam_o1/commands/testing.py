@@ -154,7 +154,7 @@ def evaluate_volumes(
         image = dataclasses.replace(volume, label=None)
         prepared = network.prepare(image)[0] if volume.geometry.known else image
         with predicting:
-            probabilities = model.probabilities(prepared.image)
+            probabilities, _ = model.predict(prepared)
         prediction = model.label_map(to_original_grid(probabilities, prepared))
         rows = case_metrics(volume, prediction, model.config.num_classes, model.config.metrics)
         return VolumeResult(name, prediction, rows)
@@ -197,6 +197,7 @@ def _write_results(model: LoadedModel[TestConfig], results: Iterable[VolumeResul
             "zooms": list(config.zooms),
             "largest_component": config.largest_component,
             "decision_bias": model.predictor.bias,
+            "correction": model.correction is not None,
             "metrics": config.metrics,
             "precision": model.predictor.precision,
             "device": model.predictor.device.type,

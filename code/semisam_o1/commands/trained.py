@@ -11,20 +11,23 @@ from typing import Any, Generic
 import numpy as np
 import torch
 
+from semisam_o1.commands.correcting import ScanCorrection, load_correction
 from semisam_o1.core import distributed
 from semisam_o1.core.device import PRECISIONS, resolve_precision
 from semisam_o1.core.errors import InputError, raise_faults
 from semisam_o1.core.flags import AT_LEAST_1, ZOOM, Config, DeviceConfig, Range, option
 from semisam_o1.core.memory import configure_allocator
+from semisam_o1.data.dataset.volumes import Volume
 from semisam_o1.evaluation.sliding_window import Predictor
 from semisam_o1.methods import METHODS, MethodOptions
 from semisam_o1.networks import NETWORKS, build_network
 from semisam_o1.pipeline.config import TrainConfig, image_key_faults, level_faults
 from semisam_o1.refinement.pseudo_labels import largest_components
 from semisam_o1.refinement.quality import expected_dice
+from semisam_o1.runs.best import best_round, record_of
 from semisam_o1.runs.find import TrainedModel, find_trained
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, best_round, describe_bias, known_records
+from semisam_o1.runs.records import RoundRecord, describe_bias
 from semisam_o1.runs.results import stated_names
 from semisam_o1.training.checkpoint import load_weights
 
@@ -58,6 +61,11 @@ class TrainedConfig(DeviceConfig):
         "sizes, relative to its own, that a scan is predicted at; their mean counts (default: as trained, else 1)",
         ZOOM,
         metavar="ZOOM",
+    )
+    correction: bool | None = option(
+        None,
+        "correct predictions by the labels of registered scans of the run's cohort (default: after --refinement "
+        "fusion, where they are at hand and have not lowered the Dice of validation scans)",
     )
     precision: str = option(
         "auto", "auto: bf16 where the device computes it natively, else fp32; fp16: for older GPUs", choices=PRECISIONS
@@ -116,9 +124,7 @@ class Calibration:
             packed = trained.packed or {}
             return cls(*(_numbers(packed, key, size, trained.described_in) for key, size in sizes.items()))
         folder = RunFolder(trained.folder, trained.model)
-        records = [record for record in known_records(folder) if record.trained]
-        by_file = {folder.round_best(record.round): record for record in records}
-        record = (by_file | ({folder.best_model: best_round(records)} if records else {})).get(trained.checkpoint)
+        record = record_of(folder, trained.checkpoint)
         stated = vars(record) if record else {}
         return cls(*(_numbers(stated, key, size, str(folder.path)) for key, size in sizes.items()))
 
@@ -142,6 +148,7 @@ class LoadedModel(Generic[Config]):
     config: Config  # of the command, completed from the arguments of the training
     predictor: Predictor
     reliability: tuple[float, ...] | None = None  # see ``Calibration``
+    correction: ScanCorrection | None = None  # of its predictions
 
     def __str__(self) -> str:
         """Return the settings of inference as the commands print them."""
@@ -151,6 +158,7 @@ class LoadedModel(Generic[Config]):
         return (
             f"{config.num_classes} classes, patch {config.patch_size}, stride {config.stride_xy} {config.stride_z}, "
             f"{predictor.precision} on {predictor.device.type}{zooms}{shift}"
+            f"{', corrected by the labels of the cohort' if self.correction else ''}"
         )
 
     @property
@@ -160,11 +168,21 @@ class LoadedModel(Generic[Config]):
         return stated_names(self.trained.preparation, merged)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Return the class probabilities (C, W, H, D) float32 of an image (W, H, D)."""
+        """Return the network's class probabilities (C, W, H, D) float32 of an image (W, H, D)."""
         return self.predictor(torch.from_numpy(image)).cpu().numpy()
 
+    def predict(self, volume: Volume) -> tuple[np.ndarray, tuple[float, ...]]:
+        """Return class probabilities and expected Dice of a volume on the network's grid, corrected where they can be.
+
+        Returns:
+            (C, W, H, D) float32, and the Dice that is expected of every foreground class.
+        """
+        probabilities = self.probabilities(volume.image)
+        expected = self.expected_dice(probabilities)
+        return (probabilities if self.correction is None else self.correction(volume, probabilities)), expected
+
     def expected_dice(self, probabilities: np.ndarray) -> tuple[float, ...]:
-        """Return the Dice that is expected of every foreground class, from class probabilities (C, W, H, D)."""
+        """Return the Dice that is expected of every foreground class, from the network's probabilities (C, W, H, D)."""
         expected = np.array(expected_dice(probabilities, probabilities))
         reliability = self.reliability or (1.0,) * len(expected)
         return tuple(np.minimum(expected * reliability, 1.0).tolist())
@@ -192,7 +210,9 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     precision = resolve_precision(config.precision, device.type)
     known = Calibration.of(trained, config.num_classes)
     predictor = Predictor(network.to(device), config.patch_size, stride, precision, known.bias, config.zooms)
-    return LoadedModel(trained, config, predictor, known.reliability)
+    record = record_of(RunFolder(trained.folder, trained.model), trained.checkpoint) if trained.record is None else None
+    correction = load_correction(trained, record, config.correction, device)
+    return LoadedModel(trained, config, predictor, known.reliability, correction)
 
 
 def describe_best(records: Sequence[RoundRecord]) -> str:

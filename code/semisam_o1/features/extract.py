@@ -44,6 +44,12 @@ class VolumeFeatures:
     global_feature: np.ndarray  # (G,) float32 of unit length
     patch_size: tuple[int, int, int]  # voxels of the patch that ``spatial`` covers
 
+    @classmethod
+    def of(cls, image: np.ndarray, feature_set: FeatureSet) -> VolumeFeatures:
+        """Compute the features of an image (W, H, D) float32."""
+        spatial = feature_set(image)
+        return cls(spatial, feature_set.global_feature(spatial), feature_set.patch_size(image.shape))
+
 
 def global_feature(spatial: np.ndarray) -> np.ndarray:
     """Return the mean of a spatial feature (F, w, h, d) over its positions, scaled to unit length."""
@@ -94,10 +100,9 @@ def extract_features(
     keys = {name: f"{feature_set.key}/{content_hash}" for name, content_hash in hashes.items()}
 
     def compute(name: str) -> VolumeFeatures:
-        volume = image(name)
-        spatial = feature_set(volume)
-        features = VolumeFeatures(spatial, feature_set.global_feature(spatial), feature_set.patch_size(volume.shape))
-        cache.put(keys[name], spatial=spatial, whole=features.global_feature, patch_size=np.array(features.patch_size))
+        features = VolumeFeatures.of(image(name), feature_set)
+        arrays = {"spatial": features.spatial, "whole": features.global_feature}
+        cache.put(keys[name], **arrays, patch_size=np.array(features.patch_size))
         return features
 
     def cached(key: str) -> VolumeFeatures | None:
@@ -114,7 +119,7 @@ def extract_features(
 
 @dataclass(frozen=True)
 class CohortAccess:
-    """Image, true label, shape, content hash and features of every training volume by name."""
+    """Image, true label, shape, content hash and features of volumes by name: those for training, and maybe others."""
 
     cohort: Cohort  # names of the labeled and unlabeled volumes, as the preflight checked them
     store: VolumeStore
@@ -146,5 +151,5 @@ class CohortAccess:
         return self.cohort.info[name].hash
 
     def global_features(self) -> dict[str, np.ndarray]:
-        """Return the global feature (G,) of unit length of every training volume."""
+        """Return the global feature (G,) of unit length of every volume."""
         return {name: features.global_feature for name, features in self.features.items()}

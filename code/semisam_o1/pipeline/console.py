@@ -15,8 +15,9 @@ from semisam_o1.networks.levels import ISOTROPIC
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.start import PreflightResult
 from semisam_o1.plan.decisions import read_plan
+from semisam_o1.runs.best import best_round
 from semisam_o1.runs.layout import RunFolder
-from semisam_o1.runs.records import RoundRecord, best_round
+from semisam_o1.runs.records import RoundRecord
 from semisam_o1.runs.results import read_steps
 from semisam_o1.training.convergence import not_converged
 

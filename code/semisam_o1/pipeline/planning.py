@@ -193,14 +193,15 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
         return sum(window_voxels(size, config.patch_size, config.val_stride) for size in sizes) // ranks
 
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
-    registered = count if registers else 0
+    corrected = len(cohort.validation) if config.calibrate and config.refinement == "fusion" else 0
+    registered = count + corrected if registers else 0
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
         validation=windows(cohort.validation, [1.0]),
         relabeling=windows([*cohort.unlabeled, *2 * cohort.validation * config.calibrate], config.zooms),
         registered=max(0, registered - scans.registered) * scans.searched // ranks,
         warped=registered * scans.region // ranks,
-        fused=count * scans.region // ranks if config.refinement == "fusion" else 0,
+        fused=(count + corrected) * scans.region // ranks if config.refinement == "fusion" else 0,
     )
 
 

@@ -16,12 +16,13 @@ from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.evaluation.decision import DoubtfulVoxels, calibrate, reliability, shifted
+from semisam_o1.evaluation.decision import DoubtfulVoxels, calibrate, reliability
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
 from semisam_o1.pipeline.opinions import RememberingAtlas
 from semisam_o1.propagation import PROPAGATIONS
+from semisam_o1.refinement.correction import CohortCorrection
 from semisam_o1.refinement.neighbors import fuse, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, mean_entropy, without_islands
 from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, error_increase, expected_dice, judge
@@ -59,27 +60,45 @@ class CohortLabels:
         return replace(pseudo, expected=dict(zip(names, expected, strict=True)))
 
     def calibrate(self, best: BestModel, predict: Callable[[Tensor], Tensor]) -> BestModel:
-        """Return the best model of a round with what the validation labels say about its decision and reliability.
+        """Return the best model of a round with the decision that the validation labels ask for.
 
         Args:
             predict: volume (W, H, D) → class probabilities (C, W, H, D) of that model.
         """
         names, store = self.access.cohort.validation, self.access.store
-        classes = self.config.num_classes
         if not (self.config.calibrate and names):
             return best
 
         def doubtful(name: str) -> DoubtfulVoxels:
             return DoubtfulVoxels.of(predict(store.image(name)), store.label(name))
 
-        def measure(name: str) -> tuple[list[float], tuple[float, ...]]:
-            probabilities = shifted(predict(store.image(name)), decision and decision.bias)
-            dice = dice_per_class(probabilities.argmax(0).cpu(), store.label(name).cpu(), classes)
-            return dice, expected_dice(probabilities, probabilities)
+        voxels = share_out(doubtful, names, self.progress, "calibrating")
+        return replace(best, decision=calibrate(voxels, self.config.num_classes))
 
-        decision = calibrate(share_out(doubtful, names, self.progress, "calibrating"), classes)
-        dice, expected = zip(*share_out(measure, names), strict=True)
-        return replace(best, decision=decision, reliability=reliability(dice, expected))
+    def measure(self, best: BestModel, predict: Callable[[Tensor], Tensor], pseudo: PseudoLabels) -> BestModel:
+        """Return the best model of a round with what the validation labels say about its predictions.
+
+        Args:
+            predict: as in ``calibrate``, with the decision.
+            pseudo: labels of that round, which correct the predictions of volumes outside of the cohort.
+        """
+        names, store = self.access.cohort.validation, self.access.store
+        if not (self.config.calibrate and names):
+            return best
+        correct = CohortCorrection(self.atlas, pseudo.of) if self.config.refinement == "fusion" else None
+
+        def dice(name: str, probabilities: Tensor) -> list[float]:
+            return dice_per_class(self._label(probabilities).label, self.access.label(name), self.config.num_classes)
+
+        def score(name: str) -> tuple[tuple[float, ...], list[float], list[float]]:
+            probabilities = predict(store.image(name))
+            expected, alone = expected_dice(probabilities, probabilities), dice(name, probabilities)
+            return expected, alone, alone if correct is None else dice(name, correct(name, probabilities))
+
+        expected, alone, corrected = zip(*share_out(score, names, self.progress, "correcting"), strict=True)
+        gain = None if correct is None else float(np.mean(corrected) - np.mean(alone))
+        final = alone if gain is None or gain < 0 else corrected
+        return replace(best, correction_gain=gain, reliability=reliability(final, expected))
 
     def relabel(
         self, predict: Callable[[Tensor], Tensor], former: PseudoLabels | None = None, better: bool = False
@@ -127,6 +146,7 @@ class CohortLabels:
             best_iteration=best.iteration if best else None,
             decision_bias=best.decision.bias if best and best.decision else None,
             decision_gain=best.decision.gain if best and best.decision else None,
+            correction_gain=best.correction_gain if best else None,
             reliability=(best and best.reliability) or pseudo.reliability,
             expected_dice=float(np.mean(expected)) if expected else None,
             expected_dice_per_class=tuple(np.mean(expected, axis=0).tolist()) if expected else None,

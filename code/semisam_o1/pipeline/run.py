@@ -34,11 +34,10 @@ from semisam_o1.pipeline.pseudo_labeling import CohortLabels
 from semisam_o1.pipeline.start import PreflightResult, ResumePoint, check_run, registration_cache, take_folder
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
 from semisam_o1.refinement.quality import not_to_be_trusted
+from semisam_o1.runs.best import best_round, improves
 from semisam_o1.runs.layout import RunFolder, RunLock
 from semisam_o1.runs.records import (
     RoundRecord,
-    best_round,
-    improves,
     load_labels,
     load_round,
     load_weights,
@@ -96,7 +95,8 @@ def build_run(
     tracker.say(console.opening(config, checked, location, reason))
     store = VolumeStore(config.dataset, [*cohort.train, *cohort.validation], location, device)
     cache = registration_cache(config, checked.folder)
-    hashes = {name: cohort.info[name].hash for name in cohort.train}
+    compared = cohort.train if config.refinement == "knn" else (*cohort.train, *cohort.validation)
+    hashes = {name: cohort.info[name].hash for name in compared}
     started = time.monotonic()
     features, computed = extract_features(
         lambda name: store.image(name).cpu().numpy(), hashes, feature_set, cache, stop.progress
@@ -137,11 +137,12 @@ class Run:
             started = time.monotonic()
             best = self.train_round(round_, augmentation, start.state if round_ == start.next_round else None)
             best = self.labels.calibrate(best, self.best_predictor(best))
+            predict = self.best_predictor(best)
             guarded = self.config.guard and self.config.refinement == "fusion"
             former = load_round(self.folder, round_ - 1, self.volumes.unlabeled) if guarded else None
             better = improves(best.dice, self.records_before(round_))
-            pseudo = self.labels.relabel(self.best_predictor(best), former, better)
-            self.finish_round(round_, pseudo, started, best)
+            pseudo = self.labels.relabel(predict, former, better)
+            self.finish_round(round_, pseudo, started, self.labels.measure(best, predict, pseudo))
             if distributed.is_main() and (remark := console.too_short(self.config, self.folder, round_)):
                 self.tracker.say(remark)
         if distributed.is_main():

@@ -7,8 +7,7 @@ Image Segmentation", IEEE TMI 2009).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from threading import Lock
 
@@ -20,7 +19,7 @@ from semisam_o1.core.distributed import cpu_threads, share_out
 from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.sampling.augmentation import Donor, Warps, quantiles
-from semisam_o1.data.sampling.fields import resize, sample, sample_array
+from semisam_o1.data.sampling.fields import sample, sample_array
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.propagation.affine import fit_affine
 from semisam_o1.propagation.appearance import adapt
@@ -28,7 +27,7 @@ from semisam_o1.propagation.atlas import AtlasPropagation, RegisteredVolume, Tem
 from semisam_o1.propagation.description import VolumeDescription
 from semisam_o1.propagation.keys import AtlasKeys
 from semisam_o1.propagation.region import Region
-from semisam_o1.propagation.registration import Channels, Step, local_mismatch
+from semisam_o1.propagation.registration import Channels, Step, local_mismatch, mean_by_mismatch
 
 KEPT_BYTES = 2 * 2**30  # of what registration compares of volumes, at most; the rest is computed again
 SELECTIVITY = 2.0  # of the fusion: softmax scale of relative mismatches
@@ -94,9 +93,9 @@ class CohortAtlas:
         """Resample probabilities (C, W, H, D) of a volume to its working grid, in half precision."""
         return self.registered(name).region.resample(probabilities).cpu().numpy().astype(np.float16)
 
-    def on_volume(self, name: str, probabilities: np.ndarray) -> Tensor:
-        """Resample probabilities (C, w, h, d) on the working grid to the volume, (C, W, H, D)."""
-        return self.registered(name).region.paste(probabilities)
+    def on_volume(self, name: str, probabilities: np.ndarray, elsewhere: Tensor | None = None) -> Tensor:
+        """Resample probabilities (C, w, h, d) on the working grid to the volume, (C, W, H, D), as ``Region.paste``."""
+        return self.registered(name).region.paste(probabilities, elsewhere)
 
     def register_all(self, progress: ProgressFn) -> list[float]:
         """Register the unlabeled volumes, shared out over processes and threads; return the relative improvements."""
@@ -128,16 +127,16 @@ class CohortAtlas:
         return [f"{name} ({pose})" for name, pose in poses.items() if pose.turned]
 
     def neighbors(self, name: str) -> list[str]:
-        """Return the volumes whose global features are most like a volume's, the nearest first."""
+        """Return the volumes of the cohort whose global features are most like a volume's, the nearest first."""
         features = self.access.features
-        others = [other for other in features if other != name]
+        others = [other for other in self.access.cohort.train if other != name]
         cosine = np.stack([features[other].global_feature for other in others]) @ features[name].global_feature
         return [others[i] for i in np.argsort(-cosine, kind="stable")[: self._neighbors]]
 
     def fuse_neighbors(self, name: str, probabilities: Callable[[str], np.ndarray]) -> np.ndarray:
         """Return the neighbors' class ``probabilities`` (C, w, h, d) float32, by name, warped to a volume and fused."""
         warped, mismatches = self._warped(name, probabilities)
-        return _fused(warped, mismatches.values(), SELECTIVITY)
+        return mean_by_mismatch(warped, mismatches.values(), SELECTIVITY)
 
     def _warped(self, name: str, probabilities: Callable[[str], np.ndarray]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the neighbors' probabilities warped to a volume, and their local mismatches by name."""
@@ -168,7 +167,7 @@ class CohortAtlas:
             of_twin = self._estimate(twin, *self._warped(twin, self._by_templates))
             estimate = sample_array(of_twin, self._cell_coords(name, twin))
         image, step = volume.region.reduce(self.access.image(name)), self.propagation.step(volume.region)
-        return adapt(estimate, image, step), _fused(warped, mismatches.values(), SELECTIVITY)
+        return adapt(estimate, image, step), mean_by_mismatch(warped, mismatches.values(), SELECTIVITY)
 
     def _by_templates(self, name: str) -> np.ndarray:
         return self.registered(name).probabilities
@@ -181,7 +180,7 @@ class CohortAtlas:
         """
         worst = [m.clamp_min(self._template_mismatch(other)) for other, m in mismatches.items()]
         estimates = [*warped, torch.from_numpy(self._by_templates(name))]
-        return _fused(estimates, [*worst, self._mismatch(name)], PATH_SELECTIVITY, last=max(len(worst), 1))
+        return mean_by_mismatch(estimates, [*worst, self._mismatch(name)], PATH_SELECTIVITY, last=max(len(worst), 1))
 
     def _twin(self, name: str, mismatches: Mapping[str, float]) -> str | None:
         """Return the neighbor that shows nearly the same and is more like the template, None if there is none."""
@@ -222,6 +221,10 @@ class CohortAtlas:
                 self._channels[name] = description.registration
         return description
 
+    def forget(self, name: str) -> None:
+        """Forget what is kept of a volume."""
+        self._channels.pop(name, None)
+
     def warps(self) -> Warps:
         """Return the warps of the first labeled volume to the unlabeled ones, on the device of the stored volumes."""
         access, store = self.access, self.access.store
@@ -233,18 +236,3 @@ class CohortAtlas:
             donors.append(Donor(access.shape(name), *arrays, quantiles(store.image(name)).to(store.device)))
         template = access.labeled[0]
         return Warps(template, quantiles(store.image(template)).to(store.device), donors)
-
-
-def _fused(
-    estimates: Sequence[Tensor], mismatches: Iterable[Tensor], selectivity: float, last: float = 1
-) -> np.ndarray:
-    """Return the mean of estimates (C, w, h, d), by weights that fall with their relative mismatches (1, w', h', d').
-
-    Args:
-        last: factor on the weight of the last one.
-    """
-    distance = torch.stack(list(mismatches))
-    logits = -selectivity * distance / distance.mean().clamp_min(1e-12)
-    logits[-1] += math.log(last)
-    weights, grid = torch.softmax(logits, dim=0), estimates[0].shape[1:]
-    return sum(resize(w, grid).cpu() * part for w, part in zip(weights, estimates, strict=True)).numpy()

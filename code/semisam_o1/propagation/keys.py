@@ -36,8 +36,13 @@ class AtlasKeys:
         return [name for name in self.cohort.train if not self.cohort.info[name].geometry.known]
 
     def spacing(self, name: str) -> Step:
-        """Return the spacing of a volume in mm, or that of cubes if it is not known throughout the cohort."""
-        return VOXEL if self.unknown_spacing else tuple(self.cohort.info[name].geometry.spacing)
+        """Return the spacing of a volume in mm, or that of cubes if it is not known throughout the cohort.
+
+        A volume outside of the cohort that states none counts as having that of the first template.
+        """
+        info = self.cohort.info
+        known = name if info[name].geometry.known else self.cohort.labeled[0]
+        return VOXEL if self.unknown_spacing else tuple(info[known].geometry.spacing)
 
     @cached_property
     def _folder(self) -> str:

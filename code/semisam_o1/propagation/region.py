@@ -106,11 +106,16 @@ class Region:
         turned = turned.flip([1 + i for i, flip in enumerate(self.pose.flips) if flip])
         return resize(turned[(slice(None), *self._box)], self.grid)
 
-    def paste(self, probabilities: np.ndarray) -> torch.Tensor:
-        """Resample class probabilities (C, w, h, d) to the volume, (C, W, H, D); it is background elsewhere."""
-        turned_shape = [self.shape[axis] for axis in self.pose.axes]
-        whole = np.zeros((len(probabilities), *turned_shape), np.float32)
-        whole[0] = 1
+    def paste(self, probabilities: np.ndarray, elsewhere: torch.Tensor | None = None) -> torch.Tensor:
+        """Resample class probabilities (C, w, h, d) to the volume, (C, W, H, D) float32.
+
+        Around the region are those of ``elsewhere``, of that shape; without it, background.
+        """
+        if elsewhere is None:
+            whole = np.zeros((len(probabilities), *(self.shape[axis] for axis in self.pose.axes)), np.float32)
+            whole[0] = 1
+        else:
+            whole = self.pose.reorient(elsewhere.cpu().numpy()).copy()
         whole[(slice(None), *self._box)] = resize(torch.from_numpy(probabilities), self.size).numpy()
         return torch.from_numpy(np.ascontiguousarray(self.pose.restore(whole)))
 

@@ -12,7 +12,8 @@ axis: a displacement across thick slices counts by its length, and is smoothed o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -224,3 +225,18 @@ def box_mean(field: Tensor, side: int = 3, step: Step = CUBE) -> Tensor:
 
 def _replicate(field: Tensor, margins: Sequence[int]) -> Tensor:
     return F.pad(field[None], [m for margin in reversed(margins) for m in (margin, margin)], mode="replicate")[0]
+
+
+def mean_by_mismatch(
+    estimates: Sequence[Tensor], mismatches: Iterable[Tensor], selectivity: float, last: float = 1
+) -> np.ndarray:
+    """Return the mean of estimates (C, w, h, d), by weights that fall with their relative mismatches (1, w', h', d').
+
+    Args:
+        last: factor on the weight of the last one.
+    """
+    distance = torch.stack(list(mismatches))
+    logits = -selectivity * distance / distance.mean().clamp_min(1e-12)
+    logits[-1] += math.log(last)
+    weights, grid = torch.softmax(logits, dim=0), estimates[0].shape[1:]
+    return sum(resize(w, grid).cpu() * part for w, part in zip(weights, estimates, strict=True)).numpy()

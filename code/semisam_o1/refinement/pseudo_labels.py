@@ -26,6 +26,10 @@ class PseudoLabels:
     reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
     confidence: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 (W, H, D), 255 · probability of the label
 
+    def of(self, name: str) -> Prediction:
+        """Return the label of a volume with its confidence."""
+        return Prediction(self.labels[name], self.confidence.get(name))
+
 
 def keep_former(pseudo: PseudoLabels, former: PseudoLabels, names: Sequence[str]) -> PseudoLabels:
     """Return the labels of a round with those of the round before for the volumes ``names``."""

@@ -12,7 +12,8 @@ import numpy as np
 from semisam_o1.core.atomic_io import read_json
 from semisam_o1.core.errors import InputError
 from semisam_o1.evaluation.metrics import dice_per_class
-from semisam_o1.runs.records import RoundLabels, best_round, open_round
+from semisam_o1.runs.best import best_round
+from semisam_o1.runs.records import RoundLabels, open_round
 from semisam_o1.runs.results import RunResults, read_run
 
 MOST_CHANGED = 5  # scans named

@@ -27,7 +27,8 @@ from semisam_o1.plan.decisions import read_plan
 from semisam_o1.refinement.quality import not_to_be_trusted
 from semisam_o1.report.earlier import compare, find_earlier
 from semisam_o1.report.pictures import Plane, planes
-from semisam_o1.runs.records import RoundRecord, best_round
+from semisam_o1.runs.best import best_round
+from semisam_o1.runs.records import RoundRecord
 from semisam_o1.runs.results import Case, LabeledScan, RunResults, read_run
 
 MOST_UNCERTAIN = 3  # cases named for review
@@ -188,6 +189,9 @@ def _about_rounds(results: RunResults) -> list[str]:
         shifts = ", ".join(f"{results.class_name(c)} {best.decision_bias[c]:+.2f}" for c in results.class_names)
         told = f"which changed the Dice of validation scans left out of the estimate by {best.decision_gain:+.3f}"
         lines.append(f"The decision of the best network is shifted by {shifts} (nats), {told}.")
+    if best.correction_gain is not None:
+        told = f"the labels of the cohort changes the Dice of validation scans by {best.correction_gain:+.3f}"
+        lines.append(f"Correction by {told}; other scans are {'' if best.correction_gain >= 0 else 'not '}corrected.")
     return lines
 
 

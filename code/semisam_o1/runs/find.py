@@ -12,6 +12,7 @@ from typing import Any
 
 from semisam_o1.core.errors import InputError, first_line, raise_faults
 from semisam_o1.core.flags import ZOOM
+from semisam_o1.features.extract import FEATURE_SETS
 from semisam_o1.methods import METHODS
 from semisam_o1.networks import NETWORKS
 from semisam_o1.networks.levels import parse_levels
@@ -19,7 +20,7 @@ from semisam_o1.runs import layout
 from semisam_o1.runs.arguments import read_arguments
 from semisam_o1.runs.bundle import DESCRIPTION, WEIGHTS, is_bundle, read_bundle
 
-TEXTS, SWITCHES = ("root_path", "exp", "image_key"), ("binary_label", "largest_component")
+TEXTS, SWITCHES = ("root_path", "exp", "image_key", "sam_ckpt"), ("binary_label", "largest_component", "registration")
 
 
 def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
@@ -47,6 +48,8 @@ SOUND: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_classes": (_whole(2, 255), "a whole number from 2 to 255"),
     "labeled_num": (_whole(1), "a whole number from 1"),
     "max_iterations": (_whole(1), "a whole number from 1"),
+    "knn_k": (_whole(1), "a whole number from 1"),
+    "features": (lambda value: value in tuple(FEATURE_SETS), f"one of {', '.join(FEATURE_SETS)}"),
     "patch_size": (_is_patch, "three positive whole numbers"),
     "zooms": (_are_zooms, f"one to a hundred numbers from {ZOOM.low:g} to {ZOOM.high:g}"),
     "network_levels": (_are_levels, "kernels and strides of four levels, or isotropic"),

@@ -19,7 +19,15 @@ from semisam_o1.data.dataset.hdf5 import open_hdf5, read_array, write_hdf5
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, class_balanced
 from semisam_o1.runs.layout import RunFolder
 
-OF_TRAINING = ("validation_dice", "best_iteration", "decision_bias", "decision_gain", "reliability", "kept")
+OF_TRAINING = (
+    "validation_dice",
+    "best_iteration",
+    "decision_bias",
+    "decision_gain",
+    "correction_gain",
+    "reliability",
+    "kept",
+)
 STORED = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
 
 
@@ -39,6 +47,7 @@ class RoundRecord:
     best_iteration: int | None = None  # of that network; None in round 0
     decision_bias: tuple[float, ...] | None = None  # on its log-probabilities, per class; None for none
     decision_gain: float | None = None  # of the validation Dice by that bias, on scans left out of its estimation
+    correction_gain: float | None = None  # of the validation Dice, by correction with the cohort's labels
     reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
     expected_dice: float | None = None  # mean over scans and classes, estimated without true labels; None if unknown
     expected_dice_per_class: tuple[float, ...] | None = None
@@ -97,6 +106,8 @@ class RoundRecord:
             parts.append(
                 f"decision shifted by {describe_bias(self.decision_bias)} ({self.decision_gain:+.4f} left out)"
             )
+        if self.correction_gain is not None:
+            parts.append(f"corrected by the cohort {self.correction_gain:+.4f}")
         return f"round {self.round}: {', '.join(parts)}, {self.seconds:.0f} s"
 
 
@@ -200,27 +211,6 @@ def known_records(folder: RunFolder) -> list[RoundRecord]:
         return records
     except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{folder.tracking} cannot be read ({error}); get it again, or delete it") from None
-
-
-def best_round(records: Sequence[RoundRecord]) -> RoundRecord:
-    """Return the round whose network is the run's best model; round 0 where none was trained.
-
-    It has the highest validation Dice and is the first of equals. Without validation it is the last round whose labels
-    were not refused.
-    """
-
-    def quality(record: RoundRecord) -> tuple[bool, bool, float]:
-        if record.validation_dice is not None:
-            return record.trained, True, record.validation_dice
-        return record.trained, not record.refused, record.round
-
-    return max(records, key=quality)
-
-
-def improves(dice: float | None, earlier: Sequence[RoundRecord]) -> bool:
-    """Return whether a network validates better than every earlier one whose labels were accepted, if there is any."""
-    accepted = [record.validation_dice for record in earlier if record.trained and not record.refused]
-    return dice is not None and bool(accepted) and dice > max(accepted)
 
 
 def write_round(folder: RunFolder, pseudo: PseudoLabels, record: RoundRecord) -> None:

@@ -77,6 +77,7 @@ class BestModel:
     weights: dict[str, Tensor]
     decision: Decision | None = None  # known after the round, None for the most probable class
     reliability: tuple[float, ...] | None = None  # per class, by validation labels; known after the round
+    correction_gain: float | None = None  # of validation Dice, by the cohort's labels; known after the round
 
 
 class RoundTrainer:

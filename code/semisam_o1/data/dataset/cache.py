@@ -54,6 +54,29 @@ class ArrayCache:
         raise failure
 
 
+class ScratchCache(ArrayCache):
+    """Reads the files of a cache, and keeps in memory what is put until it is dropped. Safe to use from threads."""
+
+    def __init__(self, *folders: Path):
+        super().__init__(*folders)
+        self._kept: dict[str, dict[str, np.ndarray]] = {}
+
+    def get(self, key: str, **dimensions: int) -> dict[str, np.ndarray] | None:
+        kept = self._kept.get(key)
+        return kept if kept is not None else super().get(key, **dimensions)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept or super().__contains__(key)
+
+    def put(self, key: str, **arrays: np.ndarray) -> None:
+        self._kept[key] = arrays
+
+    def drop(self, part: str) -> None:
+        """Forget what was put under keys that contain ``part``."""
+        for key in [key for key in list(self._kept) if part in key]:
+            self._kept.pop(key, None)
+
+
 def _read(path: Path, dimensions: Mapping[str, int]) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         # np.savez stores them uncompressed; a compressed record could decode to any size.

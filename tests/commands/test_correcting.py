@@ -1,0 +1,133 @@
+"""Testing corrects predictions by the labels of the run's cohort, where they are at hand and pay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import test_baseline
+from semisam_o1.commands.correcting import load_correction
+from semisam_o1.core.errors import run_command
+from semisam_o1.data.dataset.volumes import Dataset, content_hash
+from semisam_o1.features.builtin import BuiltinFeatures
+from semisam_o1.networks import build_network
+from semisam_o1.refinement.pseudo_labels import PseudoLabels
+from semisam_o1.runs.best import record_of
+from semisam_o1.runs.find import find_trained
+from semisam_o1.runs.layout import RunFolder
+from semisam_o1.runs.records import RoundRecord, write_round
+from tiny_cohort import write_cohort
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run with an untrained network and perfect labels of its cohort."""
+    root = write_cohort(tmp_path / "data")
+    (root / "test.txt").write_text("test0\n")
+    folder = RunFolder.of(str(tmp_path / "run"), "mt", 1, "unet_3D")
+    folder.create()
+    dataset = Dataset(root)
+    volumes = {name: dataset.load(name) for name in dataset.names("train.txt")}
+    arguments = {
+        "root_path": str(root), "image_key": "image", "binary_label": False, "labeled_num": 1, "num_classes": 3,
+        "patch_size": [32, 16, 16], "refinement": "fusion", "features": "builtin", "knn_k": 2, "sam_ckpt": "none.pth",
+    }  # fmt: skip
+    data = {
+        "train.txt": {name: content_hash(volume.image) for name, volume in volumes.items()},
+        "labels": {"train0": content_hash(volumes["train0"].label)},
+    }
+    folder.args.write_text(json.dumps({"arguments": arguments, "features": BuiltinFeatures.key, "data": data}))
+    labels = PseudoLabels({name: volume.label for name, volume in volumes.items()})
+    write_round(folder, labels, RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0))
+    write_gain(folder, None)
+    torch.manual_seed(0)
+    for path in (folder.best_model, folder.round_best(1)):
+        torch.save(build_network("unet_3D", 3).state_dict(), path)
+    return folder
+
+
+def write_gain(folder: RunFolder, gain: float | None) -> None:
+    """Write the first round with what correction was worth to it."""
+    names = Dataset(root_of(folder)).names("train.txt")
+    labels = PseudoLabels({name: Dataset(root_of(folder)).label(name) for name in names})
+    record = RoundRecord(1, 0.1, 0.5, (), 0.0, None, None, 1.0, 0.3, 4, correction_gain=gain)
+    write_round(folder, labels, record)
+
+
+def root_of(folder: RunFolder) -> Path:
+    return Path(json.loads(folder.args.read_text())["arguments"]["root_path"])
+
+
+def mean_dice(folder: RunFolder, *flags: str, root: Path | None = None) -> float:
+    """Return the mean Dice of the test scan."""
+    command = ["--root_path", str(root or root_of(folder)), "--exp", str(folder.path), "--device", "cpu", *flags]
+    assert run_command(test_baseline.main, command) == 0
+    cases = json.loads(folder.test_metrics.read_text())["per_case"]
+    return float(np.mean([case["dice"] for case in cases]))
+
+
+def test_labels_of_the_cohort_correct_a_network_that_knows_nothing(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, corrected = mean_dice(run, "--correction", "off"), mean_dice(run)
+    assert ", corrected by the labels of the cohort" in capsys.readouterr().out
+    assert corrected > alone + 0.3
+    assert json.loads(run.test_metrics.read_text())["correction"] is True
+    assert not (root_of(run) / "features").exists(), "testing leaves nothing in the dataset"
+
+
+@pytest.mark.parametrize(
+    ("gain", "wanted", "corrects"),
+    [(None, None, True), (0.01, None, True), (-0.01, None, False), (-0.01, True, True), (0.01, False, False)],
+)
+def test_it_is_left_out_where_it_cost_validation_scans(
+    run: RunFolder, gain: float | None, wanted: bool | None, corrects: bool
+) -> None:
+    write_gain(run, gain)
+    trained = find_trained(str(run.path))
+    correction = load_correction(trained, record_of(run, trained.checkpoint), wanted, torch.device("cpu"))
+    assert (correction is not None) == corrects
+
+
+def test_other_checkpoints_are_not_corrected(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    other = run.path / "other.pth"
+    other.write_bytes(run.best_model.read_bytes())
+    mean_dice(run, "--ckpt", other.name)
+    assert "corrected" not in capsys.readouterr().out
+    flags = ["--root_path", str(root_of(run)), "--exp", str(run.path), "--ckpt", other.name, "--correction", "on"]
+    assert run_command(test_baseline.main, flags) == 2
+    assert "--correction on: " in capsys.readouterr().err
+
+
+def test_a_cohort_that_is_gone_is_done_without_and_said(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    root = root_of(run)
+    moved = root.rename(root.with_name("moved"))
+    alone = mean_dice(run, root=moved)
+    assert "warning: predictions are not corrected by the labels of the cohort" in capsys.readouterr().out
+    assert alone == mean_dice(run, "--correction", "off", root=moved)
+
+
+def test_a_scan_that_changed_since_the_run_is_named(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(root_of(run) / "data" / "train0.h5", "r+") as file:
+        image = file["image"][()] + 1
+        del file["image"]
+        file["image"] = image
+    mean_dice(run)
+    assert "train0.h5 changed since the run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", [None, [], {"train.txt": {"train0": 5}}])
+def test_a_run_that_does_not_state_its_scans_is_not_corrected(
+    run: RunFolder, data: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(run.args.read_text())
+    run.args.write_text(json.dumps(content | {"data": data}))
+    mean_dice(run)
+    assert "does not state which scans" in capsys.readouterr().out
