@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
@@ -11,9 +13,9 @@ import pytest
 import torch
 
 import test_baseline
-from semisam_o1.commands.correcting import load_correction
+from semisam_o1.commands.correcting import ScanCorrection, load_correction
 from semisam_o1.core.errors import run_command
-from semisam_o1.data.dataset.volumes import Dataset, content_hash
+from semisam_o1.data.dataset.volumes import Dataset, Geometry, content_hash
 from semisam_o1.features.builtin import BuiltinFeatures
 from semisam_o1.networks import build_network
 from semisam_o1.refinement.pseudo_labels import PseudoLabels
@@ -44,8 +46,7 @@ def run(tmp_path: Path) -> RunFolder:
         "labels": {"train0": content_hash(volumes["train0"].label)},
     }
     folder.args.write_text(json.dumps({"arguments": arguments, "features": BuiltinFeatures.key, "data": data}))
-    labels = PseudoLabels({name: volume.label for name, volume in volumes.items()})
-    write_round(folder, labels, RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0))
+    write_round(folder, labels_of(dataset), RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0))
     write_gain(folder, None)
     torch.manual_seed(0)
     for path in (folder.best_model, folder.round_best(1)):
@@ -53,12 +54,16 @@ def run(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def labels_of(dataset: Dataset) -> PseudoLabels:
+    """Return the true labels as those of a round, of which the network was sure."""
+    labels = {name: dataset.label(name) for name in dataset.names("train.txt")}
+    return PseudoLabels(labels, confidence={name: np.full_like(label, 240) for name, label in labels.items()})
+
+
 def write_gain(folder: RunFolder, gain: float | None) -> None:
     """Write the first round with what correction was worth to it."""
-    names = Dataset(root_of(folder)).names("train.txt")
-    labels = PseudoLabels({name: Dataset(root_of(folder)).label(name) for name in names})
     record = RoundRecord(1, 0.1, 0.5, (), 0.0, None, None, 1.0, 0.3, 4, correction_gain=gain)
-    write_round(folder, labels, record)
+    write_round(folder, labels_of(Dataset(root_of(folder))), record)
 
 
 def root_of(folder: RunFolder) -> Path:
@@ -114,20 +119,81 @@ def test_a_cohort_that_is_gone_is_done_without_and_said(run: RunFolder, capsys: 
     assert alone == mean_dice(run, "--correction", "off", root=moved)
 
 
-def test_a_scan_that_changed_since_the_run_is_named(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def spoil_image(run: RunFolder) -> None:
+    with h5py.File(root_of(run) / "data" / "train3.h5", "r+") as file:
+        file["image"][0, 0, 0] += 1
+
+
+def spoil_template(run: RunFolder) -> None:
     with h5py.File(root_of(run) / "data" / "train0.h5", "r+") as file:
-        image = file["image"][()] + 1
-        del file["image"]
-        file["image"] = image
+        file["label"][4, 4, 4] = 1 - file["label"][4, 4, 4]
+
+
+def remove_template_label(run: RunFolder) -> None:
+    with h5py.File(root_of(run) / "data" / "train0.h5", "r+") as file:
+        del file["label"]
+
+
+def remove_scan(run: RunFolder) -> None:
+    (root_of(run) / "data" / "train4.h5").unlink()
+
+
+def remove_confidence(run: RunFolder) -> None:
+    run.confidence(1).unlink()
+
+
+def spoil_label(run: RunFolder) -> None:
+    with h5py.File(run.pseudo_labels(1), "r+") as file:
+        file["train2"][0, 0, 0] = 9
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (spoil_image, "train3.h5 changed since the run"),
+        (spoil_template, "train0.h5 changed since the run"),
+        (remove_template_label, "train0.h5 changed since the run"),
+        (remove_scan, "train4.h5, a scan of the run's cohort, is missing"),
+        (remove_confidence, "round1_confidence.h5 is missing"),
+        (spoil_label, "holds no label of train2 that a run wrote"),
+    ],
+)
+def test_a_cohort_that_changed_since_the_run_is_done_without(
+    run: RunFolder, spoil: Callable[[RunFolder], None], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(run)
     mean_dice(run)
-    assert "train0.h5 changed since the run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert told in out and ", corrected by" not in out
 
 
-@pytest.mark.parametrize("data", [None, [], {"train.txt": {"train0": 5}}])
-def test_a_run_that_does_not_state_its_scans_is_not_corrected(
-    run: RunFolder, data: object, capsys: pytest.CaptureFixture[str]
+def test_nothing_is_kept_of_scans_that_were_corrected(run: RunFolder) -> None:
+    trained = find_trained(str(run.path))
+    correct = load_correction(trained, record_of(run, trained.checkpoint), True, torch.device("cpu"))
+    volume = Dataset(root_of(run)).load("test0")
+    flat = np.full((3, *volume.image.shape), 1 / 3, np.float32)
+    correct(volume, flat)
+    kept = [len(part) for part in kept_by(correct)]
+    again = correct(volume, flat)
+    assert [len(part) for part in kept_by(correct)] == kept
+    unknown = dataclasses.replace(volume, geometry=Geometry())
+    np.testing.assert_array_equal(correct(unknown, flat), again)  # counts as spaced like the template
+    finer = dataclasses.replace(volume, geometry=Geometry((0.5, 0.75, 1.0), known=True))
+    assert not np.array_equal(correct(finer, flat), again)
+
+
+def kept_by(correct: ScanCorrection) -> list[Mapping[str, object]]:
+    atlas = correct._correct.atlas
+    return [correct._info, correct._features, correct._store.guests, correct._cache._kept, atlas._channels]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data": None}, {"data": {"train.txt": {"train0": 5}}}, {"features": None}, {"features": "sam-other"}]
+)
+def test_a_run_that_does_not_state_its_scans_and_features_is_not_corrected(
+    run: RunFolder, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(run.args.read_text())
-    run.args.write_text(json.dumps(content | {"data": data}))
+    run.args.write_text(json.dumps(content | changes))
     mean_dice(run)
-    assert "does not state which scans" in capsys.readouterr().out
+    assert "warning: predictions are not corrected" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from semisam_o1.propagation import cohort as cohort_module
 from semisam_o1.propagation.atlas import AtlasPropagation
 from semisam_o1.propagation.cohort import CohortAtlas
 from semisam_o1.propagation.keys import AtlasKeys
-from semisam_o1.propagation.region import Pose
+from semisam_o1.propagation.region import Pose, Region
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,15 @@ def test_warps_give_the_template_the_shape_of_the_donor(cohort: CohortAtlas) -> 
         scores.append(dice(warped.numpy(), truth.numpy(), 1))
     assert scores[1] > 0.85
     assert scores[1] > scores[0] - 0.02
+
+
+def test_what_is_pasted_into_a_turned_volume_lies_as_it_does_there() -> None:
+    whole = torch.rand((2, 5, 6, 7), generator=torch.Generator().manual_seed(0))
+    for axes in itertools.permutations(range(3)):
+        for flips in itertools.product((False, True), repeat=3):
+            pose = Pose((0, 0, 0), 1.0, axes, flips)
+            size = tuple(whole.shape[1 + axis] - 2 for axis in axes)
+            region = Region(pose, tuple(whole.shape[1:]), (1, 1, 1), size, size, (1.0, 1.0, 1.0))
+            torch.testing.assert_close(region.paste(region.resample(whole).numpy(), elsewhere=whole), whole)
+            ones = region.paste(np.ones((2, *size), np.float32), elsewhere=whole)
+            assert (ones == 1).sum() == 2 * 3 * 4 * 5

@@ -154,7 +154,8 @@ def evaluate_volumes(
         image = dataclasses.replace(volume, label=None)
         prepared = network.prepare(image)[0] if volume.geometry.known else image
         with predicting:
-            probabilities, _ = model.predict(prepared)
+            probabilities = model.probabilities(prepared.image)
+        probabilities = model.corrected(prepared, probabilities)
         prediction = model.label_map(to_original_grid(probabilities, prepared))
         rows = case_metrics(volume, prediction, model.config.num_classes, model.config.metrics)
         return VolumeResult(name, prediction, rows)

@@ -107,10 +107,12 @@ class Calibration:
     Attributes:
         bias: of each class, on the log-probabilities.
         reliability: of each foreground class, Dice over that expected by the network's probabilities.
+        corrected_reliability: the same for the Dice of corrected predictions.
     """
 
     bias: tuple[float, ...] | None = None
     reliability: tuple[float, ...] | None = None
+    corrected_reliability: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, trained: TrainedModel, num_classes: int) -> Calibration:
@@ -119,7 +121,8 @@ class Calibration:
         Raises:
             InputError: if it states something else.
         """
-        sizes = {"decision_bias": num_classes, "reliability": num_classes - 1}
+        foreground = num_classes - 1
+        sizes = {"decision_bias": num_classes, "reliability": foreground, "corrected_reliability": foreground}
         if trained.record is not None:
             packed = trained.packed or {}
             return cls(*(_numbers(packed, key, size, trained.described_in) for key, size in sizes.items()))
@@ -147,7 +150,7 @@ class LoadedModel(Generic[Config]):
     trained: TrainedModel
     config: Config  # of the command, completed from the arguments of the training
     predictor: Predictor
-    reliability: tuple[float, ...] | None = None  # see ``Calibration``
+    reliability: tuple[float, ...] | None = None  # of its predictions, see ``Calibration``
     correction: ScanCorrection | None = None  # of its predictions
 
     def __str__(self) -> str:
@@ -178,8 +181,11 @@ class LoadedModel(Generic[Config]):
             (C, W, H, D) float32, and the Dice that is expected of every foreground class.
         """
         probabilities = self.probabilities(volume.image)
-        expected = self.expected_dice(probabilities)
-        return (probabilities if self.correction is None else self.correction(volume, probabilities)), expected
+        return self.corrected(volume, probabilities), self.expected_dice(probabilities)
+
+    def corrected(self, volume: Volume, probabilities: np.ndarray) -> np.ndarray:
+        """Return class probabilities (C, W, H, D) of a volume, corrected where they can be."""
+        return probabilities if self.correction is None else self.correction(volume, probabilities)
 
     def expected_dice(self, probabilities: np.ndarray) -> tuple[float, ...]:
         """Return the Dice that is expected of every foreground class, from the network's probabilities (C, W, H, D)."""
@@ -212,7 +218,8 @@ def load_model(config: Config, device: torch.device) -> LoadedModel[Config]:
     predictor = Predictor(network.to(device), config.patch_size, stride, precision, known.bias, config.zooms)
     record = record_of(RunFolder(trained.folder, trained.model), trained.checkpoint) if trained.record is None else None
     correction = load_correction(trained, record, config.correction, device)
-    return LoadedModel(trained, config, predictor, known.reliability, correction)
+    reliability = (correction and known.corrected_reliability) or known.reliability
+    return LoadedModel(trained, config, predictor, reliability, correction)
 
 
 def describe_best(records: Sequence[RoundRecord]) -> str:

@@ -111,6 +111,34 @@ def reliability(dice: Sequence[Sequence[float]], expected: Sequence[Sequence[flo
     return tuple(np.where(promised > 0, mean / np.maximum(promised, 1e-6), 1.0).tolist())
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What scans with a label say about a network's predictions; None where it was not measured.
+
+    Attributes:
+        reliability: see ``reliability``, of the predictions.
+        corrected_reliability: the same, once the cohort's labels have corrected them.
+        correction_gain: of the mean foreground Dice by that correction.
+    """
+
+    reliability: tuple[float, ...] | None = None
+    corrected_reliability: tuple[float, ...] | None = None
+    correction_gain: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        alone: Sequence[Sequence[float]],
+        corrected: Sequence[Sequence[float]] | None,
+        expected: Sequence[Sequence[float]],
+    ) -> Measured:
+        """Take it from the Dice of every scan and class: of predictions, of corrected ones, and what was expected."""
+        if corrected is None:
+            return cls(reliability(alone, expected))
+        gain = float(np.mean(corrected) - np.mean(alone))
+        return cls(reliability(alone, expected), reliability(corrected, expected), gain)
+
+
 def shifted(probabilities: Tensor, bias: Sequence[float] | None) -> Tensor:
     """Return class probabilities (C, W, H, D) with a bias per class on their logarithms; themselves without one."""
     if bias is None:

@@ -57,9 +57,15 @@ def describe_scans(config: TrainConfig, cohort: Cohort, features_key: str, cache
     turned, (region, searched) = bool(turned_volumes(train)), _region_cells(label, grid)
     keys = AtlasKeys(cohort, config.num_classes, features_key, config.registration)
     # All processes plan alike, although they may see the cache at different times.
-    registered = distributed.from_main(sum(keys.volume(name) in cache for name in cohort.unlabeled))
+    compared = (*cohort.unlabeled, *_corrected(config, cohort))
+    registered = distributed.from_main(sum(keys.volume(name) in cache for name in compared))
     template = Template.of(label, config.num_classes)
     return Scans.of(grids, template, **counts, turned=turned, registered=registered, region=region, searched=searched)
+
+
+def _corrected(config: TrainConfig, cohort: Cohort) -> Sequence[str]:
+    """Return the validation volumes whose predictions a run corrects by the cohort."""
+    return cohort.validation if config.calibrate and config.refinement == "fusion" else ()
 
 
 def _region_cells(label: np.ndarray, grid: Grid) -> tuple[int, int]:
@@ -193,7 +199,7 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
         return sum(window_voxels(size, config.patch_size, config.val_stride) for size in sizes) // ranks
 
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
-    corrected = len(cohort.validation) if config.calibrate and config.refinement == "fusion" else 0
+    corrected = len(_corrected(config, cohort))
     registered = count + corrected if registers else 0
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),

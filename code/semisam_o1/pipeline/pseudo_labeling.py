@@ -16,7 +16,7 @@ from semisam_o1.core.terminal import ProgressFn
 from semisam_o1.data.dataset.cache import ArrayCache
 from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.data.sampling.augmentation import Augmentation
-from semisam_o1.evaluation.decision import DoubtfulVoxels, calibrate, reliability
+from semisam_o1.evaluation.decision import DoubtfulVoxels, Measured, calibrate, reliability
 from semisam_o1.evaluation.metrics import dice_per_class
 from semisam_o1.features.extract import CohortAccess
 from semisam_o1.pipeline.config import TrainConfig
@@ -96,9 +96,7 @@ class CohortLabels:
             return expected, alone, alone if correct is None else dice(name, correct(name, probabilities))
 
         expected, alone, corrected = zip(*share_out(score, names, self.progress, "correcting"), strict=True)
-        gain = None if correct is None else float(np.mean(corrected) - np.mean(alone))
-        final = alone if gain is None or gain < 0 else corrected
-        return replace(best, correction_gain=gain, reliability=reliability(final, expected))
+        return replace(best, measured=Measured.of(alone, corrected if correct else None, expected))
 
     def relabel(
         self, predict: Callable[[Tensor], Tensor], former: PseudoLabels | None = None, better: bool = False
@@ -146,8 +144,9 @@ class CohortLabels:
             best_iteration=best.iteration if best else None,
             decision_bias=best.decision.bias if best and best.decision else None,
             decision_gain=best.decision.gain if best and best.decision else None,
-            correction_gain=best.correction_gain if best else None,
-            reliability=(best and best.reliability) or pseudo.reliability,
+            correction_gain=best.measured.correction_gain if best else None,
+            reliability=(best and best.measured.reliability) or pseudo.reliability,
+            corrected_reliability=best.measured.corrected_reliability if best else None,
             expected_dice=float(np.mean(expected)) if expected else None,
             expected_dice_per_class=tuple(np.mean(expected, axis=0).tolist()) if expected else None,
             turned=tuple(self.atlas.turned) if self.config.propagation == "atlas" and not round_ else (),

@@ -223,7 +223,8 @@ class CohortAtlas:
 
     def forget(self, name: str) -> None:
         """Forget what is kept of a volume."""
-        self._channels.pop(name, None)
+        with self._lock:
+            self._channels.pop(name, None)
 
     def warps(self) -> Warps:
         """Return the warps of the first labeled volume to the unlabeled ones, on the device of the stored volumes."""

@@ -17,7 +17,7 @@ from semisam_o1.data.dataset.prediction import Prediction
 from semisam_o1.propagation.cohort import CohortAtlas
 
 SHARE = 0.45  # of neighbors and templates; less than one half, so that what the network is certain of stays
-KEPT_LABELS = 32  # of the cohort, on their working grids
+KEPT_LABELS = 16  # of the cohort, on their working grids
 
 
 class CohortCorrection:
@@ -38,15 +38,16 @@ class CohortCorrection:
         What is certain stays, and nothing changes outside of the region that is registered.
         """
         own = probabilities.float().cpu()
-        others = (self.atlas.fuse_neighbors(name, self._in_cohort) + self.atlas.consensus(name)) / 2
+        by_neighbors = self.atlas.fuse_neighbors(name, lambda other: self._in_cohort(other).astype(np.float32))
+        others = (by_neighbors + self.atlas.consensus(name)) / 2
         return (1 - SHARE) * own + SHARE * self.atlas.on_volume(name, others, elsewhere=own)
 
     def _probabilities(self, name: str) -> np.ndarray:
-        """Return the class probabilities (C, w, h, d) float32 that the label of a volume of the cohort stands for."""
+        """Return the class probabilities (C, w, h, d) that the label of a volume of the cohort stands for."""
         if name in self.atlas.access.labeled:
             return self.atlas.registered(name).probabilities
         probabilities = as_probabilities(self._label(name), self.atlas.access.num_classes)
-        return self.atlas.on_grid(name, probabilities).astype(np.float32)
+        return self.atlas.on_grid(name, probabilities)
 
 
 def as_probabilities(prediction: Prediction, num_classes: int) -> Tensor:

@@ -26,6 +26,7 @@ OF_TRAINING = (
     "decision_gain",
     "correction_gain",
     "reliability",
+    "corrected_reliability",
     "kept",
 )
 STORED = {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
@@ -49,6 +50,7 @@ class RoundRecord:
     decision_gain: float | None = None  # of the validation Dice by that bias, on scans left out of its estimation
     correction_gain: float | None = None  # of the validation Dice, by correction with the cohort's labels
     reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
+    corrected_reliability: tuple[float, ...] | None = None  # the same for the Dice of corrected predictions
     expected_dice: float | None = None  # mean over scans and classes, estimated without true labels; None if unknown
     expected_dice_per_class: tuple[float, ...] | None = None
     turned: tuple[str, ...] = ()  # in round 0: volumes in another orientation than the template, with it, as text
@@ -57,6 +59,11 @@ class RoundRecord:
     @property
     def trained(self) -> bool:
         return self.best_iteration is not None
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the cohort's labels should correct predictions: unless that lowered the Dice of validation scans."""
+        return not (isinstance(self.correction_gain, (int, float)) and self.correction_gain < 0)
 
     @property
     def refused(self) -> bool:

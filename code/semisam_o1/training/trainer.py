@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from semisam_o1.core.flags import AT_LEAST_0, AT_LEAST_1, option
 from semisam_o1.core.seeding import derive_seed
 from semisam_o1.core.terminal import progress
 from semisam_o1.data.sampling.batches import Batch, BatchStream
-from semisam_o1.evaluation.decision import Decision
+from semisam_o1.evaluation.decision import Decision, Measured
 from semisam_o1.methods import Method, MethodOptions
 from semisam_o1.runs.layout import RunFolder
 from semisam_o1.training import checkpoint
@@ -76,8 +76,7 @@ class BestModel:
     iteration: int
     weights: dict[str, Tensor]
     decision: Decision | None = None  # known after the round, None for the most probable class
-    reliability: tuple[float, ...] | None = None  # per class, by validation labels; known after the round
-    correction_gain: float | None = None  # of validation Dice, by the cohort's labels; known after the round
+    measured: Measured = field(default_factory=Measured)  # known after the round
 
 
 class RoundTrainer:

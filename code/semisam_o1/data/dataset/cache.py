@@ -55,7 +55,7 @@ class ArrayCache:
 
 
 class ScratchCache(ArrayCache):
-    """Reads the files of a cache, and keeps in memory what is put until it is dropped. Safe to use from threads."""
+    """Reads the files of a cache; keeps in memory whatever is put, until it is dropped. Safe to use from threads."""
 
     def __init__(self, *folders: Path):
         super().__init__(*folders)
