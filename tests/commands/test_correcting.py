@@ -172,14 +172,13 @@ def test_nothing_is_kept_of_scans_that_were_corrected(run: RunFolder) -> None:
     correct = load_correction(trained, record_of(run, trained.checkpoint), True, torch.device("cpu"))
     volume = Dataset(root_of(run)).load("test0")
     flat = np.full((3, *volume.image.shape), 1 / 3, np.float32)
-    correct(volume, flat)
+    corrected = correct(volume, flat)
     kept = [len(part) for part in kept_by(correct)]
-    again = correct(volume, flat)
-    assert [len(part) for part in kept_by(correct)] == kept
     unknown = dataclasses.replace(volume, geometry=Geometry())
-    np.testing.assert_array_equal(correct(unknown, flat), again)  # counts as spaced like the template
+    np.testing.assert_array_equal(correct(unknown, flat), corrected)  # counts as spaced like the template
+    assert [len(part) for part in kept_by(correct)] == kept
     finer = dataclasses.replace(volume, geometry=Geometry((0.5, 0.75, 1.0), known=True))
-    assert not np.array_equal(correct(finer, flat), again)
+    assert not np.array_equal(correct(finer, flat), corrected)
 
 
 def kept_by(correct: ScanCorrection) -> list[Mapping[str, object]]:
