@@ -92,3 +92,14 @@ def test_in_fp16_a_step_whose_gradient_overflows_is_left_out(narrow_networks: No
         again.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     assert again.scaler.state_dict() == trainer.scaler.state_dict() != {}
     assert again.scaler.get_scale() == 1024
+
+
+def test_a_state_that_states_more_of_the_best_model_is_taken_back(narrow_networks: None, tmp_path: Path) -> None:
+    """Those of earlier versions do."""
+    with Tracker(RunFolder(tmp_path, "unet_3D")) as tracker:
+        make_trainer(tmp_path, tracker, [0.1, 0.3, 0.2]).run()
+        state = torch.load(tmp_path / "state.pth", weights_only=True)
+        state["best"] |= {"decision": None, "reliability": None}
+        again = make_trainer(tmp_path, tracker, [])
+        again.load_state_dict(state)
+    assert (again.best.dice, again.best.iteration) == (0.3, 4)

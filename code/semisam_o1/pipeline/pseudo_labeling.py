@@ -130,7 +130,7 @@ class CohortLabels:
             scores = dice_per_class(pseudo.labels[name], self.access.label(name), self.config.num_classes)
             per_class.append(scores)
             pseudo.dice[name] = float(np.mean(scores))
-        expected = list(pseudo.expected.values())
+        expected, measured = list(pseudo.expected.values()), (best and best.measured) or Measured()
         return RoundRecord(
             round=round_,
             foreground_ratio=float(np.mean([float((pseudo.labels[name] > 0).mean()) for name in names])),
@@ -144,9 +144,9 @@ class CohortLabels:
             best_iteration=best.iteration if best else None,
             decision_bias=best.decision.bias if best and best.decision else None,
             decision_gain=best.decision.gain if best and best.decision else None,
-            correction_gain=best.measured.correction_gain if best else None,
-            reliability=(best and best.measured.reliability) or pseudo.reliability,
-            corrected_reliability=best.measured.corrected_reliability if best else None,
+            correction_gain=measured.correction_gain,
+            reliability=measured.reliability or pseudo.reliability,
+            corrected_reliability=measured.corrected_reliability,
             expected_dice=float(np.mean(expected)) if expected else None,
             expected_dice_per_class=tuple(np.mean(expected, axis=0).tolist()) if expected else None,
             turned=tuple(self.atlas.turned) if self.config.propagation == "atlas" and not round_ else (),

@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from semisam_o1.training.stopping import StopRequest
 from semisam_o1.training.tracking import Tracker
 
 STATE_SHARE = 0.01  # of the training time, at most, is spent on saving states
+OF_STATE = ("dice", "iteration", "weights")  # what is known of the best model while the round goes on
 AGREE_INTERVAL = 20  # iterations between which ranks on GPUs ask each other whether to stop
 
 
@@ -76,7 +77,7 @@ class BestModel:
     iteration: int
     weights: dict[str, Tensor]
     decision: Decision | None = None  # known after the round, None for the most probable class
-    measured: Measured = field(default_factory=Measured)  # known after the round
+    measured: Measured | None = None  # known after the round
 
 
 class RoundTrainer:
@@ -212,7 +213,7 @@ class RoundTrainer:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best": self.best and vars(self.best),
+            "best": self.best and {key: getattr(self.best, key) for key in OF_STATE},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -224,7 +225,7 @@ class RoundTrainer:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state.get("scaler", {}))
-            self.best = BestModel(**state["best"]) if state["best"] else None
+            self.best = BestModel(*(state["best"][key] for key in OF_STATE)) if state["best"] else None
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             path, reason = self.context.folder.state, first_line(error)
             remedy = "delete it and the one before it to start the round anew"
