@@ -20,7 +20,8 @@ from semisam_o1.runs import layout
 from semisam_o1.runs.results import read_run
 
 MODEL_ROOT = Path(__file__).resolve().parents[1] / "model"
-FILES = {"LA_O1/MT": "LA_O1/MT/unet_3D/unet_3D_best_model.pth"}
+NETWORKS = {"MT": "unet_3D", "UAMT": "unet_3D", "DAN": "unet_3D", "DTC": "unet_3D_sdf"}
+FILES = {f"LA_O1/{name}": f"LA_O1/{name}/{network}/{network}_best_model.pth" for name, network in NETWORKS.items()}
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "real_data"
 SCAN = "R8ER97O9UUN77C02VE2J"  # of the standard validation list
 
