@@ -125,3 +125,8 @@ def test_the_workload_counts_every_size_that_is_predicted(tmp_path: Path) -> Non
     assert (work.validation, work.relabeling) == (4 * window, 2 * 4 * window)
     work = planning.workload(replace(config, zooms=(1.0, 0.8, 1.2), calibrate=True), cohort, SCANS)
     assert (work.validation, work.relabeling) == (4 * window, (2 + 2) * (4 + 1 + 12) * window)
+    scans = replace(SCANS, region_size=(1, 8, 44))  # half a patch around it is predicted: 81 × 72 × 44 of 97 × 72 × 44
+    for refinement, windows in (("knn", 4), ("fusion", 4), ("fusion", 2)):
+        work = planning.workload(replace(config, refinement=refinement), cohort, scans)
+        assert work.relabeling == 2 * windows * window
+        scans = replace(scans, region_size=(1, 0, 44)) if refinement == "fusion" else scans

@@ -38,6 +38,7 @@ from semisam_o1.plan.length import (
 from semisam_o1.propagation.description import reduced_grid
 from semisam_o1.propagation.keys import AtlasKeys
 from semisam_o1.propagation.region import Pose, structures
+from semisam_o1.refinement.surroundings import sides_around
 
 MIN_GAIN = 0.95  # of the time of a step: more may be noise
 LENGTH = ("max_iterations", "num_rounds", "val_interval")
@@ -54,13 +55,13 @@ def describe_scans(config: TrainConfig, cohort: Cohort, features_key: str, cache
         for name in cohort.labeled
         if (label := config.dataset.label(name)).any()
     )
-    turned, (region, searched) = bool(turned_volumes(train)), _region_cells(label, grid)
+    turned, around = bool(turned_volumes(train)), _around_structures(label, grid)
     keys = AtlasKeys(cohort, config.num_classes, features_key, config.registration)
     # All processes plan alike, although they may see the cache at different times.
     compared = (*cohort.unlabeled, *_corrected(config, cohort))
     registered = distributed.from_main(sum(keys.volume(name) in cache for name in compared))
     template = Template.of(label, config.num_classes)
-    return Scans.of(grids, template, **counts, turned=turned, registered=registered, region=region, searched=searched)
+    return Scans.of(grids, template, **counts, turned=turned, registered=registered, **around)
 
 
 def _corrected(config: TrainConfig, cohort: Cohort) -> Sequence[str]:
@@ -68,13 +69,14 @@ def _corrected(config: TrainConfig, cohort: Cohort) -> Sequence[str]:
     return cohort.validation if config.calibrate and config.refinement == "fusion" else ()
 
 
-def _region_cells(label: np.ndarray, grid: Grid) -> tuple[int, int]:
-    """Return the cells of the template's region, and those at the resolution of registration."""
+def _around_structures(label: np.ndarray, grid: Grid) -> dict[str, Any]:
+    """Return the facts about the template's region."""
     spacing = grid.geometry.spacing
     found = structures(label, spacing)
     region = found.region(grid.size, spacing, Pose(found.center))
     step = tuple(length / found.unit for length in region.step)
-    return math.prod(region.grid), math.prod(reduced_grid(region.grid, step, found.coarseness))
+    searched = math.prod(reduced_grid(region.grid, step, found.coarseness))
+    return {"region": math.prod(region.grid), "region_size": region.size, "searched": searched}
 
 
 def describe_machine(device: torch.device, precision: str) -> Machine:
@@ -192,10 +194,12 @@ def _with(config: TrainConfig, decisions: Sequence[Decision]) -> TrainConfig:
 def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
     """Return what the stages of a run compute, in the share of one process."""
     count, ranks = len(cohort.unlabeled), distributed.world_size()
-    shapes = {name: info.shape for name, info in cohort.info.items()}
+    unlabeled, validation = ([cohort.info[n].shape for n in names] for names in (cohort.unlabeled, cohort.validation))
+    if (fuses := config.refinement == "fusion") and (size := scans.region_size):
+        unlabeled = [sides_around(size, shape, config.patch_size, config.zooms) for shape in unlabeled]
 
-    def windows(names: Sequence[str], zooms: Sequence[float]) -> int:
-        sizes = [[max(1, round(n * zoom)) for n in shapes[name]] for name in names for zoom in zooms]
+    def windows(shapes: Sequence[Sequence[int]], zooms: Sequence[float]) -> int:
+        sizes = [[max(1, round(n * zoom)) for n in shape] for shape in shapes for zoom in zooms]
         return sum(window_voxels(size, config.patch_size, config.val_stride) for size in sizes) // ranks
 
     registers = config.registration and (config.propagation == "atlas" or "template" in config.augmentation)
@@ -203,11 +207,11 @@ def workload(config: TrainConfig, cohort: Cohort, scans: Scans) -> Workload:
     registered = count + corrected if registers else 0
     return Workload(
         batch=config.batch_size // ranks * math.prod(config.patch_size),
-        validation=windows(cohort.validation, [1.0]),
-        relabeling=windows([*cohort.unlabeled, *2 * cohort.validation * config.calibrate], config.zooms),
+        validation=windows(validation, [1.0]),
+        relabeling=windows([*unlabeled, *2 * validation * config.calibrate], config.zooms),
         registered=max(0, registered - scans.registered) * scans.searched // ranks,
         warped=registered * scans.region // ranks,
-        fused=(count + corrected) * scans.region // ranks if config.refinement == "fusion" else 0,
+        fused=(count + corrected) * scans.region // ranks if fuses else 0,
     )
 
 

@@ -26,6 +26,7 @@ from semisam_o1.refinement.correction import CohortCorrection
 from semisam_o1.refinement.neighbors import fuse, refine
 from semisam_o1.refinement.pseudo_labels import PseudoLabels, keep_former, mean_entropy, without_islands
 from semisam_o1.refinement.quality import MEAN_TOLERANCE, TOLERANCE, error_increase, expected_dice, judge
+from semisam_o1.refinement.surroundings import predict_around
 from semisam_o1.runs.records import RoundRecord, load_labels
 from semisam_o1.training.trainer import BestModel
 
@@ -111,7 +112,9 @@ class CohortLabels:
         fusing = self.config.refinement == "fusion"
 
         def label(name: str) -> tuple[Prediction, float, tuple[float, ...], np.ndarray | None]:
-            probabilities = predict(self.access.store.image(name))
+            image = self.access.store.image(name)
+            region = self.atlas.registered(name).region if fusing else None
+            probabilities = predict_around(image, region, predict, self.config.patch_size, self.config.zooms)
             coarse = self.atlas.on_grid(name, probabilities) if fusing else None
             expected = expected_dice(probabilities, probabilities)
             return self._label(probabilities), mean_entropy(probabilities), expected, coarse

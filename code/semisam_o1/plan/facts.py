@@ -43,6 +43,7 @@ class Scans:
     turned: bool = False  # whether their headers state different orientations
     registered: int = 0  # unlabeled scans whose registration to the template is kept from an earlier run
     region: int = 0  # cells around the template's structures, on which labels are carried over
+    region_size: tuple[int, int, int] | None = None  # of that region, in voxels
     searched: int = 0  # the same at the resolution of registration
 
     @classmethod
