@@ -209,6 +209,7 @@ def test_the_best_recipe_trains_resumes_and_is_tested(
     assert 0.3 < records[0]["expected_dice"] == records[1]["expected_dice"] <= 1
     assert len(records[1]["reliability"]) == 2
     assert -1 < records[1]["correction_gain"] < 1
+    assert records[1]["correction_error"] is None, "one scan tells no spread"
     assert train(*command("parts", num_rounds=1)) == 0
     assert train(*command("parts", resume="on")) == 0, capsys.readouterr().err
     parts = tmp_path / "parts_MT_1label_1" / "unet_3D"

@@ -60,9 +60,9 @@ def labels_of(dataset: Dataset) -> PseudoLabels:
     return PseudoLabels(labels, confidence={name: np.full_like(label, 240) for name, label in labels.items()})
 
 
-def write_gain(folder: RunFolder, gain: float | None) -> None:
+def write_gain(folder: RunFolder, gain: float | None, error: float | None = None) -> None:
     """Write the first round with what correction was worth to it."""
-    record = RoundRecord(1, 0.1, 0.5, (), 0.0, None, None, 1.0, 0.3, 4, correction_gain=gain)
+    record = RoundRecord(1, 0.1, 0.5, (), 0.0, None, None, 1.0, 0.3, 4, correction_gain=gain, correction_error=error)
     write_round(folder, labels_of(Dataset(root_of(folder))), record)
 
 
@@ -89,13 +89,21 @@ def test_labels_of_the_cohort_correct_a_network_that_knows_nothing(
 
 
 @pytest.mark.parametrize(
-    ("gain", "wanted", "corrects"),
-    [(None, None, True), (0.01, None, True), (-0.01, None, False), (-0.01, True, True), (0.01, False, False)],
+    ("gain", "error", "wanted", "corrects"),
+    [
+        (None, None, None, True),
+        (0.01, 0.005, None, True),
+        (-0.01, None, None, False),  # as runs of earlier versions and of one validation scan state it
+        (-0.01, 0.005, None, False),
+        (-0.01, 0.02, None, True),
+        (-0.01, 0.005, True, True),
+        (0.01, 0.005, False, False),
+    ],
 )
 def test_it_is_left_out_where_it_cost_validation_scans(
-    run: RunFolder, gain: float | None, wanted: bool | None, corrects: bool
+    run: RunFolder, gain: float | None, error: float | None, wanted: bool | None, corrects: bool
 ) -> None:
-    write_gain(run, gain)
+    write_gain(run, gain, error)
     trained = find_trained(str(run.path))
     correction = load_correction(trained, record_of(run, trained.checkpoint), wanted, torch.device("cpu"))
     assert (correction is not None) == corrects

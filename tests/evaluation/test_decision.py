@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semisam_o1.evaluation.decision import LARGEST, DoubtfulVoxels, calibrate, shifted
+from semisam_o1.evaluation.decision import LARGEST, DoubtfulVoxels, Measured, calibrate, shifted
 from semisam_o1.evaluation.metrics import dice_per_class
 
 
@@ -72,3 +72,12 @@ def test_a_class_that_no_scan_shows_takes_nothing_from_the_others() -> None:
     more, none = np.array([0, 0.5, 0]), np.zeros(3)
     assert np.mean([scan.dice(more) for scan in scans]) > np.mean([scan.dice(none) for scan in scans]) + 0.01
     assert calibrate(scans, 3) is None
+
+
+def test_what_correction_gains_is_known_up_to_a_standard_error() -> None:
+    alone, corrected = [[0.4, 0.6], [0.5, 0.7], [0.6, 0.8]], [[0.5, 0.7], [0.5, 0.7], [0.8, 0.8]]
+    measured = Measured.of(alone, corrected, expected=alone)
+    assert measured.correction_gain == pytest.approx(0.2 / 3)
+    assert measured.correction_error == pytest.approx((0.01 / 3) ** 0.5 / 3**0.5)  # of 0.1, 0 and 0.1
+    assert Measured.of(alone[:1], corrected[:1], alone).correction_error is None, "one scan tells no spread"
+    assert Measured.of(alone, None, alone).correction_gain is None

@@ -24,11 +24,17 @@ def test_turned_scans_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain", "told"), [(0.012, "+0.012; other scans are corrected"), (-0.002, "are not corrected")]
+    ("gain", "told"),
+    [
+        ((0.012, 0.003), "+0.012; other scans are corrected"),
+        ((-0.002, 0.003), "-0.002; other scans are corrected"),
+        ((-0.002, 0.001), "are not corrected"),
+    ],
 )
-def test_correction_of_other_scans_is_told(gain: float, told: str) -> None:
+def test_correction_of_other_scans_is_told(gain: tuple[float, float], told: str) -> None:
     zero = RoundRecord(0, 0.1, None, (), 0.0, None, None, 1.0)
-    trained = dataclasses.replace(zero, round=1, validation_dice=0.8, best_iteration=4, correction_gain=gain)
+    measured = {"correction_gain": gain[0], "correction_error": gain[1]}
+    trained = dataclasses.replace(zero, round=1, validation_dice=0.8, best_iteration=4, **measured)
     results = SimpleNamespace(records=[zero, RoundRecord.from_json(trained.to_json())], validated=True, num_classes=2)
     results.arguments = {"max_iterations": 5, "exp": "mine"}
     assert [line for line in advise(results, {}) if told in line]

@@ -98,7 +98,7 @@ def calibrate(scans: Sequence[DoubtfulVoxels], num_classes: int) -> Decision | N
     for left_out in everyone:
         bias = _shrunk_bias(scores, [i for i in everyone if i != left_out], num_classes)
         gains.append(scores.dice(left_out, bias) - scores.dice(left_out, none))
-    gain, error = float(np.mean(gains)), float(np.std(gains, ddof=1)) / np.sqrt(len(gains))
+    gain, error = float(np.mean(gains)), _standard_error(gains)
     bias = _shrunk_bias(scores, everyone, num_classes)
     if gain < -error or not bias.any():
         return None
@@ -119,11 +119,13 @@ class Measured:
         reliability: see ``reliability``, of the predictions.
         corrected_reliability: the same, once the cohort's labels have corrected them.
         correction_gain: of the mean foreground Dice by that correction.
+        correction_error: standard error of that mean over the scans; None for a single scan.
     """
 
     reliability: tuple[float, ...] | None = None
     corrected_reliability: tuple[float, ...] | None = None
     correction_gain: float | None = None
+    correction_error: float | None = None
 
     @classmethod
     def of(
@@ -135,8 +137,14 @@ class Measured:
         """Take it from the Dice of every scan and class: of predictions, of corrected ones, and what was expected."""
         if corrected is None:
             return cls(reliability(alone, expected))
-        gain = float(np.mean(corrected) - np.mean(alone))
-        return cls(reliability(alone, expected), reliability(corrected, expected), gain)
+        gains = np.mean(corrected, axis=1) - np.mean(alone, axis=1)
+        error = _standard_error(gains) if len(gains) > 1 else None
+        return cls(reliability(alone, expected), reliability(corrected, expected), float(np.mean(gains)), error)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of at least two values."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def shifted(probabilities: Tensor, bias: Sequence[float] | None) -> Tensor:

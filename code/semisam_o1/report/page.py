@@ -191,7 +191,7 @@ def _about_rounds(results: RunResults) -> list[str]:
         lines.append(f"The decision of the best network is shifted by {shifts} (nats), {told}.")
     if best.correction_gain is not None:
         told = f"the labels of the cohort changes the Dice of validation scans by {best.correction_gain:+.3f}"
-        lines.append(f"Correction by {told}; other scans are {'' if best.correction_gain >= 0 else 'not '}corrected.")
+        lines.append(f"Correction by {told}; other scans are {'' if best.corrects else 'not '}corrected.")
     return lines
 
 

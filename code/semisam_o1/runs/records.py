@@ -25,6 +25,7 @@ OF_TRAINING = (
     "decision_bias",
     "decision_gain",
     "correction_gain",
+    "correction_error",
     "reliability",
     "corrected_reliability",
     "kept",
@@ -49,6 +50,7 @@ class RoundRecord:
     decision_bias: tuple[float, ...] | None = None  # on its log-probabilities, per class; None for none
     decision_gain: float | None = None  # of the validation Dice by that bias, on scans left out of its estimation
     correction_gain: float | None = None  # of the validation Dice, by correction with the cohort's labels
+    correction_error: float | None = None  # standard error of that; None where it is not known
     reliability: tuple[float, ...] | None = None  # Dice over that expected by the network's probabilities, per class
     corrected_reliability: tuple[float, ...] | None = None  # the same for the Dice of corrected predictions
     expected_dice: float | None = None  # mean over scans and classes, estimated without true labels; None if unknown
@@ -62,8 +64,9 @@ class RoundRecord:
 
     @property
     def corrects(self) -> bool:
-        """Whether the cohort's labels should correct predictions: unless that lowered the Dice of validation scans."""
-        return not (isinstance(self.correction_gain, (int, float)) and self.correction_gain < 0)
+        """Whether the cohort's labels should correct predictions: unless that plainly cost on validation scans."""
+        known = isinstance(self.correction_gain, (int, float))
+        return not (known and self.correction_gain < -(self.correction_error or 0.0))
 
     @property
     def refused(self) -> bool:
@@ -114,7 +117,8 @@ class RoundRecord:
                 f"decision shifted by {describe_bias(self.decision_bias)} ({self.decision_gain:+.4f} left out)"
             )
         if self.correction_gain is not None:
-            parts.append(f"corrected by the cohort {self.correction_gain:+.4f}")
+            error = "" if self.correction_error is None else f" ± {self.correction_error:.4f}"
+            parts.append(f"corrected by the cohort {self.correction_gain:+.4f}{error}")
         return f"round {self.round}: {', '.join(parts)}, {self.seconds:.0f} s"
 
 
