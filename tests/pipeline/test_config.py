@@ -81,6 +81,12 @@ def test_test_settings_come_from_flags_then_from_training_then_from_the_defaults
     assert (resolved.stride_xy, resolved.stride_z) == (32, 64)
     resolved = config.resolve({})
     assert (resolved.patch_size, resolved.stride_xy, resolved.model) == ((128, 128, 128), 64, "unet_3D")
+    planned = {"patch_size": [64, 64, 48], "recipe": "best", "val_stride": 24}
+    assert (config.resolve(planned).stride_xy, config.resolve(planned).stride_z) == (24, 24)
+    resolved = config.resolve(planned | {"recipe": "published"})
+    assert (resolved.stride_xy, resolved.stride_z) == (64, 48)
+    resolved = TestConfig(root_path=Path("d"), exp="x", stride_xy=40).resolve(planned)
+    assert (resolved.stride_xy, resolved.stride_z) == (40, 24)
     assert TestConfig(root_path=Path("d"), exp="x").resolve({}).num_classes == 2
     with pytest.raises(InputError, match="--stride_z must be at least 1"):
         TestConfig(root_path=Path("d"), exp="x", stride_z=0).resolve({})

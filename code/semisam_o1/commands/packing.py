@@ -36,8 +36,8 @@ class ExportConfig(TrainedConfig):
     overwrite: bool = option(False, "replace the files")
     # No flags here: a packed network is loaded on the CPU and predicts nothing.
     exp: str | None = None
-    stride_xy: int = TrainedConfig.stride_xy
-    stride_z: int = TrainedConfig.stride_z
+    stride_xy: int | None = None
+    stride_z: int | None = None
     image_key: str | None = None
     zooms: tuple[float, ...] | None = None
     correction: bool | None = False

@@ -34,6 +34,7 @@ from semisam_o1.training.checkpoint import load_weights
 # Flags that keep the value of the training run, or the default of training where that is not known.
 OF_NETWORK, OF_LABELS = ("model", "num_classes", "patch_size", "network_levels"), ("binary_label", "largest_component")
 AS_TRAINED = (*OF_NETWORK, *OF_LABELS, "image_key", "zooms")
+STRIDE = 64  # voxels between windows, as published
 UNKNOWN = {name: getattr(TrainConfig, name) for name in AS_TRAINED} | {"num_classes": MethodOptions.num_classes}
 
 
@@ -49,8 +50,10 @@ class TrainedConfig(DeviceConfig):
     num_classes: int | None = option(None, "classes with background (default: as trained, else 2)", Range(2, 255))
     patch_size: tuple[int, int, int] | None = option(None, "voxels (default: as trained, else 128 128 128)")
     network_levels: str | None = option(None, "the network's kernels and strides (default: as trained, else isotropic)")
-    stride_xy: int = option(64, "voxels between windows along x and y, at most the patch size", within=AT_LEAST_1)
-    stride_z: int = option(64, "voxels between windows along z, at most the patch size", within=AT_LEAST_1)
+    stride_xy: int | None = option(
+        None, "voxels between windows along x and y (default: 64; after --recipe best, as in validation)", AT_LEAST_1
+    )
+    stride_z: int | None = option(None, "the same along z", AT_LEAST_1)
     ckpt: str | None = option(None, "checkpoint file in the run folder (default: {model}_best_model.pth)")
     labeled_num: int | None = option(None, "selects model/{exp}_{labeled_num} or that run of the experiment")
     image_key: str | None = option(None, "HDF5 dataset that holds the image (default: as trained, else image)")
@@ -87,10 +90,12 @@ class TrainedConfig(DeviceConfig):
         values = {name: getattr(self, name) for name in AS_TRAINED}
         for name in (name for name, value in values.items() if value is None):
             values[name] = trained.get(name, UNKNOWN[name])
+        validated = trained.get("val_stride", STRIDE) if trained.get("recipe") == "best" else STRIDE
         try:
             values["num_classes"] = int(values["num_classes"])
             *sides_xy, side_z = values["patch_size"] = tuple(map(int, values["patch_size"]))
-            strides = {"stride_xy": min(self.stride_xy, *sides_xy), "stride_z": min(self.stride_z, side_z)}
+            stride_xy, stride_z = (int(validated) if n is None else n for n in (self.stride_xy, self.stride_z))
+            strides = {"stride_xy": min(stride_xy, *sides_xy), "stride_z": min(stride_z, side_z)}
         except (TypeError, ValueError):
             raise InputError(
                 "args.json of the run states no usable patch_size and num_classes; give --patch_size and --num_classes"
