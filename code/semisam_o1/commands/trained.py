@@ -68,7 +68,7 @@ class TrainedConfig(DeviceConfig):
     correction: bool | None = option(
         None,
         "correct predictions by the labels of registered scans of the run's cohort (default: after --refinement "
-        "fusion, where they are at hand and have not lowered the Dice of validation scans)",
+        "fusion, where they are at hand and have not plainly lowered the Dice of validation scans)",
     )
     precision: str = option(
         "auto", "auto: bf16 where the device computes it natively, else fp32; fp16: for older GPUs", choices=PRECISIONS

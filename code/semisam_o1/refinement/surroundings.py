@@ -43,7 +43,7 @@ def predict_around(
 def surroundings(region: Region, window: Sequence[int]) -> tuple[slice, ...]:
     """Return the box of a region and half a window around it, at least a window long where the volume is.
 
-    The slices are in the order of the volume's axes. A voxel of the region is the center of a window.
+    The slices are in the order of the volume's axes. Every voxel of the region can be the center of a window.
     """
     box = [slice(0, 0)] * 3
     for i, axis in enumerate(region.pose.axes):

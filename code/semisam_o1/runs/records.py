@@ -65,8 +65,8 @@ class RoundRecord:
     @property
     def corrects(self) -> bool:
         """Whether the cohort's labels should correct predictions: unless that plainly cost on validation scans."""
-        known = isinstance(self.correction_gain, (int, float))
-        return not (known and self.correction_gain < -(self.correction_error or 0.0))
+        gain, error = (x if isinstance(x, (int, float)) else 0.0 for x in (self.correction_gain, self.correction_error))
+        return gain >= -error
 
     @property
     def refused(self) -> bool:
