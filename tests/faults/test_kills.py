@@ -18,7 +18,7 @@ EARLY = ("propagation", "half an iteration", "a state half written", "between va
 def test_eight_kills(tmp_path: Path) -> None:
     result = Campaign(tmp_path, seed=1).run(0, "dan", EARLY, random_kills=4, share=0.5)
     assert tuple(result["kills"][:4]) == EARLY, result
-    assert len(result["kills"]) >= 6, result  # on a machine that gets faster, a run ends before it is killed
+    assert len(result["kills"]) > 4, result  # on a machine that gets faster, a run may end before it is killed
     assert not result["different"]
 
 
